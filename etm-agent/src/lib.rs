@@ -1,0 +1,1 @@
+//! ETM's user space: everything but the program in the kernel.

@@ -1,0 +1,2 @@
+//! What the kernel program and the agent must agree on.
+#![no_std]

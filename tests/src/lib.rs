@@ -1,0 +1,1 @@
+//! The lab: network namespaces with real routers in which ETM is tried.
