@@ -1,1 +1,8 @@
 //! ETM's user space: everything but the program in the kernel.
+//!
+//! Layers, each importing only those above it in this list (checked by `cargo xtask tidy`):
+//! `types`; `proto`, `core`, `config` (pure); `datapath`, `fib`, `peering`, `control`, `telemetry`
+//! (one outside thing each); `runtime` (composition); `cli`.
+
+pub mod core;
+pub mod types;

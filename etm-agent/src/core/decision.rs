@@ -1,0 +1,122 @@
+//! Every result that can leave the decision, on one screen. Desired state, not commands: an adapter
+//! that missed ten decisions converges to the eleventh.
+
+use crate::core::input::SlotCount;
+use crate::types::{
+    BitRate, Count, ExitId, Generation, IfIndex, Prefix, RouteAttrs, SlotId, Timestamp, UplinkId,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What routing should look like.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// Grows by one with each decision that differs from the one before.
+    pub generation: Generation,
+    /// When it was made.
+    pub at: Timestamp,
+    /// Kernel routes of ETM's own table, overrides and throws; empty unless enforcing.
+    pub kernel: BTreeMap<Prefix, KernelAction>,
+    /// Announcements to inject sessions; empty unless enforcing.
+    pub announce: BTreeMap<Prefix, Announcement>,
+}
+
+/// One route of ETM's own kernel table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KernelAction {
+    /// Send through this next hop.
+    Via {
+        /// Next hop.
+        gateway: IpAddr,
+        /// Interface.
+        ifindex: IfIndex,
+    },
+    /// Continue the lookup in plain routing: protects a more-specific inside an override.
+    Throw,
+}
+
+/// One route announced to inject sessions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// The exit it stands for; with the receiver it gives the NEXT_HOP.
+    pub exit: ExitId,
+    /// Attributes of the route as learnt through that exit.
+    pub attrs: Arc<RouteAttrs>,
+}
+
+/// Changes of the kernel's prefix tables, in the order in which they must be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableChange {
+    /// Count `prefix` in `slot` from now on.
+    Insert {
+        /// Destination.
+        prefix: Prefix,
+        /// Its row.
+        slot: SlotId,
+    },
+    /// Stop; `Input::Released` says when the slot is free.
+    Remove {
+        /// Destination.
+        prefix: Prefix,
+        /// The row it had.
+        slot: SlotId,
+    },
+}
+
+/// A prefix that is, or would be, sent another way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Override {
+    /// Destination.
+    pub prefix: Prefix,
+    /// Where plain routing sends it.
+    pub from: ExitId,
+    /// Where ETM sends it.
+    pub to: ExitId,
+    /// Demand when it was decided last.
+    pub rate: BitRate,
+    /// Why.
+    pub reason: OverrideReason,
+    /// When it was first made.
+    pub since: Timestamp,
+    /// Not given back before.
+    pub hold_until: Timestamp,
+}
+
+/// Why a prefix is overridden.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OverrideReason {
+    /// Its preferred uplink was offered more than its limit.
+    RelieveOverload {
+        /// The uplink.
+        uplink: UplinkId,
+        /// What it would be offered without any override.
+        projected: BitRate,
+        /// Its limit.
+        limit: BitRate,
+    },
+}
+
+/// A row of the live statistics map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveRow {
+    /// Destination.
+    pub prefix: Prefix,
+    /// Uplink it leaves by.
+    pub uplink: UplinkId,
+    /// Cumulative since it is counted.
+    pub count: Count,
+    /// Over the last interval.
+    pub rate: BitRate,
+}
+
+/// A row that was found when maps of an earlier run were adopted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// What the tries hold.
+    pub entries: Vec<(Prefix, SlotId)>,
+    /// What the counters hold: the baseline of the first interval.
+    pub rows: Vec<SlotCount>,
+}

@@ -1,0 +1,290 @@
+//! Every event that can enter the decision, on one screen. Plain values: no handle, no socket, no clock.
+
+use crate::types::{
+    Count, Family, Generation, IfIndex, PathId, PeerId, Prefix, RouteAttrs, SlotId, Timestamp, UplinkId,
+};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Something happened outside.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// A BGP session changed state.
+    Session(SessionEvent),
+    /// Routes learnt or lost on one session.
+    Routes(RouteBatch),
+    /// An uplink's link state, once at start and at each change.
+    Link(LinkEvent),
+    /// The kernel's main routing table, without ETM's own routes.
+    Fib(FibEvent),
+    /// The counters, once per interval.
+    Sample(Sample),
+    /// Slots whose prefix left the tries, a grace period ago.
+    Released(Released),
+    /// The kernel adapter converged, or could not.
+    Installed(Installed),
+    /// An inject session handed a decision to TCP.
+    Told(Told),
+    /// An operator's order.
+    Order(Order),
+}
+
+/// State of a BGP session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionEvent {
+    /// Which session.
+    pub peer: PeerId,
+    /// What happened.
+    pub change: SessionChange,
+}
+
+/// What happened to a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SessionChange {
+    /// Established (RFC 4271 section 8.2.2).
+    Up,
+    /// The peer sent its whole table of this family (RFC 4724 section 2).
+    EndOfRib(Family),
+    /// Not Established any more, or an attempt failed. All its routes are void.
+    Down {
+        /// Why, in words an operator can act on.
+        reason: String,
+    },
+}
+
+/// Changes of one session's Adj-RIB-In, in the order received.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteBatch {
+    /// Which session.
+    pub peer: PeerId,
+    /// What changed.
+    pub changes: Vec<RouteChange>,
+}
+
+/// One change of an Adj-RIB-In.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RouteChange {
+    /// A route, new or replacing the one with the same prefix and path id.
+    Announce {
+        /// Destination.
+        prefix: Prefix,
+        /// RFC 7911.
+        path_id: PathId,
+        /// Shared between all prefixes of one UPDATE.
+        attrs: Arc<RouteAttrs>,
+    },
+    /// A route is no longer feasible.
+    Withdraw {
+        /// Destination.
+        prefix: Prefix,
+        /// RFC 7911.
+        path_id: PathId,
+    },
+}
+
+/// Link state of an uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkEvent {
+    /// Which uplink.
+    pub uplink: UplinkId,
+    /// Index of the interface; none where it does not exist.
+    pub ifindex: Option<IfIndex>,
+    /// Administratively up and with carrier.
+    pub up: bool,
+}
+
+/// News of the kernel's main table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FibEvent {
+    /// What was known is void; a dump follows.
+    Reset,
+    /// Routes, in the order of the dump or of the notifications.
+    Changes(Vec<FibChange>),
+    /// The dump is complete; from now on changes follow.
+    Synced,
+}
+
+/// One change of the kernel's main table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FibChange {
+    /// A route exists, new or replacing the one with the same prefix and metric.
+    Set(KernelRoute),
+    /// A route is gone.
+    Unset {
+        /// Destination.
+        prefix: Prefix,
+        /// RTA_PRIORITY; 0 where absent.
+        metric: u32,
+    },
+}
+
+/// A route of the kernel's main table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelRoute {
+    /// Destination.
+    pub prefix: Prefix,
+    /// RTA_PRIORITY; the lowest wins.
+    pub metric: u32,
+    /// rtm_protocol: 2 kernel, 4 static, 12 bird, 186 bgp ...
+    pub protocol: u8,
+    /// True for RTN_UNICAST; false for blackhole, unreachable, prohibit, throw.
+    pub unicast: bool,
+    /// Gateway (none on a connected route) and interface, one per next hop.
+    pub next_hops: Vec<(Option<IpAddr>, IfIndex)>,
+}
+
+/// All counters at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sample {
+    /// When the per-prefix rows were read.
+    pub at: Timestamp,
+    /// One per uplink that is attached, in order of `UplinkId`.
+    pub uplinks: Vec<UplinkSample>,
+    /// Rows that differ from the sample before, cumulative.
+    pub rows: Vec<SlotCount>,
+    /// How full the tries are.
+    pub table: TableFill,
+}
+
+/// Fill of the kernel's prefix tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableFill {
+    /// Prefixes installed.
+    pub entries: u64,
+    /// Prefixes there is room for.
+    pub capacity: u64,
+    /// Prefixes that could not be installed for want of room; they count for their covering prefix.
+    pub refused: u64,
+}
+
+/// A row of the kernel's counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotCount {
+    /// Row.
+    pub slot: SlotId,
+    /// Uplink it was counted on.
+    pub uplink: UplinkId,
+    /// Cumulative.
+    pub count: Count,
+}
+
+/// Why a packet on an uplink is counted for no prefix. The numbers are the kernel program's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Uncounted {
+    /// Neither IPv4 nor IPv6: ARP, LLDP ...
+    NonIp,
+    /// Too short for the header it announces, or a wrong version field.
+    Malformed,
+    /// IP, but no prefix of the table holds the destination.
+    NoPrefix,
+    /// The slot is outside the counters: kernel and agent disagree.
+    BadSlot,
+}
+
+impl Uncounted {
+    /// All reasons, in the order of the kernel's rows.
+    pub const ALL: [Uncounted; 4] =
+        [Uncounted::NonIp, Uncounted::Malformed, Uncounted::NoPrefix, Uncounted::BadSlot];
+
+    /// The word shown to operators.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Uncounted::NonIp => "non-ip",
+            Uncounted::Malformed => "malformed",
+            Uncounted::NoPrefix => "no-prefix",
+            Uncounted::BadSlot => "bad-slot",
+        }
+    }
+}
+
+/// Totals of one uplink, read so that they can be checked against the device.
+///
+/// `before` and `after` are ETM's own totals (counted and uncounted) immediately before and after
+/// `device` was read: the device's own total lies between them, or a packet was missed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UplinkSample {
+    /// Which uplink.
+    pub uplink: UplinkId,
+    /// When `device` was read.
+    pub at: Timestamp,
+    /// Offered in total, read before `device`.
+    pub before: Count,
+    /// Offered in total, read after `device`.
+    pub after: Count,
+    /// Part of `after` that is counted for no prefix, by reason in the order of `Uncounted::ALL`.
+    pub uncounted: [Count; 4],
+    /// What the device says.
+    pub device: DeviceCount,
+}
+
+/// The device's own statistics, cumulative.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceCount {
+    /// Sent: by the root qdisc where it keeps statistics (bytes in wire basis), else by the device (skb length).
+    pub sent: Count,
+    /// Packets dropped by the qdisc.
+    pub dropped: u64,
+    /// Packets and bytes waiting in the qdisc at this moment (not cumulative).
+    pub backlog: Count,
+    /// Where `sent` comes from.
+    pub basis: Basis,
+}
+
+/// In what basis a device counts sent bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Basis {
+    /// Statistics of the root qdisc: wire length, as the kernel program counts.
+    #[default]
+    Qdisc,
+    /// tx_bytes of the device, which has no queueing discipline: length of the skb, headers of later segments not included.
+    Device,
+}
+
+/// Slots that no packet can reach any more, with what they last held.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Released {
+    /// The slots.
+    pub slots: Vec<SlotId>,
+    /// Their final rows, one per uplink on which they are not zero.
+    pub rows: Vec<SlotCount>,
+}
+
+/// What the kernel adapter reports after trying to converge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// The decision it converged to.
+    pub generation: Generation,
+    /// When the last change was acknowledged by the kernel.
+    pub at: Timestamp,
+    /// Routes changed.
+    pub changed: usize,
+    /// Prefixes that could not be installed, with the kernel's reason.
+    pub failed: Vec<(Prefix, String)>,
+}
+
+/// What an inject session reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Which session.
+    pub peer: PeerId,
+    /// The decision that was written to the socket whole.
+    pub generation: Generation,
+    /// When.
+    pub at: Timestamp,
+    /// Prefixes announced or withdrawn.
+    pub changed: usize,
+}
+
+/// What an operator can order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// Back to plain routing and stay there.
+    Off,
+    /// Act again as the mode says.
+    On,
+}

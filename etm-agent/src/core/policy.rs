@@ -1,0 +1,149 @@
+//! The operator's validated intent. `config` builds it; nothing here is ever an output of ETM.
+
+use crate::types::{Asn, BitRate, Community, ExitId, PeerId, Prefix, ProviderId, Share, UplinkId};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// What ETM may do with its conclusions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Compute and show everything, change nothing.
+    #[default]
+    Observe,
+    /// Act.
+    Enforce,
+}
+
+impl Mode {
+    /// The word of the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Mode::Observe => "observe",
+            Mode::Enforce => "enforce",
+        }
+    }
+}
+
+/// An interface of this router that leads to providers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// Interface name.
+    pub name: String,
+    /// What it can carry.
+    pub capacity: BitRate,
+    /// Share of the capacity above which it is overloaded.
+    pub limit: Share,
+    /// Share of the capacity below the limit that ETM leaves free when it fills a receiver.
+    pub headroom: Share,
+}
+
+impl Uplink {
+    /// Highest load that is not overload.
+    pub fn limit_rate(&self) -> BitRate {
+        self.capacity.scaled(self.limit)
+    }
+
+    /// Highest load to which ETM fills this uplink by its own moves.
+    pub fn fill_rate(&self) -> BitRate {
+        self.capacity.scaled(self.limit - self.headroom)
+    }
+}
+
+/// An AS that takes our traffic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Provider {
+    /// Name the operator gave.
+    pub name: String,
+    /// Its AS number, where given: routes through it must then begin with it.
+    pub asn: Option<Asn>,
+}
+
+/// One way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Provider name, with a number where the provider has several exits.
+    pub name: String,
+    /// Whose it is.
+    pub provider: ProviderId,
+    /// Interface it uses.
+    pub uplink: UplinkId,
+    /// Next hops that mean this exit, at least one; at most one per family is used for kernel routes: the first.
+    pub gateways: Vec<IpAddr>,
+}
+
+/// What a BGP session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Routes are learnt here; nothing is ever announced.
+    Learn,
+    /// Overrides are announced here; nothing is learnt.
+    Inject,
+}
+
+/// A source of routes, or a receiver of overrides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Name the operator gave.
+    pub name: String,
+    /// What the session is for.
+    pub role: Role,
+}
+
+/// A candidate route that is configured, not learnt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaticRoute {
+    /// Destination.
+    pub prefix: Prefix,
+    /// Exit it may use.
+    pub exit: ExitId,
+}
+
+/// Everything the decision needs to know of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// What may be done.
+    pub mode: Mode,
+    /// Time between two samples.
+    pub interval: Duration,
+    /// Indexed by `UplinkId`.
+    pub uplinks: Vec<Uplink>,
+    /// Indexed by `ProviderId`.
+    pub providers: Vec<Provider>,
+    /// Indexed by `ExitId`.
+    pub exits: Vec<Exit>,
+    /// Indexed by `PeerId`; the static routes' source has the number after the last.
+    pub peers: Vec<Peer>,
+    /// Configured candidates.
+    pub static_routes: Vec<StaticRoute>,
+    /// Prefixes that are never overridden, nor anything inside them.
+    pub exclude: Vec<Prefix>,
+    /// Least time a prefix stays where it was put, unless its exit is lost or overloaded.
+    pub hold: Duration,
+    /// Most overrides at one time.
+    pub max_overrides: usize,
+    /// Most traffic under override at one time, as a share of all that is offered.
+    pub max_moved_share: Share,
+    /// Most throw routes that one override may need; a prefix with more is not overridden.
+    pub max_throws: usize,
+    /// Community that marks ETM's own announcements; a learnt route that carries it is never a candidate.
+    pub community: Community,
+    /// Kernel route protocols (rtm_protocol) under which the routing daemon installs BGP routes.
+    pub daemon_protocols: Vec<u8>,
+    /// Longest time without a sample or with a failed check before decisions freeze.
+    pub stale_after: Duration,
+}
+
+impl Policy {
+    /// The source number of the static routes.
+    pub fn static_peer(&self) -> PeerId {
+        PeerId(u16::try_from(self.peers.len()).unwrap_or(u16::MAX))
+    }
+
+    /// The uplink of `exit`.
+    pub fn uplink_of(&self, exit: ExitId) -> Option<UplinkId> {
+        self.exits.get(exit.index()).map(|exit| exit.uplink)
+    }
+}
