@@ -44,7 +44,10 @@ pub struct SessionEvent {
 #[serde(rename_all = "kebab-case")]
 pub enum SessionChange {
     /// Established (RFC 4271 section 8.2.2).
-    Up,
+    Up {
+        /// Families that both sides offered: an End-of-RIB is awaited for each.
+        families: Vec<Family>,
+    },
     /// The peer sent its whole table of this family (RFC 4724 section 2).
     EndOfRib(Family),
     /// Not Established any more, or an attempt failed. All its routes are void.
