@@ -4,5 +4,6 @@
 //! `types`; `proto`, `core`, `config` (pure); `datapath`, `fib`, `peering`, `control`, `telemetry`
 //! (one outside thing each); `runtime` (composition); `cli`.
 
+pub mod config;
 pub mod core;
 pub mod types;
