@@ -19,7 +19,6 @@ use crate::command::cannot_start;
 use crate::error::LabError;
 use crate::netns::Namespace;
 use crate::poll::wait_until;
-use crate::topology::Role;
 
 /// How long BIRD may take to open its control socket.
 const START: Duration = Duration::from_secs(10);
@@ -48,31 +47,31 @@ pub struct Route {
 }
 
 impl Bird {
-    /// Starts BIRD in `namespace` with `ROLE.conf` of `directory`. The process is its own group, so
+    /// Starts BIRD in `namespace` with `NAME.conf` of `directory`. The process is its own group, so
     /// that a terminal's Ctrl-C reaches the lab and not, out of order, its routers.
     ///
     /// # Errors
     /// BIRD is missing, or does not open its control socket in time.
-    pub fn start(role: Role, namespace: &Namespace, directory: &Path) -> Result<(Self, Child), LabError> {
-        let what = format!("start bird in {role}");
-        let output = directory.join(format!("{role}.out"));
+    pub fn start(name: &str, namespace: &Namespace, directory: &Path) -> Result<(Self, Child), LabError> {
+        let what = format!("start bird in {name}");
+        let output = directory.join(format!("{name}.out"));
         let file = File::create(&output).map_err(LabError::io(&what))?;
-        let bird = Self::existing(role, directory);
+        let bird = Self::existing(name, directory);
         let mut command = namespace.command("bird");
         command
             .arg("-f")
             .arg("-c")
-            .arg(directory.join(format!("{role}.conf")))
+            .arg(directory.join(format!("{name}.conf")))
             .arg("-s")
             .arg(&bird.socket)
             .arg("-P")
-            .arg(directory.join(format!("{role}.pid")))
+            .arg(directory.join(format!("{name}.pid")))
             .stdin(Stdio::null())
             .stderr(file.try_clone().map_err(LabError::io(&what))?)
             .stdout(file)
             .process_group(0);
         let mut child = command.spawn().map_err(|source| cannot_start(&what, "nsenter", source))?;
-        wait_until(&format!("bird in {role} to answer"), START, || {
+        wait_until(&format!("bird in {name} to answer"), START, || {
             if let Ok(Some(status)) = child.try_wait() {
                 let said = std::fs::read_to_string(&output).unwrap_or_default();
                 return Err(format!("it ended with {status}: {}", said.trim()));
@@ -83,8 +82,8 @@ impl Bird {
     }
 
     /// A BIRD that runs already.
-    pub fn existing(role: Role, directory: &Path) -> Self {
-        Self { socket: directory.join(format!("{role}.ctl")) }
+    pub fn existing(name: &str, directory: &Path) -> Self {
+        Self { socket: directory.join(format!("{name}.ctl")) }
     }
 
     /// Its control socket, for `birdc -s`.

@@ -143,7 +143,7 @@ impl Lab {
 
     /// The BIRD of a router.
     pub fn bird(&self, role: Role) -> Bird {
-        Bird::existing(role, &self.directory())
+        Bird::existing(role.name(), &self.directory())
     }
 
     /// Sets the capacity of an uplink; 0 removes the bucket.
@@ -204,7 +204,7 @@ impl Lab {
         if let Some(provider) = Provider::ALL.into_iter().find(|p| p.role() == role) {
             self.write_routes(provider)?;
         }
-        let (_, child) = Bird::start(role, &self.namespace(role), &directory)?;
+        let (_, child) = Bird::start(role.name(), &self.namespace(role), &directory)?;
         self.routers.insert(role, child);
         Ok(())
     }

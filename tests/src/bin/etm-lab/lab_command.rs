@@ -49,6 +49,24 @@ pub(crate) enum LabCommand {
     },
     /// List the labs of this machine.
     Status,
+    /// Take the carrier from an uplink, from the provider's end.
+    Cut {
+        /// transit-a, transit-b or ix.
+        provider: Role,
+        /// Name of the lab.
+        #[arg(long, default_value = DEFAULT)]
+        name: String,
+    },
+    /// Give the carrier back.
+    Mend {
+        /// transit-a, transit-b or ix.
+        provider: Role,
+        /// Name of the lab.
+        #[arg(long, default_value = DEFAULT)]
+        name: String,
+    },
+    /// Bring up a lab that lasts as long as this command: until Ctrl-C or any other end of it.
+    Hold,
     /// Send traffic through a lab and print each second how much arrived by which provider.
     Traffic {
         /// Name of the lab.
@@ -69,6 +87,9 @@ pub(crate) fn run(command: LabCommand) -> Result<ExitCode, LabError> {
         LabCommand::Down { name, all } => down(&name, all),
         LabCommand::Shell { role, name, command } => shell(role, &name, &command),
         LabCommand::Status => status(),
+        LabCommand::Cut { provider, name } => cut(provider, &name),
+        LabCommand::Mend { provider, name } => mend(provider, &name),
+        LabCommand::Hold => hold(),
         LabCommand::Traffic { name, mbit, seconds } => traffic(&name, &mbit, seconds),
     }
 }
@@ -87,14 +108,8 @@ fn up(name: String, uplink_mbit: u64) -> Result<ExitCode, LabError> {
     println!("  traffic, and by which provider it arrives (run it in a second terminal)");
     println!("    etm-lab lab traffic --name {id}");
     println!("  take the link of transit-b away, and give it back");
-    println!(
-        "    nsenter --net=/run/netns/{} ip link set border0 down",
-        state::namespace_name(&id, Role::TransitB)
-    );
-    println!(
-        "    nsenter --net=/run/netns/{} ip link set border0 up",
-        state::namespace_name(&id, Role::TransitB)
-    );
+    println!("    etm-lab lab cut transit-b --name {id}");
+    println!("    etm-lab lab mend transit-b --name {id}");
     println!("  a shell where the servers are (content, border, transit-a, transit-b, ix, core, sink)");
     println!("    etm-lab lab shell content --name {id}");
     println!("\nRemove it by\n    etm-lab lab down --name {id}");
@@ -127,6 +142,31 @@ fn shell(role: Role, name: &str, command: &[String]) -> Result<ExitCode, LabErro
         .status()
         .map_err(|source| cannot_start("open a shell in the lab", "nsenter", source))?;
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+fn cut(role: Role, name: &str) -> Result<ExitCode, LabError> {
+    Lab::attach(name)?.cut(provider(role)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn mend(role: Role, name: &str) -> Result<ExitCode, LabError> {
+    Lab::attach(name)?.mend(provider(role)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn provider(role: Role) -> Result<Provider, LabError> {
+    Provider::ALL.into_iter().find(|provider| provider.role() == role).ok_or_else(|| LabError::Malformed {
+        what: format!("provider {role}"),
+        detail: "take transit-a, transit-b or ix".into(),
+    })
+}
+
+fn hold() -> Result<ExitCode, LabError> {
+    let lab = Lab::up(LabOptions::default())?;
+    println!("lab {} is up until this command ends", lab.id());
+    loop {
+        std::thread::park();
+    }
 }
 
 fn status() -> Result<ExitCode, LabError> {
