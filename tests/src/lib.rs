@@ -13,6 +13,7 @@ pub mod bird;
 pub mod bird_config;
 pub mod clock;
 pub mod command;
+pub mod demo;
 pub mod error;
 pub mod http;
 pub mod lab;

@@ -71,8 +71,8 @@ const NESTED: [(&str, &str); 21] = [
     ("2001:db8:203::/48", "ba"),
 ];
 
-/// Orders of the flat prefixes, repeated: ix carries half of them, most prefer transit-a or ix.
-const FLAT: [&str; 8] = ["ab", "abi", "iab", "ab", "aib", "ba", "ab", "bai"];
+/// Orders of the flat prefixes, repeated: ix carries more than half of them, most prefer transit-a or ix.
+const FLAT: [&str; 8] = ["ab", "abi", "iab", "abi", "aib", "ba", "ab", "bai"];
 /// Number of flat IPv4 /24s.
 const FLAT_V4: usize = 32;
 /// Number of flat IPv6 /48s.

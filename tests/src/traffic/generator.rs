@@ -18,7 +18,7 @@ use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, Sockaddr
 use crate::clock::boottime_ns;
 use crate::error::LabError;
 use crate::netns::Namespace;
-use crate::traffic::{ETHERNET_HEADER, HEADER, Ledger, PORT, encode_header, ip_overhead};
+use crate::traffic::{ETHERNET_HEADER, HEADER, Ledger, PORT, Tally, encode_header, ip_overhead};
 
 /// Pause between two rounds of sending.
 const TICK: Duration = Duration::from_millis(1);
@@ -116,6 +116,19 @@ impl Generator {
     /// What was sent so far, per destination.
     pub fn sent(&self) -> BTreeMap<IpAddr, Ledger> {
         self.destinations.iter().copied().zip(self.shared.ledgers().iter().cloned()).collect()
+    }
+
+    /// What was sent within `from_ns..to_ns`, per destination; bounds as in [`Ledger::sent_between`].
+    pub fn sent_between(&self, from_ns: u64, to_ns: u64) -> BTreeMap<IpAddr, Tally> {
+        let ledgers = self.shared.ledgers();
+        let tallies = ledgers.iter().map(|ledger| ledger.sent_between(from_ns, to_ns));
+        self.destinations.iter().copied().zip(tallies).collect()
+    }
+
+    /// Rates now, in packets per second.
+    pub fn rates(&self) -> BTreeMap<IpAddr, f64> {
+        let rates = self.shared.rates.iter().map(|rate| f64::from_bits(rate.load(Ordering::Relaxed)));
+        self.destinations.iter().copied().zip(rates).collect()
     }
 
     /// Packets that the kernel refused to take (no route, no buffer); they are not counted as sent.

@@ -78,8 +78,9 @@ impl Ledger {
     /// Packets whose bin of sending begins within `from_ns..to_ns`: bounds are rounded to bins, alike
     /// for sender and sink.
     pub fn sent_between(&self, from_ns: u64, to_ns: u64) -> Tally {
-        let range = from_ns.div_ceil(BIN_NS)..to_ns.div_ceil(BIN_NS);
-        self.bins.iter().filter(|(bin, _)| range.contains(bin)).map(|(_, tally)| *tally).sum()
+        let first = self.bins.partition_point(|(bin, _)| *bin < from_ns.div_ceil(BIN_NS));
+        let end = to_ns.div_ceil(BIN_NS);
+        self.bins.range(first..).take_while(|(bin, _)| *bin < end).map(|(_, tally)| *tally).sum()
     }
 }
 

@@ -25,7 +25,7 @@ use crate::error::LabError;
 use crate::netns::Namespace;
 use crate::poll::wait_until;
 use crate::topology::Provider;
-use crate::traffic::{Generator, Ledger, PORT, decode_header, ip_overhead};
+use crate::traffic::{Generator, Ledger, PORT, Tally, decode_header, ip_overhead};
 
 /// Receive buffer: a second of 16,000 packets, so that a busy box delays and does not lose.
 const BUFFER: usize = 16 << 20;
@@ -62,6 +62,8 @@ pub struct Received {
     pub first_ns: u64,
     /// Last arrival, boot time in nanoseconds.
     pub last_ns: u64,
+    /// Latest sending among what arrived, boot time in nanoseconds.
+    pub last_sent_ns: u64,
 }
 
 #[derive(Default)]
@@ -124,7 +126,20 @@ impl Sink {
         Ok(Self { shared, threads })
     }
 
-    /// What arrived so far.
+    /// What arrived of what was sent within `from_ns..to_ns`, without empty entries; bounds as in
+    /// [`Ledger::sent_between`].
+    pub fn sent_between(&self, from_ns: u64, to_ns: u64) -> BTreeMap<(Provider, IpAddr), Tally> {
+        let book = self.shared.book();
+        let tallies = book.received.iter().map(|(key, r)| (*key, r.ledger.sent_between(from_ns, to_ns)));
+        tallies.filter(|(_, tally)| tally.packets > 0).collect()
+    }
+
+    /// Latest sending among what arrived, per provider and destination, boot time in nanoseconds.
+    pub fn last_sent(&self) -> BTreeMap<(Provider, IpAddr), u64> {
+        self.shared.book().received.iter().map(|(key, r)| (*key, r.last_sent_ns)).collect()
+    }
+
+    /// What arrived so far, with its history: a large copy, for the end of a test.
     pub fn received(&self) -> BTreeMap<(Provider, IpAddr), Received> {
         self.shared.book().received.clone()
     }
@@ -314,6 +329,7 @@ impl Book {
             received.first_ns = arrival.at_ns;
         }
         received.last_ns = received.last_ns.max(arrival.at_ns);
+        received.last_sent_ns = received.last_sent_ns.max(arrival.sent_ns);
         received.ledger.count(arrival.sent_ns, arrival.ip_bytes);
         let from = self.current.insert(arrival.destination, provider);
         if from == Some(provider) {
