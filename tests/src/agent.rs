@@ -91,6 +91,16 @@ pub fn config(lab: &Lab, options: &AgentOptions) -> String {
     text
 }
 
+/// Writes [`config`] to `etm.toml` in the lab's directory and returns its path.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_config(lab: &Lab, options: &AgentOptions) -> Result<PathBuf, LabError> {
+    let path = lab.directory().join("etm.toml");
+    fs::write(&path, config(lab, options)).map_err(LabError::io(format!("write {}", path.display())))?;
+    Ok(path)
+}
+
 /// A running agent. Dropping it kills it.
 #[derive(Debug)]
 pub struct Agent {
@@ -105,8 +115,7 @@ impl Agent {
     /// # Errors
     /// The binaries are not built, or the agent ends or stays silent.
     pub fn start(lab: &Lab, options: &AgentOptions) -> Result<Self, LabError> {
-        let path = lab.directory().join("etm.toml");
-        fs::write(&path, config(lab, options)).map_err(LabError::io(format!("write {}", path.display())))?;
+        let path = write_config(lab, options)?;
         let mut agent = Self::start_with(lab, &path, options.log)?;
         wait_until("etm-agent to answer", START, || match agent.ended() {
             Some(status) => Ok(Err(agent.died(status))),

@@ -47,7 +47,6 @@ fn package_of(program: &str) -> &'static str {
         "nsenter" => "util-linux",
         "bpftool" => "bpftool",
         "tcpdump" => "tcpdump",
-        "etm-agent" | "etm" => "none: `cargo build` makes it",
         _ => "iproute2",
     }
 }

@@ -14,6 +14,14 @@ pub enum LabError {
         /// Debian package that holds it.
         package: &'static str,
     },
+    /// A binary of this workspace is not beside the running one.
+    #[error("cannot find {name} beside this program: build it (`cargo build -p {package}`)")]
+    NotBuilt {
+        /// Name of the binary.
+        name: String,
+        /// Package that builds it.
+        package: &'static str,
+    },
     /// The operating system refused.
     #[error("cannot {what}: {source}")]
     Io {

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
+use etm_tests::agent::{AgentOptions, control_socket, write_config};
 use etm_tests::command::cannot_start;
 use etm_tests::error::LabError;
 use etm_tests::lab::{Lab, LabOptions, UPLINK_BPS};
@@ -98,21 +99,52 @@ fn up(name: String, uplink_mbit: u64) -> Result<ExitCode, LabError> {
     let start = Instant::now();
     let options = LabOptions { id: Some(name), uplink_bps: uplink_mbit * 1_000_000, ..LabOptions::default() };
     let lab = Lab::up(options)?;
-    let (id, directory) = (lab.id().to_owned(), lab.directory());
+    let config = write_config(&lab, &AgentOptions::default())?;
+    let (id, directory, pins) = (lab.id().to_owned(), lab.directory(), lab.pin_root());
+    let (border, socket) = (lab.namespace(Role::Border), control_socket(&lab));
     lab.detach()?;
+    let (directory, config, pins) = (directory.display(), config.display(), pins.display());
     println!("lab {id} is up after {:.1} s. Things to try:\n", start.elapsed().as_secs_f64());
-    println!("  what the border knows of one address, from every provider");
-    println!("    birdc -s {}/border.ctl show route for 198.18.37.1 all", directory.display());
-    println!("  the kernel routes that BIRD made of it");
-    println!("    nsenter --net=/run/netns/{} ip route", state::namespace_name(&id, Role::Border));
-    println!("  traffic, and by which provider it arrives (run it in a second terminal)");
-    println!("    etm-lab lab traffic --name {id}");
-    println!("  take the link of transit-b away, and give it back");
-    println!("    etm-lab lab cut transit-b --name {id}");
-    println!("    etm-lab lab mend transit-b --name {id}");
-    println!("  a shell where the servers are (content, border, transit-a, transit-b, ix, core, sink)");
-    println!("    etm-lab lab shell content --name {id}");
-    println!("\nRemove it by\n    etm-lab lab down --name {id}");
+    let hints = [
+        (
+            "what the border knows of one address, from every provider",
+            format!("birdc -s {directory}/border.ctl show route for 198.18.37.1 all"),
+        ),
+        (
+            "the kernel routes that BIRD made of it",
+            format!("nsenter --net={} ip route", border.path().display()),
+        ),
+        (
+            "traffic, and by which provider it arrives (in a second terminal)",
+            format!("etm-lab lab traffic --name {id} --seconds 600"),
+        ),
+        (
+            "ETM on the border (in a third; it acts, mode enforce)",
+            format!("nsenter --net={} etm-agent run --config {config}", border.path().display()),
+        ),
+        ("what ETM sees and does", format!("etm -s {} status", socket.display())),
+        (
+            "the same with more traffic than transit-a carries: what moves, and why",
+            format!("etm-lab lab traffic --name {id} --mbit 56 7 6 --seconds 600"),
+        ),
+        (
+            "its live counters in the kernel, without ETM's tools",
+            format!("ls {pins}; bpftool map dump pinned {pins}/etm_top"),
+        ),
+        ("what core hears of it", format!("birdc -s {directory}/core.ctl show route protocol etm_inject")),
+        (
+            "cut the link to transit-b from its end, and mend it",
+            format!("etm-lab lab cut transit-b --name {id}; etm-lab lab mend transit-b --name {id}"),
+        ),
+        (
+            "a shell where the servers are (or border, transit-a, transit-b, ix, core, sink)",
+            format!("etm-lab lab shell content --name {id}"),
+        ),
+        ("remove the lab", format!("etm-lab lab down --name {id}")),
+    ];
+    for (about, command) in hints {
+        println!("  {about}\n    {command}");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
