@@ -1,5 +1,6 @@
 //! `etm-lab lab ...`: up, down, shell, status, traffic.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -100,12 +101,23 @@ fn up(name: String, uplink_mbit: u64) -> Result<ExitCode, LabError> {
     let options = LabOptions { id: Some(name), uplink_bps: uplink_mbit * 1_000_000, ..LabOptions::default() };
     let lab = Lab::up(options)?;
     let config = write_config(&lab, &AgentOptions::default())?;
-    let (id, directory, pins) = (lab.id().to_owned(), lab.directory(), lab.pin_root());
-    let (border, socket) = (lab.namespace(Role::Border), control_socket(&lab));
+    let hints = hints(&lab, &config);
+    let id = lab.id().to_owned();
     lab.detach()?;
-    let (directory, config, pins) = (directory.display(), config.display(), pins.display());
     println!("lab {id} is up after {:.1} s. Things to try:\n", start.elapsed().as_secs_f64());
-    let hints = [
+    for (about, command) in hints {
+        println!("  {about}\n    {command}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What to try in a lab: what it shows, and the command.
+fn hints(lab: &Lab, config: &Path) -> Vec<(&'static str, String)> {
+    let (id, programs) = (lab.id(), programs());
+    let (border, socket) = (lab.namespace(Role::Border), control_socket(lab));
+    let (directory, pins) = (lab.directory(), lab.pin_root());
+    let (directory, config, pins) = (directory.display(), config.display(), pins.display());
+    vec![
         (
             "what the border knows of one address, from every provider",
             format!("birdc -s {directory}/border.ctl show route for 198.18.37.1 all"),
@@ -116,16 +128,16 @@ fn up(name: String, uplink_mbit: u64) -> Result<ExitCode, LabError> {
         ),
         (
             "traffic, and by which provider it arrives (in a second terminal)",
-            format!("etm-lab lab traffic --name {id} --seconds 600"),
+            format!("{programs}etm-lab lab traffic --name {id} --seconds 600"),
         ),
         (
             "ETM on the border (in a third; it acts, mode enforce)",
-            format!("nsenter --net={} etm-agent run --config {config}", border.path().display()),
+            format!("nsenter --net={} {programs}etm-agent run --config {config}", border.path().display()),
         ),
-        ("what ETM sees and does", format!("etm -s {} status", socket.display())),
+        ("what ETM sees and does", format!("{programs}etm -s {} status", socket.display())),
         (
             "the same with more traffic than transit-a carries: what moves, and why",
-            format!("etm-lab lab traffic --name {id} --mbit 56 7 6 --seconds 600"),
+            format!("{programs}etm-lab lab traffic --name {id} --mbit 56 7 6 --seconds 600"),
         ),
         (
             "its live counters in the kernel, without ETM's tools",
@@ -134,18 +146,24 @@ fn up(name: String, uplink_mbit: u64) -> Result<ExitCode, LabError> {
         ("what core hears of it", format!("birdc -s {directory}/core.ctl show route protocol etm_inject")),
         (
             "cut the link to transit-b from its end, and mend it",
-            format!("etm-lab lab cut transit-b --name {id}; etm-lab lab mend transit-b --name {id}"),
+            format!(
+                "{programs}etm-lab lab cut transit-b --name {id}; {programs}etm-lab lab mend transit-b --name {id}"
+            ),
         ),
         (
             "a shell where the servers are (or border, transit-a, transit-b, ix, core, sink)",
-            format!("etm-lab lab shell content --name {id}"),
+            format!("{programs}etm-lab lab shell content --name {id}"),
         ),
-        ("remove the lab", format!("etm-lab lab down --name {id}")),
-    ];
-    for (about, command) in hints {
-        println!("  {about}\n    {command}");
-    }
-    Ok(ExitCode::SUCCESS)
+        ("remove the lab", format!("{programs}etm-lab lab down --name {id}")),
+    ]
+}
+
+/// Directory of the running program and a slash: the commands shown work from any shell.
+fn programs() -> String {
+    let own = std::env::current_exe().ok();
+    own.as_deref()
+        .and_then(Path::parent)
+        .map_or_else(String::new, |directory| format!("{}/", directory.display()))
 }
 
 fn down(name: &str, all: bool) -> Result<ExitCode, LabError> {
