@@ -5,5 +5,6 @@
 //! (one outside thing each); `runtime` (composition); `cli`.
 
 pub mod config;
+pub mod control;
 pub mod core;
 pub mod types;

@@ -11,7 +11,8 @@ use std::fmt;
 const KEPT: usize = 4096;
 
 /// How much an event matters to whoever is on call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Weight {
     /// Somebody should look.
     Warning,

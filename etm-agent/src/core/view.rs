@@ -1,6 +1,7 @@
 //! What operators see: plain, serializable values made on demand. These are the control API's answers.
 //! Never used to decide; renaming a field here breaks scripts, so it needs a changelog entry.
 
+use super::audit::{Event, Weight};
 use super::conservation::{BookState, WindowReport, WorstWindows};
 use super::guard::{Hold, State};
 use super::input::Basis;
@@ -147,8 +148,10 @@ pub struct OverrideView {
     pub from: String,
     /// Exit of the override.
     pub to: String,
-    /// Next hop and interface.
-    pub via: Option<String>,
+    /// Interface of that exit.
+    pub interface: String,
+    /// Next hop, while the link is up.
+    pub gateway: Option<std::net::IpAddr>,
     /// Demand, bit/s.
     pub rate_bps: BitRate,
     /// Why.
@@ -207,11 +210,14 @@ pub struct CandidateView {
     pub note: String,
 }
 
-/// `etm on` and `etm off`.
+/// An entry of the decision log with its sentence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OrderView {
-    /// State after the order.
-    pub state: State,
-    /// Overrides ended by it.
-    pub ended: usize,
+pub struct EventView {
+    /// `warning` or `note`.
+    pub weight: Weight,
+    /// The entry as a sentence.
+    pub text: String,
+    /// The entry.
+    #[serde(flatten)]
+    pub event: Event,
 }

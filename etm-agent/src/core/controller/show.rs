@@ -5,7 +5,7 @@ use super::super::conservation::WorstWindows;
 use super::super::input::Uncounted;
 use super::super::policy::Role;
 use super::super::view::{
-    OrderView, OverrideView, PrefixUplinkView, PrefixView, SessionView, StatusView, UplinkView,
+    EventView, OverrideView, PrefixUplinkView, PrefixView, SessionView, StatusView, UplinkView,
 };
 use super::{Controller, uplink_id};
 use crate::types::{BitRate, Count, Prefix, SlotId, Timestamp};
@@ -136,10 +136,8 @@ impl Controller {
             prefix: entry.prefix,
             from: self.exit_name(entry.from),
             to: self.exit_name(entry.to),
-            via: self.topology.next_hop(entry.to, entry.prefix.family()).map(|(gateway, _)| {
-                let uplink = self.topology.uplink_of(entry.to).unwrap_or_default();
-                format!("{gateway} dev {}", self.uplink_name(uplink))
-            }),
+            interface: self.uplink_name(self.topology.uplink_of(entry.to).unwrap_or_default()),
+            gateway: self.topology.next_hop(entry.to, entry.prefix.family()).map(|(gateway, _)| gateway),
             rate_bps: entry.rate,
             reason: self.reason_text(&entry.reason),
             since_ns: entry.since,
@@ -152,23 +150,18 @@ impl Controller {
     }
 
     /// `etm events`: the decision log after number `seq`.
-    pub fn events(&self, seq: u64) -> Vec<Event> {
-        self.audit.since(seq).cloned().collect()
-    }
-
-    /// What an order that ended `ended` overrides led to.
-    pub fn order_view(&self, ended: usize) -> OrderView {
-        OrderView { state: self.state(), ended }
+    pub fn events(&self, seq: u64) -> Vec<EventView> {
+        let view = |event: &Event| EventView {
+            weight: event.kind.weight(),
+            text: event.kind.to_string(),
+            event: event.clone(),
+        };
+        self.audit.since(seq).map(view).collect()
     }
 
     /// Number of overrides, planned or in effect.
     pub fn override_count(&self) -> usize {
         self.overrides.len()
-    }
-
-    /// Counters of uplinks were last read at this time.
-    pub fn last_sample(&self) -> Option<Timestamp> {
-        self.last_sample
     }
 }
 

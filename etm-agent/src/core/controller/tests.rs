@@ -272,7 +272,7 @@ fn a_lost_link_ends_its_overrides_without_a_round() {
     world.link(1, false);
     assert!(world.overridden().is_empty());
     assert!(world.decision.announce.is_empty());
-    let last = world.controller.events(0).into_iter().rev().find_map(|event| match event.kind {
+    let last = world.controller.events(0).into_iter().rev().find_map(|view| match view.event.kind {
         EventKind::OverrideEnded { why, .. } => Some(why),
         _ => None,
     });
