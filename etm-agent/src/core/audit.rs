@@ -48,6 +48,8 @@ pub enum EndReason {
     TooManyMoreSpecifics,
     /// The operator switched ETM off.
     SwitchedOff,
+    /// The agent is about to end.
+    Stopping,
 }
 
 /// What happened.
@@ -132,6 +134,10 @@ pub enum EventKind {
     Thawed,
     SwitchedOff,
     SwitchedOn,
+    Stopping,
+    Adopted {
+        overrides: usize,
+    },
     ConservationFailed {
         uplink: String,
         packet_error: u64,
@@ -198,6 +204,7 @@ impl fmt::Display for EventKind {
                     }
                     EndReason::TooManyMoreSpecifics => "it holds more more-specifics than kernel.max_throws",
                     EndReason::SwitchedOff => "switched off",
+                    EndReason::Stopping => "the agent is about to end",
                 };
                 write!(f, "{prefix} is left to plain routing, no more through {to}: {why}")
             }
@@ -222,6 +229,8 @@ impl fmt::Display for EventKind {
             EventKind::Thawed => f.write_str("decisions go on"),
             EventKind::SwitchedOff => f.write_str("switched off: plain routing"),
             EventKind::SwitchedOn => f.write_str("switched on"),
+            EventKind::Stopping => f.write_str("the agent is about to end: plain routing"),
+            EventKind::Adopted { overrides } => write!(f, "{overrides} overrides of an earlier run are kept"),
             EventKind::ConservationFailed { uplink, packet_error, byte_error_ppm } => write!(
                 f,
                 "books of {uplink} differ by {packet_error} packets and {byte_error_ppm} ppm of its bytes"

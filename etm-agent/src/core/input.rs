@@ -28,6 +28,8 @@ pub enum Input {
     Told(Told),
     /// An operator's order.
     Order(Order),
+    /// Time passed without anything else.
+    Tick,
 }
 
 /// State of a BGP session.
@@ -290,4 +292,6 @@ pub enum Order {
     Off,
     /// Act again as the mode says.
     On,
+    /// The agent is about to end: plain routing, without touching the operator's switch.
+    Stop,
 }

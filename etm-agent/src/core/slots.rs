@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn adopted_prefixes_keep_their_rows_and_holes_are_free() {
-        let adopted = Adopted { entries: vec![(p("198.18.0.0/24"), SlotId(2))], rows: Vec::new() };
+        let adopted = Adopted { entries: vec![(p("198.18.0.0/24"), SlotId(2))], ..Adopted::default() };
         let mut slots = Slots::new(8, &adopted);
         assert_eq!(slots.get(p("198.18.0.0/24")), Some(SlotId(2)));
         slots.insert(p("198.18.0.0/24"));

@@ -48,7 +48,7 @@ impl Controller {
     fn why_moved(&self, prefix: Prefix) -> (String, Vec<String>) {
         let Some(entry) = self.overrides.get(prefix) else { return (String::new(), Vec::new()) };
         let (from, to) = (self.exit_name(entry.from), self.exit_name(entry.to));
-        let verb = if self.wants_lease() { "goes" } else { "would go" };
+        let verb = if self.enforcing() { "goes" } else { "would go" };
         let mut because = vec![self.reason_text(&entry.reason)];
         if let Some(reason) = self.refused.get(&prefix) {
             because.push(format!("but the kernel refused the route: {reason}"));

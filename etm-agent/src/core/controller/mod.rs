@@ -9,7 +9,7 @@ mod show;
 
 use super::audit::{Audit, EndReason, Event, EventKind};
 use super::conservation::{BookState, Conservation};
-use super::decision::{Adopted, Decision, LiveRow, Override, TableChange};
+use super::decision::{Adopted, Decision, KernelAction, LiveRow, Override, TableChange};
 use super::fib_view::FibView;
 use super::guard::{Hold, State};
 use super::input::{
@@ -24,6 +24,7 @@ use super::slots::Slots;
 use super::topology::Topology;
 use crate::types::{BitRate, Family, Generation, PathId, Prefix, RouteAttrs, Timestamp, UplinkId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What an input led to.
@@ -73,6 +74,9 @@ pub struct Controller {
     meters: Vec<Meter>,
     projected: Vec<BitRate>,
     off: bool,
+    stopping: bool,
+    /// Overrides found in the kernel at start, until the first decision says what becomes of them.
+    inherited: Option<BTreeMap<Prefix, IpAddr>>,
     samples: u64,
     last_sample: Option<Timestamp>,
     table: TableFill,
@@ -105,6 +109,8 @@ impl Controller {
             meters: vec![Meter::default(); uplinks],
             projected: vec![BitRate::ZERO; uplinks],
             off,
+            stopping: false,
+            inherited: Some(inherited(adopted)),
             samples: 0,
             last_sample: None,
             table: TableFill::default(),
@@ -162,6 +168,7 @@ impl Controller {
             Input::Installed(installed) => self.kernel_answered(installed),
             Input::Told(told) => self.peer_answered(told),
             Input::Order(order) => self.order(now, order),
+            Input::Tick => {}
         }
         self.refresh_holds(now);
         Outcome {
@@ -172,9 +179,21 @@ impl Controller {
         }
     }
 
+    /// True while ETM acts on its decisions.
+    pub fn enforcing(&self) -> bool {
+        self.policy.mode == Mode::Enforce && !self.off && !self.stopping
+    }
+
     /// True while the kernel should honour overrides: the runtime renews the lease as long as it holds.
+    ///
+    /// Not before the first decision: what an earlier run left lives on its lease, not on ours.
     pub fn wants_lease(&self) -> bool {
-        self.policy.mode == Mode::Enforce && !self.off
+        self.enforcing() && self.inherited.is_none()
+    }
+
+    /// True while the operator's switch is off.
+    pub fn is_off(&self) -> bool {
+        self.off
     }
 
     /// The current decision.
@@ -306,19 +325,24 @@ impl Controller {
     }
 
     fn order(&mut self, now: Timestamp, order: Order) {
+        let (kind, why) = match order {
+            Order::Off if !self.off => (EventKind::SwitchedOff, Some(EndReason::SwitchedOff)),
+            Order::On if self.off => (EventKind::SwitchedOn, None),
+            Order::Stop if !self.stopping => (EventKind::Stopping, Some(EndReason::Stopping)),
+            Order::Off | Order::On | Order::Stop => return,
+        };
+        self.audit.push(now, kind);
         match order {
-            Order::Off if !self.off => {
-                self.off = true;
-                self.audit.push(now, EventKind::SwitchedOff);
-                for entry in self.overrides.end_all() {
-                    self.ended(now, &entry, EndReason::SwitchedOff);
-                }
+            Order::Off => self.off = true,
+            Order::On => self.off = false,
+            Order::Stop => self.stopping = true,
+        }
+        if let Some(why) = why {
+            for entry in self.overrides.end_all() {
+                self.ended(now, &entry, why);
             }
-            Order::On if self.off => {
-                self.off = false;
-                self.audit.push(now, EventKind::SwitchedOn);
-            }
-            Order::Off | Order::On => {}
+            // What an earlier run left must go too, though no decision of this run made it.
+            self.inherited = None;
         }
     }
 
@@ -439,12 +463,17 @@ impl Controller {
 
     /// Makes the decision that follows from the state; none where it is the one before.
     fn publish(&mut self, now: Timestamp) -> Option<Arc<Decision>> {
+        if self.inherited.is_some() {
+            return None;
+        }
         let mut next = Decision { generation: self.decision.generation, at: now, ..Decision::default() };
-        if self.wants_lease() && !self.overrides.is_empty() {
+        if self.enforcing() && !self.overrides.is_empty() {
             next.kernel = self.overrides.kernel(&self.rib, &self.fib, &self.topology);
             next.announce = self.overrides.announcements(&self.rib, &self.topology);
         }
-        if next.kernel == self.decision.kernel && next.announce == self.decision.announce {
+        // The first decision is always told: it decides about what an earlier run left.
+        let first = next.generation == Generation(0);
+        if !first && next.kernel == self.decision.kernel && next.announce == self.decision.announce {
             return None;
         }
         next.generation = Generation(self.decision.generation.0 + 1);
@@ -452,7 +481,7 @@ impl Controller {
         let (generation, overrides) = (self.decision.generation, self.overrides.len());
         let moved_bps = self.overrides.moved();
         self.audit
-            .push(now, EventKind::Decided { generation, overrides, moved_bps, enforced: self.wants_lease() });
+            .push(now, EventKind::Decided { generation, overrides, moved_bps, enforced: self.enforcing() });
         Some(self.decision())
     }
 
@@ -474,6 +503,15 @@ impl Controller {
     fn exit_name(&self, exit: crate::types::ExitId) -> String {
         self.policy.exits.get(exit.index()).map_or_else(String::new, |exit| exit.name.clone())
     }
+}
+
+/// Overrides of an earlier run, by next hop. Its throws are computed anew.
+fn inherited(adopted: &Adopted) -> BTreeMap<Prefix, IpAddr> {
+    let via = |action: &KernelAction| match action {
+        KernelAction::Via { gateway, .. } => Some(*gateway),
+        KernelAction::Throw => None,
+    };
+    adopted.routes.iter().filter_map(|(prefix, action)| Some((*prefix, via(action)?))).collect()
 }
 
 fn uplink_id(index: usize) -> UplinkId {

@@ -8,7 +8,9 @@ use super::super::input::{Sample, UplinkSample};
 use super::super::overrides::{Placed, Placing};
 use super::super::projection::{Projection, Sources, mismatch, project};
 use super::{Controller, uplink_id};
-use crate::types::{BitRate, Count, ExitId, SlotId, Timestamp, UplinkId};
+use crate::types::{BitRate, Count, ExitId, Prefix, SlotId, Timestamp, UplinkId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 /// Rows of the live statistics map.
 const LIVE_ROWS: usize = 256;
@@ -115,8 +117,11 @@ impl Controller {
 
     /// Places every item anew, unless something says stand still.
     fn decide(&mut self, now: Timestamp) {
-        if self.off || !self.holds.is_empty() {
+        if self.off || self.stopping || !self.holds.is_empty() {
             return;
+        }
+        if let Some(routes) = self.inherited.take() {
+            self.inherit(now, routes);
         }
         for _ in 0..RETRIES {
             let projection = project(now, &self.offered(), &self.sources());
@@ -131,6 +136,25 @@ impl Controller {
             }
             self.apply(now, &projection, &placement);
             return;
+        }
+    }
+
+    /// Takes over what an earlier run left in the kernel, as far as it may stand; the placement judges it like the rest.
+    fn inherit(&mut self, now: Timestamp, routes: BTreeMap<Prefix, IpAddr>) {
+        for (prefix, gateway) in routes {
+            let Some(to) = self.topology.exit_of(gateway) else { continue };
+            let Ok(from) = self.fib.home(prefix, &self.policy, &self.topology) else { continue };
+            let uplink = self.topology.uplink_of(from).unwrap_or_default();
+            let limit =
+                self.policy.uplinks.get(uplink.index()).map_or(BitRate::ZERO, |uplink| uplink.limit_rate());
+            let projected = self.projected.get(uplink.index()).copied().unwrap_or_default();
+            let reason = OverrideReason::RelieveOverload { uplink, projected, limit };
+            let rate = self.slots.get(prefix).map_or(BitRate::ZERO, |slot| self.rates.demand(slot));
+            self.overrides.place(now, &self.policy, Placing { prefix, from, to, rate, reason });
+        }
+        self.settle(now);
+        if !self.overrides.is_empty() {
+            self.audit.push(now, EventKind::Adopted { overrides: self.overrides.len() });
         }
     }
 
@@ -177,7 +201,7 @@ impl Controller {
 
     fn record(&mut self, now: Timestamp, placing: Placing, placed: Placed) {
         let (prefix, rate_bps) = (placing.prefix, placing.rate);
-        let (to, enforced) = (self.exit_name(placing.to), self.wants_lease());
+        let (to, enforced) = (self.exit_name(placing.to), self.enforcing());
         let kind = match placed {
             Placed::Kept => return,
             Placed::Added => {
@@ -222,7 +246,7 @@ impl Controller {
             .collect();
         rows.sort_by_key(|row| (std::cmp::Reverse(row.rate), row.prefix, row.uplink));
         // One row per prefix: the map is keyed by it, and the busiest uplink is the one to show.
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         rows.retain(|row| seen.insert(row.prefix));
         rows.truncate(LIVE_ROWS);
         rows

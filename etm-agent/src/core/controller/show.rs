@@ -142,7 +142,7 @@ impl Controller {
             reason: self.reason_text(&entry.reason),
             since_ns: entry.since,
             hold_until_ns: entry.hold_until,
-            enforced: self.wants_lease(),
+            enforced: self.enforcing(),
             refused: self.refused.get(&entry.prefix).cloned(),
             throws: self.overrides.more_specifics(entry.prefix, &self.rib, &self.fib).len(),
         };

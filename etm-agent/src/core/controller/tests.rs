@@ -49,6 +49,13 @@ impl World {
     /// Links up, session complete, these prefixes through both exits with the first preferred.
     fn ready(policy: Policy, prefixes: &[&str]) -> World {
         let mut world = World::new(policy);
+        world.learn(prefixes);
+        world.second(&[]);
+        world
+    }
+
+    fn learn(&mut self, prefixes: &[&str]) {
+        let world = self;
         for uplink in 0..2 {
             world.link(uplink, true);
         }
@@ -62,8 +69,6 @@ impl World {
             world.session(SessionChange::EndOfRib(family));
         }
         world.give(Input::Fib(FibEvent::Synced));
-        world.second(&[]);
-        world
     }
 
     fn give(&mut self, input: Input) -> Outcome {
@@ -222,7 +227,8 @@ fn observe_plans_the_same_and_touches_nothing() {
     assert_eq!(world.planned(), ["198.18.2.0/24"]);
     world.second(&STEP);
     assert_eq!(world.planned(), ["198.18.2.0/24"]);
-    assert_eq!((world.decision.generation, world.controller.wants_lease()), (Generation(0), false));
+    assert!(world.decision.kernel.is_empty() && world.decision.announce.is_empty());
+    assert!(!world.controller.wants_lease());
     assert_eq!(world.controller.state(), State::Observing);
 }
 
@@ -456,6 +462,47 @@ fn excluded_prefixes_stay_where_they_are() {
     let mut world = World::ready(policy, &FOUR);
     world.second(&STEP);
     assert_eq!(world.overridden(), ["198.18.1.0/24"]);
+}
+
+#[test]
+fn overrides_of_an_earlier_run_are_kept_if_they_may_stand_and_decided_about_at_once() {
+    let via = |uplink: u16| KernelAction::Via {
+        gateway: gateway(uplink, p("198.18.1.0/24")),
+        ifindex: IfIndex(10 + u32::from(uplink)),
+    };
+    let routes = BTreeMap::from([
+        (p("198.18.1.0/24"), via(1)),
+        (p("203.0.113.0/24"), via(1)),
+        (p("198.18.1.128/25"), KernelAction::Throw),
+    ]);
+    let adopted = Adopted { routes, ..Adopted::default() };
+    let mut world = World::new(two_exits());
+    world.controller = Controller::new(two_exits(), 1_000, &adopted, false);
+    assert!(!world.controller.wants_lease(), "the earlier run's lease is all it has");
+    world.learn(&FOUR);
+    world.second(&[]);
+    assert_eq!(world.decision.generation, Generation(0), "nothing is decided on one sample");
+    // Going by 198.18.1.0/24 alone the 18 that are away relieve it as well as any other choice.
+    world.second_via(&STEP, |_, prefix| u16::from(prefix == p("198.18.1.0/24")));
+    assert_eq!(world.overridden(), ["198.18.1.0/24"]);
+    assert!(world.controller.wants_lease());
+}
+
+#[test]
+fn nothing_left_of_an_earlier_run_still_makes_a_first_decision() {
+    let mut world = World::ready(two_exits(), &FOUR);
+    world.second(&CALM);
+    assert_eq!((world.decision.generation, world.decision.kernel.len()), (Generation(1), 0));
+}
+
+#[test]
+fn stopping_ends_everything_without_the_switch() {
+    let mut world = World::ready(two_exits(), &FOUR);
+    world.second(&STEP);
+    world.give(Input::Order(Order::Stop));
+    assert!(world.overridden().is_empty() && !world.controller.wants_lease() && !world.controller.is_off());
+    world.second(&STEP);
+    assert!(world.planned().is_empty());
 }
 
 #[test]
