@@ -6,7 +6,10 @@ mod apt;
 mod build_ebpf;
 mod lab;
 mod process;
+mod ratchet;
 mod setup;
+mod test;
+mod tidy;
 mod toolchain;
 mod workspace;
 
@@ -20,6 +23,8 @@ use clap::Parser;
 enum Command {
     Setup(setup::Args),
     BuildEbpf(build_ebpf::Args),
+    Test(test::Args),
+    Tidy(tidy::Args),
     Lab(lab::LabArgs),
     Demo(lab::DemoArgs),
     Bench(lab::BenchArgs),
@@ -29,6 +34,8 @@ fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Setup(args) => setup::command(&args),
         Command::BuildEbpf(args) => build_ebpf::command(&args),
+        Command::Test(args) => test::command(&args),
+        Command::Tidy(args) => tidy::command(&args),
         Command::Lab(args) => lab::lab(&args),
         Command::Demo(args) => lab::demo(&args),
         Command::Bench(args) => lab::bench(&args),
