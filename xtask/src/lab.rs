@@ -65,7 +65,9 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<ExitCode> {
 fn become_etm_lab(command: &str, args: &[OsString]) -> Result<ExitCode> {
     if !workspace::is_root() {
         return Err(Error::Missing {
-            what: format!("`{command}` makes network namespaces and loads eBPF programs, which takes root"),
+            what: format!(
+                "`{command}` makes network namespaces and loads eBPF programs, which takes root; as root"
+            ),
             commands: vec![format!("cargo xtask {command}")],
         });
     }

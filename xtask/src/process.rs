@@ -26,7 +26,7 @@ pub(crate) enum Error {
     #[error("{}: {what}", path.display())]
     Content { path: PathBuf, what: String },
     /// Something is missing and setup may not or cannot install it.
-    #[error("{what}\nrun as root:\n  {}", commands.join("\n  "))]
+    #[error("{what}; run:\n  {}", commands.join("\n  "))]
     Missing { what: String, commands: Vec<String> },
 }
 

@@ -201,11 +201,11 @@ fn packages_for(mode: Mode, why: &str, packages: &[String]) -> Result<()> {
         return apt::install(packages);
     }
     let how = match (apt::is_available(), mode) {
-        (false, _) => " (no apt here: install what corresponds to these Debian packages)",
-        (true, Mode::Install) => " (not root)",
-        (true, Mode::Check) => "",
+        (false, _) => "there is no apt here: install what corresponds to these Debian packages",
+        (true, Mode::Install) => "installing takes root; as root",
+        (true, Mode::Check) => "as root",
     };
-    Err(Error::Missing { what: format!("{why}{how}"), commands: vec![apt::typed(packages)] })
+    Err(Error::Missing { what: format!("{why}; {how}"), commands: vec![apt::typed(packages)] })
 }
 
 fn cargo_components(mode: Mode) -> Result<()> {
@@ -244,7 +244,7 @@ fn bpffs(mode: Mode) -> Result<()> {
     let mut mount = Command::new("mount");
     mount.args(["-t", "bpf", "bpf", BPFFS]);
     if mode == Mode::Check || !workspace::is_root() {
-        let what = format!("no bpffs on {BPFFS}, where maps are pinned");
+        let what = format!("no bpffs on {BPFFS}, where maps are pinned; as root");
         return Err(Error::Missing { what, commands: vec![process::shown(&mount)] });
     }
     eprintln!("setup: no bpffs on {BPFFS}, where maps are pinned: mounting one (until the next boot)");

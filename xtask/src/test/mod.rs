@@ -66,6 +66,9 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
             None => run_test(&mut report, test, filter, LAB_LIMIT)?,
         }
     }
+    if filter.is_some() && !report.has_tests() {
+        report.failed("filter", "no test has that in its name");
+    }
     if filter.is_none() && (skip.is_none() || std::env::var_os("CI").is_some()) {
         let skips = report.skips();
         report.check("ratchet: no more skips than allowed", move || ratchet::check_skips(skips));
@@ -141,7 +144,10 @@ fn built_tests(report: &mut Report) -> Result<Vec<TestProgram>> {
     let mut build = workspace::cargo("build");
     build.args(["--workspace", "--bins", "--tests", "--message-format=json-render-diagnostics"]);
     let messages = report.build("build: binaries and tests", Job::new("build", build, CARGO_LIMIT))?;
-    Ok(messages.lines().filter_map(test_program).collect())
+    let mut tests: Vec<TestProgram> = messages.lines().filter_map(test_program).collect();
+    // Cargo tells of them in the order they were finished.
+    tests.sort_by(|a, b| a.title.cmp(&b.title));
+    Ok(tests)
 }
 
 /// The test program that one line of cargo's JSON tells of.

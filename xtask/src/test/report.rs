@@ -31,6 +31,8 @@ pub(crate) struct Report {
     logs: PathBuf,
     started: Instant,
     stages: Vec<Stage>,
+    /// Tests that passed, failed or were skipped, stages that are one check left out.
+    tests: u64,
 }
 
 impl Report {
@@ -41,7 +43,7 @@ impl Report {
             path: logs.into(),
             source,
         })?;
-        Ok(Self { logs: logs.into(), started: Instant::now(), stages: Vec::new() })
+        Ok(Self { logs: logs.into(), started: Instant::now(), stages: Vec::new(), tests: 0 })
     }
 
     /// A stage done by ourselves.
@@ -76,7 +78,7 @@ impl Report {
         let started = begin(title);
         let name = job.log.clone();
         let ended = job.run(&self.logs, output)?;
-        let failure = (!ended.status.success()).then(|| (ended.log.clone(), self.why(&ended, &name)));
+        let failure = (!ended.status.success()).then(|| (complaints(&ended.log), self.why(&ended, &name)));
         self.end_check(title, started, failure);
         Ok(ended.output)
     }
@@ -102,6 +104,7 @@ impl Report {
             notes.push(format!("skipped: {}: {}", skip.test, skip.reason));
         }
         let skipped = u64::try_from(outcome.skips.len()).unwrap_or(u64::MAX);
+        self.tests += outcome.passed + outcome.failed + skipped;
         self.end(Stage {
             title: title.to_owned(),
             seconds: started.elapsed().as_secs_f64(),
@@ -123,6 +126,7 @@ impl Report {
     pub(crate) fn skipped(&mut self, title: &str, reason: &str) {
         begin(title);
         println!("    SKIP {title}: {reason}");
+        self.tests += 1;
         let notes = vec![format!("skipped: {reason}")];
         self.end(Stage { title: title.to_owned(), seconds: 0.0, passed: 0, failed: 0, skipped: 1, notes });
     }
@@ -130,6 +134,11 @@ impl Report {
     /// How many were skipped so far.
     pub(crate) fn skips(&self) -> u64 {
         self.stages.iter().map(|stage| stage.skipped).sum()
+    }
+
+    /// Whether any test ran or was skipped so far.
+    pub(crate) fn has_tests(&self) -> bool {
+        self.tests > 0
     }
 
     /// The table and the closing line.
@@ -182,6 +191,14 @@ impl Report {
 fn begin(title: &str) -> Instant {
     println!("== {title}");
     Instant::now()
+}
+
+/// What cargo printed but for its progress.
+fn complaints(log: &str) -> String {
+    const PROGRESS: &[&str] =
+        &["Compiling ", "Checking ", "Documenting ", "Downloaded ", "Downloading ", "Blocking "];
+    let lines = log.lines().filter(|line| !PROGRESS.iter().any(|word| line.trim_start().starts_with(word)));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn tail(text: &str) {
@@ -237,6 +254,11 @@ mod tests {
         report.tests("t", shell(script)).unwrap();
         assert_eq!((counts(&report), report.skips()), ((1, 0, 1), 1));
         std::fs::remove_dir_all(&report.logs).unwrap();
+    }
+
+    #[test]
+    fn of_a_failed_build_the_complaints_are_shown() {
+        assert_eq!(complaints("   Compiling a v1\nerror: no\n  --> a.rs:1\n"), "error: no\n  --> a.rs:1");
     }
 
     #[test]
