@@ -39,7 +39,10 @@ pub(crate) fn install(packages: &[String]) -> Result<()> {
 fn apt(args: &[&str]) -> Command {
     let mut command = Command::new("apt-get");
     // Another apt may be running on a machine that was just started: wait rather than fail.
-    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-q", "-o", "DPkg::Lock::Timeout=120"]).args(args);
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["-q", "-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0"])
+        .args(args);
     command
 }
 
