@@ -27,19 +27,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
 ];
 
-/// Order within core: a file may name what is above it and, in no cycle, what is on its own line.
-const CORE_ORDER: &[&[&str]] = &[
-    &["policy"],
-    &["input", "decision"],
-    &["topology", "rate", "rib"],
-    &["preference", "fib_view", "demand"],
-    &["projection"],
-    &["allocator"],
-    &["overrides"],
-    &["guard", "audit"],
-    &["view", "explain"],
-    &["controller"],
-];
+/// Declares the files of core in reading order: each may name only those before it.
+const CORE_MOD: &str = "etm-agent/src/core/mod.rs";
 
 /// Outside crates that belong to one adapter: their types stop at its edge.
 const CRATES: &[(&str, &[&str])] = &[
@@ -66,8 +55,9 @@ type Edges = BTreeMap<String, BTreeMap<String, (String, usize)>>;
 /// All findings about arrows and cycles.
 pub(super) fn check(sources: &[Source]) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let order = core_order(sources);
     for source in sources.iter().filter(|source| source.path.starts_with(AGENT) && !source.is_test()) {
-        findings.extend(agent_arrows(source));
+        findings.extend(agent_arrows(source, &order));
     }
     for root in CRATE_ROOTS {
         findings.extend(cycles(sources, root, &format!("the modules of {root}")));
@@ -107,7 +97,7 @@ fn module_of(path: &str, root: &str) -> Vec<String> {
     names
 }
 
-fn agent_arrows(source: &Source) -> Vec<Finding> {
+fn agent_arrows(source: &Source, order: &[String]) -> Vec<Finding> {
     let module = module_of(&source.path, AGENT);
     let paths = named(&source.product);
     let Some(top) = module.first() else { return reexports(source) };
@@ -117,11 +107,11 @@ fn agent_arrows(source: &Source) -> Vec<Finding> {
         );
         return vec![Finding::new(&source.path, 1, "arrow", what)];
     };
-    let mut findings = unordered(source, &module);
+    let mut findings = unordered(source, order, &module);
     for path in &paths {
         if let Some(target) = from_root(source, AGENT, path) {
             findings.extend(forbidden(source, path.line, top, allowed, &target));
-            findings.extend(misordered(source, path.line, &module, &target));
+            findings.extend(misordered(source, path.line, order, (&module, &target)));
         } else if path.names.len() > 1
             && let Some((name, users)) = CRATES.iter().find(|(name, _)| path.names[0] == *name)
             && !users.contains(&top.as_str())
@@ -174,29 +164,42 @@ fn forbidden(
     Some(Finding::new(&source.path, line, "arrow", what))
 }
 
-fn rank(name: &str) -> Option<usize> {
-    CORE_ORDER.iter().position(|row| row.contains(&name))
+/// The files of core in the order in which its `mod.rs` declares them.
+fn core_order(sources: &[Source]) -> Vec<String> {
+    let code =
+        sources.iter().find(|source| source.path == CORE_MOD).map_or("", |source| source.product.as_str());
+    let lines = code.lines().filter_map(|line| line.trim().strip_suffix(';')?.rsplit_once("mod "));
+    lines.map(|(_, name)| name.trim().to_owned()).collect()
 }
 
-/// A file of core that has no rank.
-fn unordered(source: &Source, module: &[String]) -> Vec<Finding> {
+fn rank(order: &[String], name: &str) -> Option<usize> {
+    order.iter().position(|other| other == name)
+}
+
+/// A file of core that has no place in its order.
+fn unordered(source: &Source, order: &[String], module: &[String]) -> Vec<Finding> {
     match module {
-        [top, part, ..] if top == "core" && rank(part).is_none() => {
-            let what = format!(
-                "`{part}` has no place in CORE_ORDER of xtask/src/tidy/arrows.rs; put it on the lowest line it can stand on"
-            );
+        [top, part, ..] if top == "core" && rank(order, part).is_none() => {
+            let what = format!("`{part}` is not declared in {CORE_MOD}; put it right after what it names");
             vec![Finding::new(&source.path, 1, "core-order", what)]
         }
         _ => Vec::new(),
     }
 }
 
-fn misordered(source: &Source, line: usize, module: &[String], target: &[String]) -> Option<Finding> {
-    let ([from_top, from, ..], [to_top, to, ..]) = (module, target) else { return None };
-    if from_top != "core" || to_top != "core" || rank(to)? <= rank(from)? {
+fn misordered(
+    source: &Source,
+    line: usize,
+    order: &[String],
+    arrow: (&[String], &[String]),
+) -> Option<Finding> {
+    let ([from_top, from, ..], [to_top, to, ..]) = arrow else { return None };
+    if from_top != "core" || to_top != "core" || rank(order, to)? <= rank(order, from)? {
         return None;
     }
-    let what = format!("`core::{from}` names `core::{to}`, which stands above it; move the shared type down");
+    let what = format!(
+        "`core::{from}` names `core::{to}`, which {CORE_MOD} declares after it; move the shared type down"
+    );
     Some(Finding::new(&source.path, line, "core-order", what))
 }
 
@@ -304,15 +307,22 @@ mod tests {
         assert_eq!(rules(&[("etm-agent/src/fib/a.rs", text)]), [""; 0]);
     }
 
+    const ORDER: (&str, &str) =
+        (CORE_MOD, "pub mod policy;\n\npub mod rate;\npub mod rib;\npub mod controller;\n");
+
     #[test]
     fn core_has_an_order_and_every_file_a_place_in_it() {
-        let up = (
-            "etm-agent/src/core/rate.rs",
-            "use super::controller::Controller;\nuse crate::core::policy::Policy;",
-        );
-        assert_eq!(rules(&[up]), ["etm-agent/src/core/rate.rs:1 core-order"]);
+        let text = "use super::controller::Controller;\nuse crate::core::policy::Policy;\n";
         assert_eq!(
-            rules(&[("etm-agent/src/core/novel.rs", "")]),
+            rules(&[ORDER, ("etm-agent/src/core/rate.rs", text)]),
+            ["etm-agent/src/core/rate.rs:1 core-order"]
+        );
+        assert_eq!(
+            rules(&[ORDER, ("etm-agent/src/core/controller/mod.rs", "use crate::core::rib::R;")]),
+            [""; 0]
+        );
+        assert_eq!(
+            rules(&[ORDER, ("etm-agent/src/core/novel.rs", "")]),
             ["etm-agent/src/core/novel.rs:1 core-order"]
         );
     }
@@ -330,11 +340,10 @@ mod tests {
 
     #[test]
     fn files_of_core_that_need_each_other_are_found() {
-        let files = [
-            ("etm-agent/src/core/rate.rs", "use super::rib::R;"),
-            ("etm-agent/src/core/rib.rs", "use crate::core::rate::X;"),
-        ];
-        assert_eq!(rules(&files), ["etm-agent/src/core/rate.rs:1 cycle"]);
+        let rate = ("etm-agent/src/core/rate.rs", "use super::rib::R;");
+        let rib = ("etm-agent/src/core/rib.rs", "use crate::core::rate::X;");
+        let expected = ["etm-agent/src/core/rate.rs:1 core-order", "etm-agent/src/core/rate.rs:1 cycle"];
+        assert_eq!(rules(&[ORDER, rate, rib]), expected);
     }
 
     #[test]

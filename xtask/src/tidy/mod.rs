@@ -96,6 +96,7 @@ pub(crate) fn findings() -> Result<Vec<String>> {
     findings.extend(tokens::check(&repository.sources));
     findings.extend(links::check(&repository, |path| root.join(path).exists()));
     findings.sort();
+    findings.dedup();
     Ok(findings.iter().map(ToString::to_string).collect())
 }
 
