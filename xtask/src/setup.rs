@@ -143,29 +143,19 @@ fn install_linker(mode: Mode, compiler: &Compiler, why: &str) -> Result<Linker> 
         "--version {LINKER_VERSION} --no-default-features --features {feature} --profile dev --force --locked"
     );
     let typed = format!("LLVM_PREFIX={prefix} cargo install bpf-linker {recipe}");
-    if compiler.route == Route::Rustup {
-        // Nightly's LLVM is usually newer than any packaged one: the project's release binary carries its own.
-        let release = format!("https://github.com/aya-rs/bpf-linker/releases/tag/v{LINKER_VERSION}");
-        return Err(Error::Missing {
-            what: format!("{why}; put the binary of {release} into PATH, or with cargo-binstall"),
-            commands: vec![format!("cargo binstall bpf-linker@{LINKER_VERSION}")],
-        });
-    }
     if !LINKER_LLVM.contains(&llvm) {
-        return Err(Error::Missing {
-            what: format!(
-                "{why}, and bpf-linker {LINKER_VERSION} knows no LLVM {llvm}; take the other route"
-            ),
-            commands: vec![format!("{ROUTE_VARIABLE}=rustup cargo xtask setup")],
-        });
+        let why = format!("{why}, and version {LINKER_VERSION} knows no LLVM {llvm}");
+        return Err(other_way_to_the_linker(compiler.route, &why));
     }
     if !Path::new(&prefix).join("bin/llvm-config").exists() || !polly_is_installed(&prefix) {
         let packages = [format!("llvm-{llvm}-dev"), format!("libpolly-{llvm}-dev")];
-        packages_for(
-            mode,
-            &format!("{why}; building it needs LLVM {llvm}, the one of {}", compiler.release),
-            &packages,
-        )?;
+        let needs = format!("{why}; building it needs LLVM {llvm}, the one of {}", compiler.release);
+        match packages_for(mode, &needs, &packages) {
+            Err(_) if compiler.route == Route::Rustup => {
+                return Err(other_way_to_the_linker(compiler.route, why));
+            }
+            done => done?,
+        }
     }
     if mode == Mode::Check {
         return Err(Error::Missing { what: why.into(), commands: vec![typed] });
@@ -184,6 +174,22 @@ fn install_linker(mode: Mode, compiler: &Compiler, why: &str) -> Result<Linker> 
         what: "bpf-linker was built but does not run".into(),
         commands: vec![typed],
     })
+}
+
+/// Where LLVM cannot be had from packages: the project's release binary carries its own.
+fn other_way_to_the_linker(route: Route, why: &str) -> Error {
+    match route {
+        Route::Debian => Error::Missing {
+            what: format!("{why}; take the other route"),
+            commands: vec![format!("{ROUTE_VARIABLE}=rustup cargo xtask setup")],
+        },
+        Route::Rustup => Error::Missing {
+            what: format!(
+                "{why}; put the binary from https://github.com/aya-rs/bpf-linker/releases/tag/v{LINKER_VERSION} into PATH, or with cargo-binstall"
+            ),
+            commands: vec![format!("cargo binstall bpf-linker@{LINKER_VERSION}")],
+        },
+    }
 }
 
 fn polly_is_installed(prefix: &str) -> bool {

@@ -91,10 +91,10 @@ fn prepare(report: &mut Report) {
 
 fn formatting(report: &mut Report) -> Result<()> {
     let mut host = workspace::cargo("fmt");
-    host.args(["--all", "--check"]);
+    host.args(["--all", "--check", "--", "--color", "never"]);
     report.job("format: workspace", Job::new("fmt", host, CARGO_LIMIT))?;
     let mut ebpf = workspace::cargo("fmt");
-    ebpf.arg("--check").current_dir(ebpf_dir());
+    ebpf.args(["--check", "--", "--color", "never"]).current_dir(ebpf_dir());
     report.job("format: etm-ebpf", Job::new("fmt-ebpf", ebpf, CARGO_LIMIT))
 }
 
