@@ -46,11 +46,11 @@ pub(crate) fn read(output: &str) -> Outcome {
             if failures {
                 outcome.failures.push(section.clone());
             }
-        } else if let Some(reason) = line.strip_prefix("SKIP ") {
+        } else if let Some(reason) = skip_reason(line) {
             if !failures {
                 passed_but_skipped.insert(section.clone());
             }
-            outcome.skips.push(Skip { test: section.clone(), reason: reason.trim().to_owned() });
+            outcome.skips.push(Skip { test: section.clone(), reason: reason.to_owned() });
         }
     }
     outcome.passed =
@@ -66,6 +66,12 @@ pub(crate) fn failures_of(output: &str) -> &str {
 /// What to show of a line while a slow test program runs: one line for each test that ended.
 pub(crate) fn progress(line: &str) -> Option<String> {
     line.strip_prefix("test ").filter(|rest| rest.contains(" ... ")).map(str::to_owned)
+}
+
+/// `SKIP no root` and `SKIP: no root` alike.
+fn skip_reason(line: &str) -> Option<&str> {
+    let rest = line.strip_prefix("SKIP")?;
+    rest.strip_prefix(':').or_else(|| rest.strip_prefix(' ')).map(str::trim)
 }
 
 fn section_of(line: &str) -> Option<&str> {
@@ -93,6 +99,13 @@ mod tests {
         assert_eq!(outcome.skips[0], Skip { test: "a".into(), reason: "no bird here".into() });
         assert_eq!(outcome.failures, ["c"]);
         assert!(outcome.complete);
+    }
+
+    #[test]
+    fn a_skip_is_a_line_of_its_own() {
+        assert_eq!(skip_reason("SKIP: no root"), Some("no root"));
+        assert_eq!(skip_reason("SKIPPED frames: 3"), None);
+        assert_eq!(skip_reason("a SKIP no root"), None);
     }
 
     #[test]
