@@ -1,7 +1,7 @@
 //! Proof that the shared values have the layout that both compilers must see. Never a value or a function.
 #![cfg_attr(feature = "user", allow(unsafe_code))] // `aya::Pod` is an unsafe trait: a promise on layout.
 
-use crate::values::{Count, Lease, MarkSetting, Off, Uplink};
+use crate::values::{Count, Lease, LiveKey, LiveValue, MarkSetting, Off, Uplink};
 use core::mem::{align_of, offset_of, size_of};
 
 const _: () = {
@@ -20,11 +20,18 @@ const _: () = {
     assert!(offset_of!(MarkSetting, mark) == 0 && offset_of!(MarkSetting, mask) == 4);
 
     assert!(size_of::<Off>() == 4);
+
+    // Their BTF is written by the agent: offsets in bits there are these in bytes.
+    assert!(size_of::<LiveKey>() == 72 && align_of::<LiveKey>() == 1);
+    assert!(offset_of!(LiveKey, prefix) == 0 && offset_of!(LiveKey, uplink) == 56);
+    assert!(size_of::<LiveValue>() == 24 && align_of::<LiveValue>() == 8);
+    assert!(offset_of!(LiveValue, bytes) == 0 && offset_of!(LiveValue, packets) == 8);
+    assert!(offset_of!(LiveValue, bits_per_second) == 16);
 };
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Count, Lease, Off, Uplink};
+    use super::{Count, Lease, LiveKey, LiveValue, Off, Uplink};
 
     // SAFETY: two u64, no padding (asserted above), every bit pattern is a value.
     unsafe impl aya::Pod for Count {}
@@ -34,4 +41,8 @@ mod pod {
     unsafe impl aya::Pod for Lease {}
     // SAFETY: one u32, every bit pattern is a value.
     unsafe impl aya::Pod for Off {}
+    // SAFETY: octets only, every bit pattern is a value.
+    unsafe impl aya::Pod for LiveKey {}
+    // SAFETY: three u64, no padding (asserted above), every bit pattern is a value.
+    unsafe impl aya::Pod for LiveValue {}
 }

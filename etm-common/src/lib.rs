@@ -11,4 +11,4 @@ pub mod names;
 pub mod reasons;
 mod values;
 
-pub use values::{Count, Lease, MarkSetting, Off, UPLINK_WITHOUT_ETHERNET, Uplink};
+pub use values::{Count, Lease, LiveKey, LiveValue, MarkSetting, Off, UPLINK_WITHOUT_ETHERNET, Uplink};

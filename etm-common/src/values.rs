@@ -1,5 +1,7 @@
 //! Values of the maps. Never a type without a fixed layout: no bool, enum, Option or implicit padding.
 
+use crate::limits::{INTERFACE_TEXT, PREFIX_TEXT};
+
 /// A cumulative counter pair. Never reset while the map lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -50,4 +52,26 @@ pub struct MarkSetting {
 pub struct Off {
     /// Any other value than 0: nothing is marked, whatever the lease says.
     pub off: u32,
+}
+
+/// Key of the live statistics map: texts, closed and filled with zeros, so that any tool shows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct LiveKey {
+    /// Destination prefix.
+    pub prefix: [u8; PREFIX_TEXT],
+    /// Interface name of the uplink.
+    pub uplink: [u8; INTERFACE_TEXT],
+}
+
+/// Value of the live statistics map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct LiveValue {
+    /// Cumulative since the prefix is counted.
+    pub bytes: u64,
+    /// Cumulative since the prefix is counted.
+    pub packets: u64,
+    /// Over the last interval.
+    pub bits_per_second: u64,
 }
