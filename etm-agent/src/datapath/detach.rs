@@ -31,7 +31,7 @@ pub fn detach(pin_root: &Path) -> Result<Detached, DatapathError> {
     if dir.exists() {
         for place in links::pinned(&dir)? {
             links::detach(place, &dir)?;
-            done.links.push(place.direction.pin(place.ifindex));
+            done.links.push(place.label());
         }
         remove_dir(&dir, &mut done)?;
     }

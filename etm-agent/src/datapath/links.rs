@@ -5,7 +5,6 @@
 //! `-clsact` added, which says that the filter is ours. Never touches a program that is not ours.
 
 use super::error::DatapathError;
-use super::pins::Pins;
 use super::{clsact, sys};
 use crate::types::IfIndex;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
@@ -44,6 +43,8 @@ pub(super) enum Direction {
 }
 
 impl Direction {
+    const BOTH: [Direction; 2] = [Direction::Egress, Direction::Ingress];
+
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Direction::Egress => "egress",
@@ -57,15 +58,12 @@ impl Direction {
             Direction::Ingress => TcAttachType::Ingress,
         }
     }
-
-    /// Name of the pin of an interface's link.
-    pub(super) fn pin(self, ifindex: IfIndex) -> String {
-        format!("{ifindex}-{}", self.as_str())
-    }
 }
 
 /// Added to the name of the pin where a clsact filter stands for a link.
-pub(super) const CLSACT: &str = "-clsact";
+const CLSACT: &str = "-clsact";
+/// Added to the interface index where the qdisc was added by ETM.
+const QDISC: &str = "-qdisc";
 const PRIORITY: u16 = 1;
 const HANDLE: TcHandle = TcHandle::new(0, 0x179);
 
@@ -82,6 +80,23 @@ impl Place {
         move |source| DatapathError::Attach { doing, direction: direction.as_str(), ifindex, hook, source }
     }
 
+    /// How the place is called in pins and reports: `3-egress`.
+    pub(super) fn label(self) -> String {
+        format!("{}-{}", self.ifindex, self.direction.as_str())
+    }
+
+    fn link_pin(self, dir: &Path) -> PathBuf {
+        dir.join(self.label())
+    }
+
+    fn filter_pin(self, dir: &Path) -> PathBuf {
+        dir.join(self.label() + CLSACT)
+    }
+
+    fn qdisc_pin(self, dir: &Path) -> PathBuf {
+        dir.join(format!("{}{QDISC}", self.ifindex))
+    }
+
     pub(super) fn name(self) -> Result<String, DatapathError> {
         sys::interface_name(self.ifindex)
             .map_err(|source| DatapathError::Interface { ifindex: self.ifindex, source })
@@ -93,17 +108,17 @@ pub(super) fn attach(
     program: &mut SchedClassifier,
     place: Place,
     hook: Hook,
-    pins: &mut Pins,
+    dir: &Path,
 ) -> Result<Attached, DatapathError> {
     let name = place.name()?;
     if hook != Hook::Clsact {
-        match attach_tcx(program, place, &name, pins) {
+        match attach_tcx(program, place, &name, dir) {
             Ok(()) => return Ok(Attached::Tcx),
             Err(error) if hook == Hook::Auto && has_no_tcx(&error) => {}
             Err(error) => return Err(error),
         }
     }
-    attach_clsact(program, place, &name, pins)?;
+    attach_clsact(program, place, &name, dir)?;
     Ok(Attached::Clsact)
 }
 
@@ -117,9 +132,9 @@ fn attach_tcx(
     program: &mut SchedClassifier,
     place: Place,
     name: &str,
-    pins: &mut Pins,
+    dir: &Path,
 ) -> Result<(), DatapathError> {
-    let pin = pins.link(&place.direction.pin(place.ifindex));
+    let pin = place.link_pin(dir);
     if replace(program, place, &pin)? {
         return Ok(());
     }
@@ -129,7 +144,6 @@ fn attach_tcx(
     let link = program.take_link(id).map_err(place.failed("attach to", "tcx"))?;
     let link = FdLink::try_from(link).map_err(|_| DatapathError::Missing { name: "tcx link" })?;
     link.pin(&pin).map_err(|error| pin_failed(&pin, error))?;
-    pins.note(pin);
     Ok(())
 }
 
@@ -168,58 +182,78 @@ fn attach_clsact(
     program: &mut SchedClassifier,
     place: Place,
     name: &str,
-    pins: &mut Pins,
+    dir: &Path,
 ) -> Result<(), DatapathError> {
     let failed = place.failed("attach to", "clsact");
-    let pin = pins.link(&format!("{}{CLSACT}", place.direction.pin(place.ifindex)));
-    let ours = pin.exists();
-    clsact::ensure_qdisc(name).map_err(|error| failed(error.into()))?;
-    let options = || TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: HANDLE, classid: None });
-    let replaced = if ours {
-        let link = SchedClassifierLink::attached(name, place.direction.tc(), PRIORITY, HANDLE, None)
-            .map_err(|error| failed(TcError::from(error).into()))?;
-        match program.attach_to_link(link) {
-            Ok(id) => Some(id),
-            // The interface was made anew since, and the filter went with the old one.
-            Err(error) if errno(&error) == Some(libc::ENOENT) => None,
-            Err(error) => return Err(failed(error)),
-        }
-    } else {
-        None
-    };
-    let id = match replaced {
-        Some(id) => id,
-        None => program.attach_with_options(name, place.direction.tc(), options()).map_err(&failed)?,
-    };
-    let link = program.take_link(id).map_err(&failed)?;
-    // Dropping it would detach; the filter is found again by its handle, and by the pin made here.
-    std::mem::forget(link);
-    if ours {
-        remove_pin(&pin)?;
+    let pin = place.filter_pin(dir);
+    let added = clsact::add_qdisc(name).map_err(|error| failed(error.into()))?;
+    if added {
+        // Remembers that the qdisc is ours to remove; an older pin tells of a qdisc that is gone.
+        pin_anew(program, &place.qdisc_pin(dir))?;
     }
-    program.pin(&pin).map_err(|error| pin_failed(&pin, error))?;
-    pins.note(pin);
+    let replaced = pin.exists() && replace_filter(program, place, name).map_err(&failed)?;
+    let link = if replaced {
+        None
+    } else {
+        let filter = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+        let id = program
+            .attach_with_options(name, place.direction.tc(), TcAttachOptions::Netlink(filter))
+            .map_err(&failed)?;
+        Some(program.take_link(id).map_err(&failed)?)
+    };
+    pin_anew(program, &pin)?;
+    // Dropping the link would detach; the pin says from here on that the filter is there, and ours.
+    std::mem::forget(link);
     Ok(())
 }
 
-/// Takes ETM's program off an interface, by whichever hook it is there. True if there was one.
-pub(super) fn detach(place: Place, dir: &Path) -> Result<bool, DatapathError> {
-    let link = dir.join(place.direction.pin(place.ifindex));
-    let filter = dir.join(format!("{}{CLSACT}", place.direction.pin(place.ifindex)));
-    let mut found = false;
+/// Puts `program` in the place of the one in our filter. False where the interface was made anew since, and the filter
+/// went with the old one.
+fn replace_filter(program: &mut SchedClassifier, place: Place, name: &str) -> Result<bool, ProgramError> {
+    let link = SchedClassifierLink::attached(name, place.direction.tc(), PRIORITY, HANDLE, None)
+        .map_err(TcError::from)?;
+    match program.attach_to_link(link) {
+        Ok(id) => {
+            std::mem::forget(program.take_link(id)?);
+            Ok(true)
+        }
+        Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn pin_anew(program: &mut SchedClassifier, pin: &Path) -> Result<(), DatapathError> {
+    remove_pin(pin)?;
+    program.pin(pin).map_err(|error| pin_failed(pin, error))
+}
+
+/// Whether an earlier run, or this one, attached there.
+pub(super) fn exists(place: Place, dir: &Path) -> bool {
+    place.link_pin(dir).exists() || place.filter_pin(dir).exists()
+}
+
+/// Takes ETM's program off an interface, by whichever hook it is there.
+pub(super) fn detach(place: Place, dir: &Path) -> Result<(), DatapathError> {
+    remove_pin(&place.link_pin(dir))?;
+    let filter = place.filter_pin(dir);
+    let qdisc = place.qdisc_pin(dir);
+    // Without the interface there is neither filter nor qdisc.
+    let name = place.name().ok();
     if filter.exists() {
-        // Without the interface there is no filter either.
-        if let Ok(name) = place.name() {
-            clsact::remove_filter(place, &name).map_err(place.failed("detach from", "clsact"))?;
+        if let Some(name) = &name {
+            clsact::remove_filter(place, name).map_err(place.failed("detach from", "clsact"))?;
         }
         remove_pin(&filter)?;
-        found = true;
     }
-    if link.exists() {
-        remove_pin(&link)?;
-        found = true;
+    let last = Direction::BOTH.iter().all(|&direction| !Place { direction, ..place }.filter_pin(dir).exists());
+    if qdisc.exists() && last {
+        if name.is_some() {
+            clsact::remove_empty_qdisc(place.ifindex)
+                .map_err(|source| DatapathError::Kernel { doing: "remove the clsact qdisc", source })?;
+        }
+        remove_pin(&qdisc)?;
     }
-    Ok(found)
+    Ok(())
 }
 
 /// The places that have a pin under `dir`.
@@ -230,9 +264,8 @@ pub(super) fn pinned(dir: &Path) -> Result<Vec<Place>, DatapathError> {
         let name = entry.map_err(failed)?.file_name();
         let name = name.to_string_lossy();
         let name = name.strip_suffix(CLSACT).unwrap_or(&name);
-        let direction = |word: &str| {
-            [Direction::Egress, Direction::Ingress].into_iter().find(|side| side.as_str() == word)
-        };
+        let direction =
+            |word: &str| Direction::BOTH.into_iter().find(|direction| direction.as_str() == word);
         if let Some((ifindex, word)) = name.split_once('-')
             && let (Ok(ifindex), Some(direction)) = (ifindex.parse(), direction(word))
         {

@@ -41,7 +41,7 @@ use etm_common::{UPLINK_WITHOUT_ETHERNET, Uplink, limits, names};
 use links::{Direction, Place};
 use pins::Pins;
 use rows::Rows;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The eBPF object that was built with this binary; empty if there was none.
@@ -117,6 +117,9 @@ pub struct Datapath {
     uplinks: HashMap<MapData, u32, Uplink>,
     rows: u16,
     hook: Hook,
+    /// What this start attached where nothing was, until it is kept.
+    made: Vec<Place>,
+    kept: bool,
     pins: Pins,
 }
 
@@ -189,7 +192,7 @@ impl Datapath {
 
     /// Takes ETM off all interfaces but these: what an earlier run with another configuration left.
     pub fn retain(&mut self, uplinks: &[IfIndex], inside: &[IfIndex]) -> Result<(), DatapathError> {
-        for place in links::pinned(&self.pins.link(""))? {
+        for place in links::pinned(&self.pins.links())? {
             let wanted = match place.direction {
                 Direction::Egress => uplinks,
                 Direction::Ingress => inside,
@@ -203,15 +206,25 @@ impl Datapath {
 
     /// The start succeeded: from now on links, maps and counters outlive the process.
     pub fn keep(&mut self) {
+        self.kept = true;
+        self.made.clear();
         self.pins.keep();
     }
 
     fn attach(&mut self, program: &'static str, place: Place) -> Result<Attached, DatapathError> {
-        links::attach(classifier(&mut self.object, program)?, place, self.hook, &mut self.pins)
+        let dir = self.pins.links();
+        let fresh = !links::exists(place, &dir);
+        let result = links::attach(classifier(&mut self.object, program)?, place, self.hook, &dir);
+        match &result {
+            Ok(_) if fresh && !self.kept => self.made.push(place),
+            Err(_) if fresh => undo(place, &dir),
+            Ok(_) | Err(_) => {}
+        }
+        result
     }
 
     fn take_off(&mut self, place: Place) -> Result<(), DatapathError> {
-        links::detach(place, &self.pins.link(""))?;
+        links::detach(place, &self.pins.links())?;
         if place.direction == Direction::Egress {
             match self.uplinks.remove(&place.ifindex.get()) {
                 Ok(()) => {}
@@ -220,6 +233,20 @@ impl Datapath {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Datapath {
+    fn drop(&mut self) {
+        let dir = self.pins.links();
+        self.made.drain(..).rev().for_each(|place| undo(place, &dir));
+    }
+}
+
+/// Runs when something failed already, so it goes on where it cannot.
+fn undo(place: Place, dir: &Path) {
+    if let Err(error) = links::detach(place, dir) {
+        tracing::warn!(place = place.label(), %error, "cannot take back what the failed start attached");
     }
 }
 
@@ -301,6 +328,8 @@ fn handles(
             object,
             rows: config.uplink_rows,
             hook: config.hook,
+            made: Vec::new(),
+            kept: false,
             pins,
         },
     })

@@ -42,9 +42,9 @@ impl Pins {
         &self.root
     }
 
-    /// Where the link of an interface is pinned.
-    pub(super) fn link(&self, name: &str) -> PathBuf {
-        self.root.join(names::LINKS).join(name)
+    /// The directory of links.
+    pub(super) fn links(&self) -> PathBuf {
+        self.root.join(names::LINKS)
     }
 
     /// Notes that this start made `pin`.

@@ -60,6 +60,8 @@ impl PrefixTable {
             entries.extend(prefix(key.data().into(), key.prefix_len()).map(|prefix| (prefix, SlotId(slot))));
         }
         entries.iter().for_each(|&(_, slot)| _ = self.grid.open_slot(slot));
+        // The trie's own order is by length first.
+        entries.sort_unstable();
         self.entries = u64::try_from(entries.len()).unwrap_or(u64::MAX);
         Ok(entries)
     }
