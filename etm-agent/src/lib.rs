@@ -7,4 +7,6 @@
 pub mod config;
 pub mod control;
 pub mod core;
+pub mod peering;
+pub mod proto;
 pub mod types;
