@@ -26,8 +26,15 @@ const OUTBOX_FULL: usize = 256 * 1024;
 const ACKNOWLEDGE_POLL: Duration = Duration::from_millis(2);
 /// Longest wait for a peer to take our last words.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Pause between Established and our End-of-RIB on learn sessions. BIRD 2.0.12 can leave its first UPDATEs lying
+/// until something wakes it, at worst its own keepalive timer; a message that arrives a little later does.
+const NUDGE: Duration = Duration::from_millis(50);
+/// For the same reason keepalives go out at the rate RFC 4271 section 4.4 allows until the peer's table is
+/// complete, or for this long where the peer never says so.
+const IMPATIENT: Duration = Duration::from_secs(30);
+const IMPATIENT_KEEPALIVE: Duration = Duration::from_secs(1);
 /// What the peer's operator reads when ETM stops (RFC 9003).
-const STOP_TEXT: &str = "ETM stops; all its routes were withdrawn";
+const STOP_TEXT: &str = "ETM is stopping";
 
 /// What a session is for.
 #[derive(Debug)]
@@ -75,6 +82,9 @@ pub(super) async fn converse(
         keepalive: None,
         stuck: None,
         up: None,
+        nudge: None,
+        families: Vec::new(),
+        awaited: 0,
         state: "",
         end: None,
     };
@@ -106,6 +116,7 @@ enum Wake {
     Delivered,
     Decided,
     Acknowledge,
+    Nudge,
 }
 
 struct Connection<'a> {
@@ -127,6 +138,11 @@ struct Connection<'a> {
     /// When unwritten bytes mean that the peer hangs (RFC 9687).
     stuck: Option<Instant>,
     up: Option<Instant>,
+    /// When our End-of-RIB is due, and for which families.
+    nudge: Option<Instant>,
+    families: Vec<Family>,
+    /// End-of-RIBs the peer has not sent yet.
+    awaited: usize,
     /// As last shown.
     state: &'static str,
     end: Option<SessionFault>,
@@ -145,6 +161,7 @@ impl Connection<'_> {
             () = at(self.keepalive) => Wake::KeepaliveDue,
             _ = self.stream.writable(), if !self.outbox.is_empty() => Wake::Writable,
             () = at(self.stuck) => Wake::SendHoldExpired,
+            () = at(self.nudge) => Wake::Nudge,
             permit = self.ports.inputs.reserve(), if !listening => match permit {
                 Ok(permit) => {
                     if let Some(input) = self.pending.pop_front() {
@@ -172,6 +189,7 @@ impl Connection<'_> {
                 self.end = Some(SessionFault::SendHoldExpired { waited: self.config.send_hold() });
             }
             Wake::Readable => self.read(),
+            Wake::Nudge => self.nudge(),
             Wake::Decided => {
                 if let Role::Inject(inject) = &mut *self.role {
                     let lesson = inject.converge();
@@ -194,7 +212,7 @@ impl Connection<'_> {
             match step {
                 Step::Send(bytes) => self.queue(&bytes),
                 Step::Hold(after) => self.hold = after.map(|after| Instant::now() + after),
-                Step::Keepalive(after) => self.keepalive = after.map(|after| Instant::now() + after),
+                Step::Keepalive(after) => self.keepalive = after.map(|after| self.next_keepalive(after)),
                 Step::Up(session) => self.established(&session),
                 Step::Refresh(family) => match &mut *self.role {
                     Role::Learn(_) => self.queue(&end_of_rib(family)),
@@ -214,6 +232,21 @@ impl Connection<'_> {
         }
     }
 
+    fn next_keepalive(&self, after: Duration) -> Instant {
+        let waiting = self.awaited > 0 && self.up.is_some_and(|up| up.elapsed() < IMPATIENT);
+        Instant::now() + if waiting { after.min(IMPATIENT_KEEPALIVE) } else { after }
+    }
+
+    /// The whole of what a learn session ever announces: that it announces nothing.
+    fn nudge(&mut self) {
+        self.nudge = None;
+        for family in Family::ALL {
+            if self.families.contains(&family) {
+                self.queue(&end_of_rib(family));
+            }
+        }
+    }
+
     fn established(&mut self, session: &Negotiated) {
         self.up = Some(Instant::now());
         self.frames.set_limit(session.message_limit);
@@ -227,10 +260,11 @@ impl Connection<'_> {
         match &mut *self.role {
             Role::Learn(learn) => {
                 learn.up(session);
-                // The whole of what a learn session ever announces: that it announces nothing.
-                for family in &session.families {
-                    self.queue(&end_of_rib(*family));
-                }
+                self.families.clone_from(&session.families);
+                self.awaited = session.families.len();
+                let now = Instant::now();
+                self.nudge = Some(now + NUDGE);
+                self.keepalive = self.keepalive.map(|due| due.min(now + IMPATIENT_KEEPALIVE));
             }
             Role::Inject(inject) => {
                 let lesson = inject.up(session);
@@ -308,6 +342,7 @@ impl Connection<'_> {
             Ok(learnt) => {
                 tally.announced += learnt.announced;
                 tally.withdrawn += learnt.withdrawn;
+                self.awaited = self.awaited.saturating_sub(usize::from(learnt.end_of_rib.is_some()));
                 tally.end_of_rib.extend(learnt.end_of_rib);
                 for (notice, first) in learnt.notices {
                     if first {
@@ -373,7 +408,8 @@ impl Connection<'_> {
         let Ok(open) = socket::unacknowledged(&self.stream) else { return };
         let at = (self.ports.clock)();
         while let Some(mark) = inject.acknowledged(self.written.saturating_sub(open)) {
-            let told = Told { peer: self.config.peer, generation: mark.generation, at, changed: mark.changed };
+            let told =
+                Told { peer: self.config.peer, generation: mark.generation, at, changed: mark.changed };
             self.pending.push_back(Input::Told(told));
             self.ports.status.send_modify(|status| status.told = Some(mark.generation));
         }

@@ -56,7 +56,9 @@ pub enum SessionFault {
         error: String,
     },
     /// The peer's OPEN has another AS than configured.
-    #[error("the peer is in {found}, the configuration says {expected}; correct the peer's AS in the configuration")]
+    #[error(
+        "the peer is in {found}, the configuration says {expected}; correct the peer's AS in the configuration"
+    )]
     WrongAs {
         /// Configured.
         expected: Asn,
@@ -95,7 +97,9 @@ pub enum SessionFault {
         hold: Duration,
     },
     /// NOTIFICATION 4: the peer heard nothing from us.
-    #[error("the peer heard nothing from us for its hold time; this machine is overloaded, or the way to it is broken")]
+    #[error(
+        "the peer heard nothing from us for its hold time; this machine is overloaded, or the way to it is broken"
+    )]
     PeerHoldExpired,
     /// The peer took no byte for the send hold time (RFC 9687).
     #[error("the peer read nothing for {} s though data waited for it (send hold timer expired); it hangs", waited.as_secs())]
@@ -110,7 +114,9 @@ pub enum SessionFault {
         remote: SocketAddr,
     },
     /// The byte stream is broken (RFC 4271 section 6.1 and 6.2).
-    #[error("the peer sent a message that cannot be read: {detail}; if it repeats, report it with a capture of the session")]
+    #[error(
+        "the peer sent a message that cannot be read: {detail}; if it repeats, report it with a capture of the session"
+    )]
     BadMessage {
         /// What is wrong.
         detail: String,
@@ -206,7 +212,9 @@ pub(super) fn of_notification(
         (NotificationCode::OpenMessage, 3) => {
             SessionFault::SameRouterId { id: router_id, noticed: RouterIdOwner::Peer }
         }
-        (NotificationCode::OpenMessage, 7) => SessionFault::CapabilityRefused { wanted: Family::ALL.to_vec() },
+        (NotificationCode::OpenMessage, 7) => {
+            SessionFault::CapabilityRefused { wanted: Family::ALL.to_vec() }
+        }
         (NotificationCode::HoldTimerExpired, _) => SessionFault::PeerHoldExpired,
         (NotificationCode::Cease, subcode) => SessionFault::Ceased {
             reason: cease_words(subcode),
@@ -217,9 +225,7 @@ pub(super) fn of_notification(
                 // The peer's words go to logs and terminals: nothing that could move a cursor.
                 .map(|text| text.chars().filter(|c| !c.is_control()).collect()),
         },
-        (code, subcode) => {
-            SessionFault::Notified { code: code.as_u8(), subcode, words: code.to_string() }
-        }
+        (code, subcode) => SessionFault::Notified { code: code.as_u8(), subcode, words: code.to_string() },
     }
 }
 

@@ -206,7 +206,10 @@ impl Machine {
         // RFC 2918 section 4: a family that was not negotiated is ignored.
         let (Some(afi), Some(safi)) = (refresh.afi(), refresh.safi()) else { return Vec::new() };
         let family = family_of(afi, safi).filter(|_| refresh.subtype_raw == 0);
-        let known = self.session.negotiated().is_some_and(|session| session.negotiated_families.contains(&(afi, safi)));
+        let known = self
+            .session
+            .negotiated()
+            .is_some_and(|session| session.negotiated_families.contains(&(afi, safi)));
         let mut steps = self.feed(fsm::Event::RouteRefreshReceived { afi, safi });
         steps.extend(family.filter(|_| known).map(Step::Refresh));
         steps
@@ -219,7 +222,10 @@ impl Machine {
             return Some(SessionFault::WrongAs { expected: self.speaker.peer_as, found });
         }
         if found == self.speaker.local_as && open.bgp_identifier == self.speaker.router_id.0 {
-            return Some(SessionFault::SameRouterId { id: self.speaker.router_id, noticed: RouterIdOwner::Us });
+            return Some(SessionFault::SameRouterId {
+                id: self.speaker.router_id,
+                noticed: RouterIdOwner::Us,
+            });
         }
         let offers = |capability: &Capability| match capability {
             Capability::MultiProtocol { afi, safi } => Some(family_of(*afi, *safi).is_some()),

@@ -169,8 +169,14 @@ fn push(
     limit: u16,
     packed: &mut Packed,
 ) -> bool {
-    let built =
-        UpdateMessage::try_build(announced, withdrawn, attributes, four_octet_as, false, Ipv4UnicastMode::Body);
+    let built = UpdateMessage::try_build(
+        announced,
+        withdrawn,
+        attributes,
+        four_octet_as,
+        false,
+        Ipv4UnicastMode::Body,
+    );
     let done = built.is_ok_and(|update| update.encode_with_limit(&mut packed.bytes, limit).is_ok());
     packed.messages += u64::from(done);
     done

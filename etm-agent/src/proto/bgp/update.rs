@@ -233,12 +233,14 @@ impl Translator {
     fn withdrawals(&self, update: &wire::ParsedUpdate, received: &Received<'_>, changes: &mut Vec<Change>) {
         changes.reserve(update.withdrawn.len() + update.announced.len());
         for entry in &update.withdrawn {
-            changes.push(Change::Withdraw { prefix: prefix_v4(entry.prefix), path_id: PathId(entry.path_id) });
+            changes
+                .push(Change::Withdraw { prefix: prefix_v4(entry.prefix), path_id: PathId(entry.path_id) });
         }
         let Some(unreach) = received.unreach else { return };
         if self.unicast_family(unreach.afi, unreach.safi).is_some() {
             for entry in &unreach.withdrawn {
-                changes.push(Change::Withdraw { prefix: prefix(entry.prefix), path_id: PathId(entry.path_id) });
+                changes
+                    .push(Change::Withdraw { prefix: prefix(entry.prefix), path_id: PathId(entry.path_id) });
             }
         }
     }
