@@ -73,7 +73,7 @@ impl Inject {
     pub(super) async fn decided(&mut self) {
         if self.session.is_none() || self.decisions.changed().await.is_err() {
             // No session, or nobody decides any more: the stop signal ends this.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
