@@ -8,4 +8,6 @@ pub mod config;
 pub mod control;
 pub mod core;
 pub mod datapath;
+pub mod peering;
+pub mod proto;
 pub mod types;
