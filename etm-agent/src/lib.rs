@@ -5,4 +5,5 @@
 //! (one outside thing each); `runtime` (composition); `cli`.
 
 pub mod core;
+pub mod fib;
 pub mod types;
