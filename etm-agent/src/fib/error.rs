@@ -21,7 +21,9 @@ pub enum FibError {
         source: io::Error,
     },
     /// Messages were lost in the socket's receive buffer; what was known is incomplete.
-    #[error("the kernel sent netlink messages faster than they were read and dropped some; read the state anew")]
+    #[error(
+        "the kernel sent netlink messages faster than they were read and dropped some; read the state anew"
+    )]
     Overrun,
     /// A request was refused.
     #[error("{what}: {refusal}")]
@@ -32,7 +34,9 @@ pub enum FibError {
         refusal: Refusal,
     },
     /// A dump was disturbed by changes again and again.
-    #[error("{what}: the state changed during each of {attempts} readings; try again when routing is quieter")]
+    #[error(
+        "{what}: the state changed during each of {attempts} readings; try again when routing is quieter"
+    )]
     Unsettled {
         /// What was read.
         what: &'static str,
@@ -78,7 +82,9 @@ pub enum FibError {
         conflict: &'static str,
     },
     /// ETM's rule would stand behind the lookup of main.
-    #[error("rule priority {priority} is not before the main table's 32766; choose a smaller `rule_priority`")]
+    #[error(
+        "rule priority {priority} is not before the main table's 32766; choose a smaller `rule_priority`"
+    )]
     RulePriority {
         /// The priority given.
         priority: u32,

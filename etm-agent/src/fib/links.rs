@@ -209,7 +209,11 @@ mod tests {
             ("admin down", IFF_LOWER_UP, 2, LinkState::AdminDown),
         ] {
             let link = read_link(&payload(flags, operstate)).unwrap();
-            assert_eq!((link.name.as_str(), link.ifindex, link.state), ("up0", IfIndex(7), expected), "{title}");
+            assert_eq!(
+                (link.name.as_str(), link.ifindex, link.state),
+                ("up0", IfIndex(7), expected),
+                "{title}"
+            );
         }
     }
 }

@@ -28,7 +28,7 @@ pub use error::FibError;
 pub use links::{LinkMonitor, LinkReport, LinkState, resolve};
 pub use overrides::{Outcome, Overrides};
 pub use rules::{MarkRule, ensure_rules, remove_rules};
-pub use stats::{StatsReader, StatsError};
+pub use stats::{StatsError, StatsReader};
 pub use wire::Refusal;
 
 /// By what ETM's own routes and rules are known.

@@ -9,7 +9,9 @@ use crate::core::input::Installed;
 use crate::fib::OwnTable;
 use crate::fib::error::FibError;
 use crate::fib::plan::{self, Change, Routes};
-use crate::fib::route_codec::{self as codec, OWN_METRIC, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWROUTE, RouteRow};
+use crate::fib::route_codec::{
+    self as codec, OWN_METRIC, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWROUTE, RouteRow,
+};
 use crate::fib::socket::{self, Endpoint, Request};
 use crate::fib::wire::{Messages, Refusal};
 use crate::types::{Prefix, Timestamp};
@@ -165,8 +167,11 @@ impl Overrides {
         let changes = plan::overrides(&self.installed, &target);
         for group in changes.chunk_by(|one, next| one.prefix.len() == next.prefix.len()) {
             // An earlier refusal may have taken a covering override out of the target.
-            let group: Vec<Change> =
-                group.iter().filter(|change| target.get(&change.prefix) == change.to.as_ref()).copied().collect();
+            let group: Vec<Change> = group
+                .iter()
+                .filter(|change| target.get(&change.prefix) == change.to.as_ref())
+                .copied()
+                .collect();
             let refused = self.apply(&group, &mut pass).await?;
             self.route_plainly(&refused, &mut target, &mut pass).await?;
         }
@@ -252,8 +257,10 @@ impl Overrides {
             true => return Ok(()),
             false => self.requests.transact(&requests).await?,
         };
-        let refusal = verdicts.into_iter().filter_map(Result::err).find(|refusal| refusal.errno != libc::ESRCH);
-        refusal.map_or(Ok(()), |refusal| Err(FibError::Refused { what: "deleting ETM's own routes", refusal }))
+        let refusal =
+            verdicts.into_iter().filter_map(Result::err).find(|refusal| refusal.errno != libc::ESRCH);
+        refusal
+            .map_or(Ok(()), |refusal| Err(FibError::Refused { what: "deleting ETM's own routes", refusal }))
     }
 
     async fn own_rows(&mut self) -> Result<Vec<RouteRow>, FibError> {

@@ -55,7 +55,10 @@ pub(super) fn removals(installed: &Routes, wanted: &Routes) -> Vec<Change> {
 
 /// `wanted` without what would capture `unprotected`: prefixes whose throw could not be installed.
 /// Returns the overrides left out, each with one prefix that it would capture.
-pub(super) fn without_unprotected(wanted: &Routes, unprotected: &[Prefix]) -> (Routes, Vec<(Prefix, Prefix)>) {
+pub(super) fn without_unprotected(
+    wanted: &Routes,
+    unprotected: &[Prefix],
+) -> (Routes, Vec<(Prefix, Prefix)>) {
     let mut kept = wanted.clone();
     let mut left_out = Vec::new();
     for prefix in unprotected {

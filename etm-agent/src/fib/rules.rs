@@ -120,9 +120,7 @@ async fn delete(handle: &Handle, family: Family, own: OwnTable, rule: &Rule) -> 
     match handle.rule().del(message).execute().await {
         // Gone in the meantime.
         Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENOENT => Ok(()),
-        result => {
-            result.map_err(|source| FibError::Library { what: "removing ETM's routing rule", source })
-        }
+        result => result.map_err(|source| FibError::Library { what: "removing ETM's routing rule", source }),
     }
 }
 

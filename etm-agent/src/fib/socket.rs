@@ -5,10 +5,10 @@ use crate::fib::error::FibError;
 use crate::fib::wire::{self, Message, Messages, Refusal};
 use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
+use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use nix::sys::socket::{setsockopt, sockopt};
+use std::fmt;
 use std::io;
-use tokio::io::unix::AsyncFd;
 
 /// Multicast groups of rtnetlink.
 pub(super) const GROUP_LINK: u32 = 1;
@@ -33,9 +33,8 @@ const NUMBERS: u32 = 128;
 const DATAGRAM: usize = 64 << 10;
 
 /// A netlink socket of this process's network namespace.
-#[derive(Debug)]
 pub(super) struct Endpoint {
-    fd: AsyncFd<Socket>,
+    socket: TokioSocket,
     sequence: u32,
     port: u32,
     buffer: Vec<u8>,
@@ -61,21 +60,20 @@ impl Endpoint {
 
     fn with_groups(groups: &[u32], receive_buffer: usize) -> Result<Endpoint, FibError> {
         let open = |source| FibError::Open { source };
-        let mut socket = Socket::new(NETLINK_ROUTE).map_err(open)?;
-        let own = socket.bind_auto().map_err(open)?;
-        socket.set_non_blocking(true).map_err(open)?;
-        socket.set_netlink_get_strict_chk(true).map_err(open)?;
-        socket.set_ext_ack(true).map_err(open)?;
-        socket.set_cap_ack(true).map_err(open)?;
+        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(open)?;
+        let own = socket.socket_mut().bind_auto().map_err(open)?;
+        let inner = socket.socket_ref();
+        inner.set_netlink_get_strict_chk(true).map_err(open)?;
+        inner.set_ext_ack(true).map_err(open)?;
+        inner.set_cap_ack(true).map_err(open)?;
         // Beyond rmem_max with CAP_NET_ADMIN; without it, what rmem_max allows: an overrun is handled anyway.
-        if setsockopt(&socket, sockopt::RcvBufForce, &receive_buffer).is_err() {
-            setsockopt(&socket, sockopt::RcvBuf, &receive_buffer).map_err(|errno| open(errno.into()))?;
+        if setsockopt(inner, sockopt::RcvBufForce, &receive_buffer).is_err() {
+            setsockopt(inner, sockopt::RcvBuf, &receive_buffer).map_err(|errno| open(errno.into()))?;
         }
         for group in groups {
-            socket.add_membership(*group).map_err(open)?;
+            socket.socket_mut().add_membership(*group).map_err(open)?;
         }
-        let fd = AsyncFd::register(socket).map_err(|error| open(error.into()))?;
-        Ok(Endpoint { fd, sequence: 1, port: own.port_number(), buffer: vec![0; DATAGRAM] })
+        Ok(Endpoint { socket, sequence: 1, port: own.port_number(), buffer: vec![0; DATAGRAM] })
     }
 
     /// The port by which notifications of this socket's own requests are recognised.
@@ -85,26 +83,19 @@ impl Endpoint {
 
     /// Waits for one datagram. Cancel-safe.
     pub(super) async fn receive(&mut self) -> Result<&[u8], FibError> {
-        loop {
-            let mut ready = self.fd.readable().await.map_err(|source| FibError::Netlink { source })?;
-            let buffer = &mut self.buffer;
-            match ready.try_io(|fd| fd.get_ref().recv(&mut &mut buffer[..], libc::MSG_DONTWAIT)) {
-                Ok(read) => {
-                    let length = checked(read, DATAGRAM)?;
-                    return Ok(&self.buffer[..length]);
-                }
-                Err(_would_block) => continue,
-            }
-        }
+        let mut room = &mut self.buffer[..];
+        let read = self.socket.recv(&mut room).await.map(|()| DATAGRAM - room.len());
+        let length = checked(read)?;
+        Ok(&self.buffer[..length])
     }
 
     /// One datagram if there is any.
     pub(super) fn try_receive(&mut self) -> Result<Option<&[u8]>, FibError> {
-        let read = self.fd.get_ref().recv(&mut &mut self.buffer[..], libc::MSG_DONTWAIT);
+        let read = self.socket.socket_ref().recv(&mut &mut self.buffer[..], libc::MSG_DONTWAIT);
         match read {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             read => {
-                let length = checked(read, DATAGRAM)?;
+                let length = checked(read)?;
                 Ok(Some(&self.buffer[..length]))
             }
         }
@@ -193,7 +184,7 @@ impl Endpoint {
 
     fn send(&self, bytes: &[u8]) -> Result<(), FibError> {
         let kernel = SocketAddr::new(0, 0);
-        match self.fd.get_ref().send_to(bytes, &kernel, 0) {
+        match self.socket.socket_ref().send_to(bytes, &kernel, 0) {
             Ok(_) => Ok(()),
             Err(source) => Err(FibError::Netlink { source }),
         }
@@ -207,6 +198,12 @@ impl Endpoint {
     }
 }
 
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint").field("port", &self.port).finish_non_exhaustive()
+    }
+}
+
 /// What one message of a dump is.
 pub(super) enum DumpStep {
     Row,
@@ -217,9 +214,10 @@ pub(super) enum DumpStep {
 pub(super) fn dump_step(what: &'static str, message: &Message<'_>) -> Result<DumpStep, FibError> {
     match message.kind {
         wire::NLMSG_DONE => match wire::i32_at(message.payload, 0) {
-            Some(errno) if errno < 0 && errno != -libc::ENOENT => {
-                Err(FibError::Refused { what, refusal: Refusal { errno: errno.saturating_neg(), text: None } })
-            }
+            Some(errno) if errno < 0 && errno != -libc::ENOENT => Err(FibError::Refused {
+                what,
+                refusal: Refusal { errno: errno.saturating_neg(), text: None },
+            }),
             _ => Ok(DumpStep::Done),
         },
         wire::NLMSG_ERROR => match wire::acknowledgement(message) {
@@ -231,10 +229,10 @@ pub(super) fn dump_step(what: &'static str, message: &Message<'_>) -> Result<Dum
     }
 }
 
-fn checked(read: io::Result<usize>, room: usize) -> Result<usize, FibError> {
+fn checked(read: io::Result<usize>) -> Result<usize, FibError> {
     match read {
         // `recv` was not asked for MSG_TRUNC, so a full buffer is the only sign of a cut datagram.
-        Ok(length) if length >= room => Err(FibError::Overrun),
+        Ok(length) if length >= DATAGRAM => Err(FibError::Overrun),
         Ok(length) => Ok(length),
         Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Err(FibError::Overrun),
         Err(source) => Err(FibError::Netlink { source }),

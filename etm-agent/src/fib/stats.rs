@@ -7,7 +7,7 @@
 use crate::core::input::{Basis, DeviceCount};
 use crate::fib::wire::{self, Attributes, Messages, Raw, Refusal};
 use crate::types::{Count, IfIndex};
-use netlink_packet_core::NLM_F_REQUEST;
+use netlink_packet_core::{NLM_F_ECHO, NLM_F_REQUEST};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use std::collections::BTreeMap;
@@ -51,7 +51,9 @@ pub enum StatsError {
         refusal: Refusal,
     },
     /// The answer lacks what is needed.
-    #[error("the kernel's statistics of interface {ifindex} have an unexpected form; report the kernel version")]
+    #[error(
+        "the kernel's statistics of interface {ifindex} have an unexpected form; report the kernel version"
+    )]
     Malformed {
         /// Which device.
         ifindex: IfIndex,
@@ -118,17 +120,19 @@ impl StatsReader {
         DeviceCount { sent: root.sent, dropped: drops, backlog: root.backlog, basis: Basis::Qdisc }
     }
 
-    /// Nothing where the device has no qdisc at all (it is down, or never was up).
+    /// Nothing where the device has no qdisc to show: it is down, or never was up.
     fn read_root(&mut self, ifindex: IfIndex) -> Result<Option<Root>, StatsError> {
         let mut body = [0_u8; TC_HEADER];
         body[4..8].copy_from_slice(&ifindex.get().to_ne_bytes());
         body[12..16].copy_from_slice(&TC_H_ROOT.to_ne_bytes());
-        let reply = self.request(RTM_GETQDISC, RTM_NEWQDISC, &body);
-        match reply.map(|payload| payload.map(read_root)) {
-            Ok(Ok(root)) => root.map(Some).ok_or(StatsError::Malformed { ifindex }),
-            // The built-in "noop" of a device that is down cannot be shown (EINVAL), or there is none (ENOENT).
-            Ok(Err(Refusal { errno: libc::EINVAL | libc::ENOENT, .. })) => Ok(None),
-            Ok(Err(refusal)) => Err(StatsError::Refused { ifindex, refusal }),
+        match self.request(RTM_GETQDISC, RTM_NEWQDISC, &body) {
+            Ok(Answer::Payload(payload)) => {
+                read_root(payload).map(Some).ok_or(StatsError::Malformed { ifindex })
+            }
+            // The built-in "noop" is not shown: silence, or EINVAL in newer kernels.
+            Ok(Answer::Silence) => Ok(None),
+            Ok(Answer::Refused(Refusal { errno: libc::EINVAL | libc::ENOENT, .. })) => Ok(None),
+            Ok(Answer::Refused(refusal)) => Err(StatsError::Refused { ifindex, refusal }),
             Err(source) => Err(StatsError::Netlink { source }),
         }
     }
@@ -138,37 +142,51 @@ impl StatsReader {
         body[4..8].copy_from_slice(&ifindex.get().to_ne_bytes());
         let filter = 1_u32 << (IFLA_STATS_LINK_64 - 1);
         body[8..12].copy_from_slice(&filter.to_ne_bytes());
-        match self.request(RTM_GETSTATS, RTM_NEWSTATS, &body).map(|payload| payload.map(read_device)) {
-            Ok(Ok(count)) => count.ok_or(StatsError::Malformed { ifindex }),
-            Ok(Err(refusal)) => Err(StatsError::Refused { ifindex, refusal }),
+        match self.request(RTM_GETSTATS, RTM_NEWSTATS, &body) {
+            Ok(Answer::Payload(payload)) => read_device(payload).ok_or(StatsError::Malformed { ifindex }),
+            Ok(Answer::Silence) => Err(StatsError::Malformed { ifindex }),
+            Ok(Answer::Refused(refusal)) => Err(StatsError::Refused { ifindex, refusal }),
             Err(source) => Err(StatsError::Netlink { source }),
         }
     }
 
-    /// One request, one answer: a payload of type `answer`, or the kernel's refusal.
-    fn request(&mut self, kind: u16, answer: u16, body: &[u8]) -> io::Result<Result<&[u8], Refusal>> {
+    /// One request and its answer.
+    fn request(&mut self, kind: u16, answer: u16, body: &[u8]) -> io::Result<Answer<'_>> {
         self.sequence = self.sequence.wrapping_add(1).max(1);
         let mut out = Vec::with_capacity(64);
-        wire::push(&mut out, kind, NLM_F_REQUEST, self.sequence, &Raw(body));
+        // Without ECHO the kernel answers RTM_GETQDISC to the listeners of its multicast group only.
+        wire::push(&mut out, kind, NLM_F_REQUEST | NLM_F_ECHO, self.sequence, &Raw(body));
         self.socket.send_to(&out, &SocketAddr::new(0, 0), 0)?;
-        let cut = || io::Error::from(io::ErrorKind::InvalidData);
-        loop {
+        let sequence = self.sequence;
+        let length = loop {
             // The answer was queued by the call above: waiting would be for something that never comes.
-            let length = self.socket.recv(&mut &mut self.buffer[..], libc::MSG_DONTWAIT)?;
-            let sequence = self.sequence;
-            let Some(message) = Messages(&self.buffer[..length]).find(|m| m.sequence == sequence) else { continue };
-            if message.kind == wire::NLMSG_ERROR {
-                let refusal = wire::acknowledgement(&message).ok_or_else(cut)?.err().ok_or_else(cut)?;
-                return Ok(Err(refusal));
+            let length = match self.socket.recv(&mut &mut self.buffer[..], libc::MSG_DONTWAIT) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Answer::Silence),
+                read => read?,
+            };
+            if Messages(&self.buffer[..length]).any(|message| message.sequence == sequence) {
+                break length;
             }
-            if message.kind != answer {
-                return Err(cut());
+        };
+        let cut = || io::Error::from(io::ErrorKind::InvalidData);
+        let mut messages = Messages(&self.buffer[..length]);
+        let message = messages.find(|message| message.sequence == sequence).ok_or_else(cut)?;
+        match message.kind {
+            wire::NLMSG_ERROR => {
+                let refusal = wire::acknowledgement(&message).and_then(Result::err).ok_or_else(cut)?;
+                Ok(Answer::Refused(refusal))
             }
-            // The payload is the rest of the datagram's first message; found again to end the borrow of the loop.
-            let payload = Messages(&self.buffer[..length]).find(|m| m.sequence == sequence).ok_or_else(cut)?.payload;
-            return Ok(Ok(payload));
+            kind if kind == answer => Ok(Answer::Payload(message.payload)),
+            _ => Err(cut()),
         }
     }
+}
+
+/// What the kernel says to one request.
+enum Answer<'a> {
+    Payload(&'a [u8]),
+    Refused(Refusal),
+    Silence,
 }
 
 fn read_root(payload: &[u8]) -> Option<Root> {
