@@ -15,6 +15,7 @@ pub(super) const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 
 const LINK_HEADER: usize = 16;
+const AF_UNSPEC: u8 = 0;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_OPERSTATE: u16 = 16;
 const IFLA_EXT_MASK: u16 = 29;
@@ -132,6 +133,20 @@ impl LinkMonitor {
     }
 }
 
+/// The interface that a message says was set down or deleted: the kernel drops its routes.
+pub(super) fn lost(message: &Message<'_>) -> Option<IfIndex> {
+    if message.payload.first() != Some(&AF_UNSPEC) {
+        return None;
+    }
+    let (flags, changed) = (wire::u32_at(message.payload, 8)?, wire::u32_at(message.payload, 12)?);
+    let lost = match message.kind {
+        RTM_DELLINK => true,
+        RTM_NEWLINK => flags & IFF_UP == 0 && changed & IFF_UP != 0,
+        _ => false,
+    };
+    lost.then_some(IfIndex(wire::u32_at(message.payload, 4)?))
+}
+
 async fn read_links(requests: &mut Endpoint) -> Result<BTreeMap<IfIndex, LinkReport>, FibError> {
     let mut body = [0_u8; LINK_HEADER + 8];
     body[16..18].copy_from_slice(&8_u16.to_ne_bytes());
@@ -146,7 +161,6 @@ async fn read_links(requests: &mut Endpoint) -> Result<BTreeMap<IfIndex, LinkRep
 }
 
 fn learn(links: &mut BTreeMap<IfIndex, LinkReport>, message: &Message<'_>) {
-    const AF_UNSPEC: u8 = 0;
     // Bridge ports send RTM_DELLINK of AF_BRIDGE when they only leave the bridge.
     if message.payload.first() != Some(&AF_UNSPEC) {
         return;

@@ -16,9 +16,11 @@
 
 mod error;
 mod links;
+mod main_table;
 mod overrides;
 mod plan;
 mod route_codec;
+mod routes;
 mod rules;
 mod socket;
 mod stats;
@@ -27,6 +29,7 @@ mod wire;
 pub use error::FibError;
 pub use links::{LinkMonitor, LinkReport, LinkState, resolve};
 pub use overrides::{Outcome, Overrides};
+pub use routes::RouteMonitor;
 pub use rules::{MarkRule, ensure_rules, remove_rules};
 pub use stats::{StatsError, StatsReader};
 pub use wire::Refusal;

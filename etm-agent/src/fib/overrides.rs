@@ -102,6 +102,7 @@ impl Overrides {
                 changed = decisions.changed() => if changed.is_err() { return Ok(self) },
                 disturbed = disturbance(&mut monitor, self.own, self.requests.port()) => {
                     disturbed?;
+                    self.requests.barrier().await?;
                     self.resync().await?;
                 }
             }

@@ -165,6 +165,18 @@ impl Endpoint {
         Ok(verdicts)
     }
 
+    /// Returns once changes of interfaces that had begun before are complete.
+    ///
+    /// The kernel tells that an interface is set down before it drops the routes, under one lock; reading an
+    /// interface takes that lock, reading routes does not.
+    pub(super) async fn barrier(&mut self) -> Result<(), FibError> {
+        const RTM_GETLINK: u16 = 18;
+        let mut loopback = [0_u8; 16];
+        loopback[4..8].copy_from_slice(&1_i32.to_ne_bytes());
+        let request = Request { kind: RTM_GETLINK, flags: 0, body: wire::Raw(&loopback) };
+        self.transact(&[request]).await.map(|_| ())
+    }
+
     async fn collect(&mut self, first: u32, verdicts: &mut [Result<(), Refusal>]) -> Result<(), FibError> {
         let last = verdicts.len() - 1;
         loop {

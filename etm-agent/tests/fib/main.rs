@@ -8,6 +8,8 @@ mod netns;
 #[cfg(test)]
 mod overrides;
 #[cfg(test)]
+mod routes;
+#[cfg(test)]
 mod rules;
 #[cfg(test)]
 mod stats;
