@@ -11,10 +11,9 @@ fn main() -> io::Result<()> {
     println!("cargo::rerun-if-env-changed=ETM_EBPF_OBJECT");
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
     let usual = usual_object(&out);
-    let object = env::var_os("ETM_EBPF_OBJECT").filter(|path| !path.is_empty()).map_or_else(
-        || usual.clone(),
-        |path: OsString| PathBuf::from(path),
-    );
+    let object = env::var_os("ETM_EBPF_OBJECT")
+        .filter(|path| !path.is_empty())
+        .map_or_else(|| usual.clone(), |path: OsString| PathBuf::from(path));
     let bytes = match fs::read(&object) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),

@@ -8,6 +8,7 @@ pub mod config;
 pub mod control;
 pub mod core;
 pub mod datapath;
+pub mod fib;
 pub mod peering;
 pub mod proto;
 pub mod types;

@@ -43,9 +43,8 @@ pub const GLOBAL_LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 
 const _: () = {
     // BPF_OBJ_NAME_LEN is 16 with the closing zero; the kernel would cut a longer name silently.
-    let names = [
-        PREFIX4, PREFIX6, UPLINKS, COUNT, UNCOUNTED, LEASE, OFF, MARKED, LIVE, EGRESS_PROGRAM, MARK_PROGRAM,
-    ];
+    let names =
+        [PREFIX4, PREFIX6, UPLINKS, COUNT, UNCOUNTED, LEASE, OFF, MARKED, LIVE, EGRESS_PROGRAM, MARK_PROGRAM];
     let mut i = 0;
     while i < names.len() {
         assert!(names[i].len() <= 15);

@@ -4,7 +4,8 @@
 use etm_agent::core::decision::{LiveRow, TableChange};
 use etm_agent::core::input::{SlotCount, Uncounted};
 use etm_agent::datapath::{
-    self, Attached, Datapath, DatapathConfig, DatapathError, Hook, KernelLogLevel, LinkHeader, OffSwitch, Opened,
+    self, Attached, Datapath, DatapathConfig, DatapathError, Hook, KernelLogLevel, LinkHeader, OffSwitch,
+    Opened,
 };
 use etm_agent::types::{BitRate, Count, IfIndex, Prefix, SlotId, Timestamp, UplinkId};
 use std::fs;
@@ -378,7 +379,8 @@ fn an_interface_that_is_no_longer_configured_is_let_go() {
         opened.datapath.attach_inside(PEER).unwrap();
         opened.datapath.attach_uplink(UplinkId(0), PEER, LinkHeader::Ethernet).unwrap();
         opened.datapath.retain(&[OUT], &[]).unwrap();
-        let pins: Vec<_> = fs::read_dir(root.0.join("links")).unwrap().map(|pin| pin.unwrap().file_name()).collect();
+        let pins: Vec<_> =
+            fs::read_dir(root.0.join("links")).unwrap().map(|pin| pin.unwrap().file_name()).collect();
         assert_eq!(pins, ["40-egress"]);
     });
 }
@@ -398,7 +400,13 @@ fn bpftool_shows_live_statistics_as_text() {
     opened.live.refresh(&[live("198.18.0.0/15", 3), live("2001:db8::/32", 4)]).unwrap();
     let shown = run(&format!("bpftool map dump pinned {}/etm_live", root.0.display()));
     println!("{shown}");
-    for text in ["\"prefix\": \"198.18.0.0/15\"", "\"prefix\": \"2001:db8::/32\"", "\"uplink\": \"out\"", "\"bytes\": 3000", "\"bits_per_second\": 32000"] {
+    for text in [
+        "\"prefix\": \"198.18.0.0/15\"",
+        "\"prefix\": \"2001:db8::/32\"",
+        "\"uplink\": \"out\"",
+        "\"bytes\": 3000",
+        "\"bits_per_second\": 32000",
+    ] {
         assert!(shown.contains(text), "{text}: {shown}");
     }
     assert!(!shown.contains("198.19.0.0/16"), "stale rows are gone: {shown}");

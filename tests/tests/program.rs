@@ -209,13 +209,37 @@ fn ipv4_cases() -> Vec<Case> {
         ("the last address of a prefix is inside", plain([198, 18, 7, 255]), Ok(V4_NARROW)),
         ("the address after a prefix counts for the covering one", plain([198, 18, 8, 0]), Ok(V4_WIDE)),
         ("an address of no other prefix counts for the default route", plain([192, 0, 2, 1]), Ok(V4_DEFAULT)),
-        ("a slot beyond the counters is a reason, not another uplink's row", plain([203, 0, 113, 1]), Err(Uncounted::BadSlot)),
+        (
+            "a slot beyond the counters is a reason, not another uplink's row",
+            plain([203, 0, 113, 1]),
+            Err(Uncounted::BadSlot),
+        ),
         ("one VLAN tag is looked through", ethernet(&[DOT1Q], IP4, &v4([198, 18, 7, 7])), Ok(V4_HOST)),
-        ("two VLAN tags (802.1ad) are looked through", ethernet(&[DOT1AD, DOT1Q], IP4, &v4([198, 18, 7, 7])), Ok(V4_HOST)),
-        ("two VLAN tags of the old kind are looked through", ethernet(&[OLD_QINQ, DOT1Q], IP4, &v4([198, 18, 7, 7])), Ok(V4_HOST)),
-        ("three VLAN tags are not", ethernet(&[DOT1AD, DOT1Q, DOT1Q], IP4, &v4([198, 18, 7, 7])), Err(Uncounted::NonIp)),
-        ("IP options do not hide the destination", ethernet(&[], IP4, &v4_with([198, 18, 7, 7], 15, 8)), Ok(V4_HOST)),
-        ("a header without payload is enough", ethernet(&[], IP4, &v4_with([198, 18, 7, 7], 5, 0)), Ok(V4_HOST)),
+        (
+            "two VLAN tags (802.1ad) are looked through",
+            ethernet(&[DOT1AD, DOT1Q], IP4, &v4([198, 18, 7, 7])),
+            Ok(V4_HOST),
+        ),
+        (
+            "two VLAN tags of the old kind are looked through",
+            ethernet(&[OLD_QINQ, DOT1Q], IP4, &v4([198, 18, 7, 7])),
+            Ok(V4_HOST),
+        ),
+        (
+            "three VLAN tags are not",
+            ethernet(&[DOT1AD, DOT1Q, DOT1Q], IP4, &v4([198, 18, 7, 7])),
+            Err(Uncounted::NonIp),
+        ),
+        (
+            "IP options do not hide the destination",
+            ethernet(&[], IP4, &v4_with([198, 18, 7, 7], 15, 8)),
+            Ok(V4_HOST),
+        ),
+        (
+            "a header without payload is enough",
+            ethernet(&[], IP4, &v4_with([198, 18, 7, 7], 5, 0)),
+            Ok(V4_HOST),
+        ),
         ("a later fragment has a destination too", fragment(), Ok(V4_HOST)),
     ]
 }
@@ -235,8 +259,16 @@ fn ipv6_cases() -> Vec<Case> {
         ("an IPv6 address of no prefix is a reason", plain([0xfe; 16]), Err(Uncounted::NoPrefix)),
         ("the IPv4 default route is none for IPv6", plain([0; 16]), Err(Uncounted::NoPrefix)),
         ("IPv6 behind one VLAN tag is found", ethernet(&[DOT1Q], IP6, &v6(v6_addr(7, 1))), Ok(V6_NARROW)),
-        ("IPv6 behind two VLAN tags is found", ethernet(&[DOT1AD, DOT1Q], IP6, &v6(v6_addr(7, 1))), Ok(V6_NARROW)),
-        ("an IPv6 header without payload is enough", ethernet(&[DOT1Q], IP6, &v6(v6_addr(7, 1))[..40]), Ok(V6_NARROW)),
+        (
+            "IPv6 behind two VLAN tags is found",
+            ethernet(&[DOT1AD, DOT1Q], IP6, &v6(v6_addr(7, 1))),
+            Ok(V6_NARROW),
+        ),
+        (
+            "an IPv6 header without payload is enough",
+            ethernet(&[DOT1Q], IP6, &v6(v6_addr(7, 1))[..40]),
+            Ok(V6_NARROW),
+        ),
     ]
 }
 
@@ -264,8 +296,16 @@ fn refused_cases() -> Vec<Case> {
         ("an IPv6 header one octet short is malformed", ethernet(&[DOT1Q], IP6, &whole6[..39]), malformed),
         ("IPv4 options beyond the end are malformed", ethernet(&[], IP4, &options_missing), malformed),
         ("an IPv4 header of less than five words is malformed", ethernet(&[], IP4, &short_words), malformed),
-        ("another version under IPv4's type is malformed", ethernet(&[], IP4, &wrong_version(whole4)), malformed),
-        ("another version under IPv6's type is malformed", ethernet(&[], IP6, &wrong_version(whole6)), malformed),
+        (
+            "another version under IPv4's type is malformed",
+            ethernet(&[], IP4, &wrong_version(whole4)),
+            malformed,
+        ),
+        (
+            "another version under IPv6's type is malformed",
+            ethernet(&[], IP6, &wrong_version(whole6)),
+            malformed,
+        ),
     ]
 }
 

@@ -13,8 +13,8 @@ const BPF: u32 = 39;
 /// An error where a capability is missing without which nothing works; a warning where one merely costs memory.
 pub(super) fn check() -> Result<(), DatapathError> {
     let path = PathBuf::from("/proc/self/status");
-    let status = fs::read_to_string(&path)
-        .map_err(|source| DatapathError::Path { doing: "read", path, source })?;
+    let status =
+        fs::read_to_string(&path).map_err(|source| DatapathError::Path { doing: "read", path, source })?;
     let effective = effective(&status).unwrap_or_default();
     let missing = missing(effective);
     if !missing.is_empty() {

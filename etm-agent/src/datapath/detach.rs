@@ -36,8 +36,15 @@ pub fn detach(pin_root: &Path) -> Result<Detached, DatapathError> {
         remove_dir(&dir, &mut done)?;
     }
     let maps = [
-        names::PREFIX4, names::PREFIX6, names::UPLINKS, names::COUNT, names::UNCOUNTED, names::LEASE, names::OFF,
-        names::MARKED, names::LIVE,
+        names::PREFIX4,
+        names::PREFIX6,
+        names::UPLINKS,
+        names::COUNT,
+        names::UNCOUNTED,
+        names::LEASE,
+        names::OFF,
+        names::MARKED,
+        names::LIVE,
     ];
     for map in maps {
         let pin = pin_root.join(map);
@@ -64,6 +71,8 @@ fn remove_dir(dir: &Path, done: &mut Detached) -> Result<(), DatapathError> {
             Ok(())
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(DatapathError::Path { doing: "remove directory", path: dir.to_path_buf(), source }),
+        Err(source) => {
+            Err(DatapathError::Path { doing: "remove directory", path: dir.to_path_buf(), source })
+        }
     }
 }

@@ -74,7 +74,9 @@ pub enum DatapathError {
         source: io::Error,
     },
     /// The object was refused.
-    #[error("cannot load the eBPF object; run `etm doctor`, and report the verifier's words if it says nothing")]
+    #[error(
+        "cannot load the eBPF object; run `etm doctor`, and report the verifier's words if it says nothing"
+    )]
     Load {
         /// What aya or the kernel said.
         #[source]
@@ -126,7 +128,9 @@ pub enum DatapathError {
         source: io::Error,
     },
     /// There is no interface of that index in this network namespace.
-    #[error("interface index {ifindex} does not exist here: {source}; check the interface names of the configuration")]
+    #[error(
+        "interface index {ifindex} does not exist here: {source}; check the interface names of the configuration"
+    )]
     Interface {
         /// Which.
         ifindex: IfIndex,

@@ -245,7 +245,8 @@ pub(super) fn detach(place: Place, dir: &Path) -> Result<(), DatapathError> {
         }
         remove_pin(&filter)?;
     }
-    let last = Direction::BOTH.iter().all(|&direction| !Place { direction, ..place }.filter_pin(dir).exists());
+    let last =
+        Direction::BOTH.iter().all(|&direction| !Place { direction, ..place }.filter_pin(dir).exists());
     if qdisc.exists() && last {
         if name.is_some() {
             clsact::remove_empty_qdisc(place.ifindex)
@@ -264,8 +265,7 @@ pub(super) fn pinned(dir: &Path) -> Result<Vec<Place>, DatapathError> {
         let name = entry.map_err(failed)?.file_name();
         let name = name.to_string_lossy();
         let name = name.strip_suffix(CLSACT).unwrap_or(&name);
-        let direction =
-            |word: &str| Direction::BOTH.into_iter().find(|direction| direction.as_str() == word);
+        let direction = |word: &str| Direction::BOTH.into_iter().find(|direction| direction.as_str() == word);
         if let Some((ifindex, word)) = name.split_once('-')
             && let (Ok(ifindex), Some(direction)) = (ifindex.parse(), direction(word))
         {

@@ -49,10 +49,8 @@ impl Live {
 
     pub(super) fn new(map: MapData, uplinks: Vec<String>) -> Result<Live, DatapathError> {
         let map: HashMap<_, LiveKey, LiveValue> = Map::HashMap(map).try_into().map_err(failed("open"))?;
-        let shown: Result<BTreeSet<Key>, MapError> = map
-            .keys()
-            .map(|key| key.map(|LiveKey { prefix, uplink }| Key { prefix, uplink }))
-            .collect();
+        let shown: Result<BTreeSet<Key>, MapError> =
+            map.keys().map(|key| key.map(|LiveKey { prefix, uplink }| Key { prefix, uplink })).collect();
         Ok(Live { map, uplinks, shown: shown.map_err(failed("read"))? })
     }
 
@@ -71,11 +69,8 @@ impl Live {
         }
         for row in rows {
             let Key { prefix, uplink } = self.key(row);
-            let value = LiveValue {
-                bytes: row.count.bytes,
-                packets: row.count.packets,
-                bits_per_second: row.rate.0,
-            };
+            let value =
+                LiveValue { bytes: row.count.bytes, packets: row.count.packets, bits_per_second: row.rate.0 };
             self.map.insert(LiveKey { prefix, uplink }, value, 0).map_err(failed("write"))?;
         }
         self.shown = wanted;

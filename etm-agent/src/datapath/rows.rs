@@ -45,9 +45,8 @@ impl Rows {
         let size = size.ok_or(io::ErrorKind::InvalidInput)?;
         let fd = map.fd().as_fd().as_raw_fd();
         // SAFETY: a fresh mapping at an address of the kernel's choice; the kernel refuses more than the map holds.
-        let start = unsafe {
-            libc::mmap(std::ptr::null_mut(), size, libc::PROT_READ, libc::MAP_SHARED, fd, 0)
-        };
+        let start =
+            unsafe { libc::mmap(std::ptr::null_mut(), size, libc::PROT_READ, libc::MAP_SHARED, fd, 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }

@@ -35,7 +35,12 @@ enum Outcome {
 }
 
 impl PrefixTable {
-    pub(super) fn new(v4: Map, v6: Map, capacity: u64, grid: Arc<Grid>) -> Result<PrefixTable, DatapathError> {
+    pub(super) fn new(
+        v4: Map,
+        v6: Map,
+        capacity: u64,
+        grid: Arc<Grid>,
+    ) -> Result<PrefixTable, DatapathError> {
         let open = |map| move |source| DatapathError::Map { doing: "open", map, source };
         Ok(PrefixTable {
             v4: v4.try_into().map_err(open(names::PREFIX4))?,

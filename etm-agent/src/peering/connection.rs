@@ -252,7 +252,7 @@ impl Connection<'_> {
         self.frames.set_limit(session.message_limit);
         let now = (self.ports.clock)();
         self.ports.status.send_modify(|status| status.up(session, now));
-        self.push(SessionChange::Up);
+        self.push(SessionChange::Up { families: session.families.clone() });
         tracing::info!(
             peer = %self.config.name, hold_s = session.hold.as_secs(), families = ?session.families,
             add_path = ?session.add_path, router_id = %session.peer_router_id, "session established"

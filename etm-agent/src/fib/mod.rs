@@ -1,0 +1,50 @@
+//! The kernel's routing and link state, by netlink, in the network namespace of this process.
+//! Never touches a route, rule or interface that is not ETM's own: what is ETM's is known by table and protocol.
+//!
+//! | file | what |
+//! |---|---|
+//! | `overrides` | converges ETM's own table to the decision |
+//! | `plan` | the order of changes that never captures foreign traffic |
+//! | `rules` | the `ip rule` that leads marked packets to that table |
+//! | `routes` | follows the main table |
+//! | `links` | follows the uplinks' state |
+//! | `stats` | reads what devices and their qdiscs sent, dropped and hold |
+//! | `probe` | start-up checks |
+//! | `bird` | asks the routing daemon what only it knows |
+//! | `cleanup` | removes all of it |
+//! | `socket`, `wire`, `route_codec` | netlink itself |
+
+mod error;
+mod links;
+mod main_table;
+mod overrides;
+mod plan;
+mod route_codec;
+mod routes;
+mod rules;
+mod socket;
+mod stats;
+mod wire;
+
+pub use error::FibError;
+pub use links::{LinkMonitor, LinkReport, LinkState, resolve};
+pub use overrides::{Outcome, Overrides};
+pub use routes::RouteMonitor;
+pub use rules::{MarkRule, ensure_rules, remove_rules};
+pub use stats::{StatsError, StatsReader};
+pub use wire::Refusal;
+
+/// By what ETM's own routes and rules are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnTable {
+    /// Routing table of the overrides; nothing but ETM's routes may be in it.
+    pub table: u32,
+    /// rtm_protocol of ETM's routes and rules.
+    pub protocol: u8,
+}
+
+impl Default for OwnTable {
+    fn default() -> OwnTable {
+        OwnTable { table: 179, protocol: 179 }
+    }
+}

@@ -1,0 +1,375 @@
+//! Converges ETM's own table to `Decision::kernel`.
+//!
+//! Keeps its own view of what is installed, begun by a dump that adopts what an earlier run left, so that a
+//! restart changes nothing by itself. Never replaces or deletes a route that this view does not hold, and never
+//! installs an override before the throws that protect the more-specifics inside it.
+
+use crate::core::decision::{Decision, KernelAction};
+use crate::core::input::Installed;
+use crate::fib::OwnTable;
+use crate::fib::error::FibError;
+use crate::fib::plan::{self, Change, Routes};
+use crate::fib::route_codec::{
+    self as codec, OWN_METRIC, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWROUTE, RouteRow,
+};
+use crate::fib::socket::{self, Endpoint, Request};
+use crate::fib::wire::{Messages, Refusal};
+use crate::types::{Prefix, Timestamp};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::route::RouteMessage;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+
+/// How often a dump that is disturbed by changes is repeated.
+const DUMP_ATTEMPTS: u32 = 5;
+
+/// ETM's own table and what is in it.
+#[derive(Debug)]
+pub struct Overrides {
+    own: OwnTable,
+    requests: Endpoint,
+    installed: Routes,
+}
+
+/// What converging did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Routes added, replaced or deleted.
+    pub changed: usize,
+    /// Prefixes that could not be installed as wanted, with the kernel's reason. Their traffic is plainly routed.
+    pub failed: Vec<(Prefix, String)>,
+}
+
+impl Overrides {
+    /// Reads ETM's table and adopts what an earlier run left in it.
+    ///
+    /// Refuses a table that holds routes of another protocol.
+    pub async fn open(own: OwnTable) -> Result<Overrides, FibError> {
+        let mut overrides = Overrides { own, requests: Endpoint::open()?, installed: Routes::new() };
+        let rows = overrides.rows().await?;
+        let mut foreign = rows.iter().filter(|row| row.protocol != own.protocol);
+        if let Some(first) = foreign.next() {
+            return Err(FibError::ForeignRoutes {
+                table: own.table,
+                count: 1 + foreign.count(),
+                first: first.prefix,
+                protocol: first.protocol,
+            });
+        }
+        overrides.adopt(rows).await?;
+        Ok(overrides)
+    }
+
+    /// What is installed, as far as known.
+    pub fn installed(&self) -> &std::collections::BTreeMap<Prefix, KernelAction> {
+        &self.installed
+    }
+
+    /// Follows `decisions` until `shutdown`, and mends what others do to ETM's table. Leaves the routes as they are.
+    ///
+    /// Generation 0 means that nothing has been decided yet: what was adopted stays.
+    pub async fn run(
+        mut self,
+        mut decisions: watch::Receiver<Arc<Decision>>,
+        installed: mpsc::Sender<Installed>,
+        clock: fn() -> Timestamp,
+        mut shutdown: watch::Receiver<bool>,
+    ) -> Result<Overrides, FibError> {
+        let groups = [socket::GROUP_LINK, socket::GROUP_IPV4_ROUTE, socket::GROUP_IPV6_ROUTE];
+        let mut monitor = Endpoint::subscribe(&groups)?;
+        let mut told: Option<Installed> = None;
+        self.resync().await?;
+        loop {
+            let decision = Arc::clone(&decisions.borrow_and_update());
+            if decision.generation.0 > 0 {
+                let outcome = self.converge_or_resync(&decision.kernel).await?;
+                let news = Installed {
+                    generation: decision.generation,
+                    at: clock(),
+                    changed: outcome.changed,
+                    failed: outcome.failed,
+                };
+                if is_news(told.as_ref(), &news) {
+                    if installed.send(news.clone()).await.is_err() {
+                        return Ok(self);
+                    }
+                    told = Some(news);
+                }
+            }
+            tokio::select! {
+                _ = shutdown.wait_for(|stop| *stop) => return Ok(self),
+                changed = decisions.changed() => if changed.is_err() { return Ok(self) },
+                disturbed = disturbance(&mut monitor, self.own, self.requests.port()) => {
+                    disturbed?;
+                    self.requests.barrier().await?;
+                    self.resync().await?;
+                }
+            }
+        }
+    }
+
+    /// Makes the table hold exactly `wanted`.
+    ///
+    /// A refused route is reported, its traffic left to plain routing, and the rest goes on. An error means that
+    /// the outcome is not known: `resync` before the next call.
+    pub async fn converge(
+        &mut self,
+        wanted: &std::collections::BTreeMap<Prefix, KernelAction>,
+    ) -> Result<Outcome, FibError> {
+        let mut pass = self.pass(wanted).await?;
+        if pass.view_is_wrong {
+            let changed = pass.outcome.changed;
+            self.resync().await?;
+            pass = self.pass(wanted).await?;
+            pass.outcome.changed += changed;
+        }
+        Ok(pass.outcome)
+    }
+
+    /// Reads the table anew. Returns true where it differed from what was known.
+    pub async fn resync(&mut self) -> Result<bool, FibError> {
+        let before = std::mem::take(&mut self.installed);
+        let rows = self.rows().await?;
+        self.adopt(rows).await?;
+        Ok(before != self.installed)
+    }
+
+    /// Deletes every route of ETM's table and protocol and verifies that none is left. Returns how many there were.
+    pub async fn clear(&mut self) -> Result<usize, FibError> {
+        let mut rows = self.own_rows().await?;
+        let count = rows.len();
+        rows.sort_by_key(|row| (row.as_action() == Some(KernelAction::Throw), row.prefix.len()));
+        self.delete_rows(&rows).await?;
+        self.installed.clear();
+        match self.own_rows().await?.len() {
+            0 => Ok(count),
+            left => Err(FibError::NotClean { left, table: self.own.table, protocol: self.own.protocol }),
+        }
+    }
+
+    async fn converge_or_resync(&mut self, wanted: &Routes) -> Result<Outcome, FibError> {
+        match self.converge(wanted).await {
+            Err(FibError::Overrun) => {
+                self.requests = Endpoint::open()?;
+                self.resync().await?;
+                self.converge(wanted).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn pass(&mut self, wanted: &Routes) -> Result<Pass, FibError> {
+        let mut pass = Pass::default();
+        let throws = plan::throws_first(&self.installed, wanted);
+        let refused = self.apply(&throws, &mut pass).await?;
+        let (mut target, left_out) = plan::without_unprotected(wanted, &refused);
+        pass.leave_out(left_out);
+        let changes = plan::overrides(&self.installed, &target);
+        for group in changes.chunk_by(|one, next| one.prefix.len() == next.prefix.len()) {
+            // An earlier refusal may have taken a covering override out of the target.
+            let group: Vec<Change> = group
+                .iter()
+                .filter(|change| target.get(&change.prefix) == change.to.as_ref())
+                .copied()
+                .collect();
+            let refused = self.apply(&group, &mut pass).await?;
+            self.route_plainly(&refused, &mut target, &mut pass).await?;
+        }
+        let removals = plan::removals(&self.installed, &target);
+        self.apply(&removals, &mut pass).await?;
+        Ok(pass)
+    }
+
+    /// Takes refused overrides out of the target, and protects them from what covers them.
+    async fn route_plainly(
+        &mut self,
+        refused: &[Prefix],
+        target: &mut Routes,
+        pass: &mut Pass,
+    ) -> Result<(), FibError> {
+        let mut throws = Vec::new();
+        for prefix in refused {
+            target.remove(prefix);
+            if let Some(throw) = plan::instead_of_refused(target, *prefix) {
+                target.insert(*prefix, throw);
+                let from = self.installed.get(prefix).copied();
+                throws.push(Change { prefix: *prefix, from, to: Some(throw) });
+            }
+        }
+        let unprotected = self.apply(&throws, pass).await?;
+        if !unprotected.is_empty() {
+            let (kept, left_out) = plan::without_unprotected(target, &unprotected);
+            *target = kept;
+            pass.leave_out(left_out);
+        }
+        Ok(())
+    }
+
+    /// Sends changes in order; returns the prefixes that were refused.
+    async fn apply(&mut self, changes: &[Change], pass: &mut Pass) -> Result<Vec<Prefix>, FibError> {
+        let requests: Vec<Request<RouteMessage>> =
+            changes.iter().filter_map(|change| request(self.own, *change)).collect();
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
+        let verdicts = self.requests.transact(&requests).await?;
+        let mut refused = Vec::new();
+        for (change, verdict) in changes.iter().zip(verdicts) {
+            match (verdict, change.to) {
+                (Ok(()), Some(action)) => {
+                    self.installed.insert(change.prefix, action);
+                    pass.outcome.changed += 1;
+                }
+                // ESRCH: gone already, the kernel removes the IPv4 routes of a lost interface without a word.
+                (Ok(()) | Err(Refusal { errno: libc::ESRCH, .. }), None) => {
+                    self.installed.remove(&change.prefix);
+                    pass.outcome.changed += 1;
+                }
+                (Err(refusal), _) => {
+                    pass.refuse(self.own, change, &refusal);
+                    refused.push(change.prefix);
+                }
+            }
+        }
+        Ok(refused)
+    }
+
+    /// Takes `rows` as what is installed and deletes those of ETM's that it would not make today.
+    async fn adopt(&mut self, rows: Vec<RouteRow>) -> Result<(), FibError> {
+        let mut odd = Vec::new();
+        for row in rows.into_iter().filter(|row| row.protocol == self.own.protocol) {
+            match row.as_action() {
+                Some(action) if row.metric == OWN_METRIC => {
+                    self.installed.insert(row.prefix, action);
+                }
+                _ => odd.push(row),
+            }
+        }
+        self.delete_rows(&odd).await
+    }
+
+    async fn delete_rows(&mut self, rows: &[RouteRow]) -> Result<(), FibError> {
+        let requests: Vec<Request<RouteMessage>> = rows
+            .iter()
+            .map(|row| Request { kind: RTM_DELROUTE, flags: 0, body: codec::own_row(self.own, row) })
+            .collect();
+        let verdicts = match requests.is_empty() {
+            true => return Ok(()),
+            false => self.requests.transact(&requests).await?,
+        };
+        let refusal =
+            verdicts.into_iter().filter_map(Result::err).find(|refusal| refusal.errno != libc::ESRCH);
+        refusal
+            .map_or(Ok(()), |refusal| Err(FibError::Refused { what: "deleting ETM's own routes", refusal }))
+    }
+
+    async fn own_rows(&mut self) -> Result<Vec<RouteRow>, FibError> {
+        let mut rows = self.rows().await?;
+        rows.retain(|row| row.protocol == self.own.protocol);
+        Ok(rows)
+    }
+
+    /// All routes of ETM's table, whoever made them.
+    async fn rows(&mut self) -> Result<Vec<RouteRow>, FibError> {
+        const WHAT: &str = "reading ETM's own routing table";
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut rows = Vec::new();
+            let mut disturbed = false;
+            for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+                let body = codec::dump_request(family, self.own.table);
+                let table = self.own.table;
+                disturbed |= self
+                    .requests
+                    .dump(WHAT, RTM_GETROUTE, &body, |message| {
+                        let row = (message.kind == RTM_NEWROUTE).then(|| codec::read(message.payload));
+                        rows.extend(row.flatten().filter(|row| row.table == table));
+                    })
+                    .await?;
+            }
+            if !disturbed {
+                return Ok(rows);
+            }
+        }
+        Err(FibError::Unsettled { what: WHAT, attempts: DUMP_ATTEMPTS })
+    }
+}
+
+/// What one pass over the plan did.
+#[derive(Default)]
+struct Pass {
+    outcome: Outcome,
+    /// A refusal says that the view of the table is not what the table is.
+    view_is_wrong: bool,
+}
+
+impl Pass {
+    fn refuse(&mut self, own: OwnTable, change: &Change, refusal: &Refusal) {
+        self.view_is_wrong |= matches!(refusal.errno, libc::EEXIST | libc::ENOENT | libc::ESRCH);
+        let reason = match (refusal.errno, change.to) {
+            (libc::EEXIST, Some(_)) => format!("table {} holds a route of another program for it", own.table),
+            (_, Some(_)) => refusal.to_string(),
+            (_, None) => format!("it could not be removed: {refusal}"),
+        };
+        self.outcome.failed.push((change.prefix, reason));
+    }
+
+    fn leave_out(&mut self, left_out: Vec<(Prefix, Prefix)>) {
+        for (prefix, unprotected) in left_out {
+            let reason = format!("{unprotected} inside it could not be protected by a throw route");
+            self.outcome.failed.push((prefix, reason));
+        }
+    }
+}
+
+fn request(own: OwnTable, change: Change) -> Option<Request<RouteMessage>> {
+    let (kind, flags, action) = match (change.from, change.to) {
+        (None, Some(to)) => (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, to),
+        // CREATE for the case that the kernel dropped it with its interface a moment ago.
+        (Some(_), Some(to)) => (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, to),
+        (Some(from), None) => (RTM_DELROUTE, 0, from),
+        (None, None) => return None,
+    };
+    Some(Request { kind, flags, body: codec::own_route(own, change.prefix, action) })
+}
+
+/// A report is due for a new generation, after a change, and where other prefixes fail than were told.
+fn is_news(told: Option<&Installed>, news: &Installed) -> bool {
+    told.is_none_or(|told| {
+        told.generation != news.generation || news.changed > 0 || told.failed != news.failed
+    })
+}
+
+/// Returns once someone else changed ETM's table, or an interface changed: then the kernel may have
+/// dropped routes without saying so (IPv4), or may take routes that it refused.
+async fn disturbance(monitor: &mut Endpoint, own: OwnTable, own_port: u32) -> Result<(), FibError> {
+    loop {
+        let datagram = match monitor.receive().await {
+            Err(FibError::Overrun) => return Ok(()),
+            datagram => datagram?,
+        };
+        let mut disturbed = is_disturbance(datagram, own, own_port);
+        if !disturbed {
+            continue;
+        }
+        // One reading of the table answers all that is waiting.
+        while disturbed {
+            disturbed = match monitor.try_receive() {
+                Ok(more) => more.is_some(),
+                Err(FibError::Overrun) => true,
+                Err(error) => return Err(error),
+            };
+        }
+        return Ok(());
+    }
+}
+
+fn is_disturbance(datagram: &[u8], own: OwnTable, own_port: u32) -> bool {
+    Messages(datagram).any(|message| match message.kind {
+        RTM_NEWROUTE | RTM_DELROUTE => {
+            message.port != own_port && codec::table_of(message.payload) == Some(own.table)
+        }
+        crate::fib::links::RTM_NEWLINK | crate::fib::links::RTM_DELLINK => true,
+        _ => false,
+    })
+}

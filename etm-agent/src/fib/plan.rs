@@ -1,0 +1,190 @@
+//! The order of changes that turns what is installed into what is wanted. Pure.
+//!
+//! At every moment of the way each address is sent where the old state sends it, where the new state sends it,
+//! or by plain routing; never by an override that neither state wants for it. So: throws first; then overrides,
+//! more-specifics before what covers them; then overrides that go, covering ones first; throws that go last.
+
+use crate::core::decision::KernelAction;
+use crate::types::Prefix;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+/// Routes of ETM's own table.
+pub(super) type Routes = BTreeMap<Prefix, KernelAction>;
+
+/// One change of ETM's own table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) prefix: Prefix,
+    /// What is installed before.
+    pub(super) from: Option<KernelAction>,
+    /// What is installed after.
+    pub(super) to: Option<KernelAction>,
+}
+
+/// Throws that must be there before anything else changes.
+pub(super) fn throws_first(installed: &Routes, wanted: &Routes) -> Vec<Change> {
+    wanted
+        .iter()
+        .filter(|(_, action)| **action == KernelAction::Throw)
+        .filter_map(|(prefix, _)| change(installed, *prefix, Some(KernelAction::Throw)))
+        .collect()
+}
+
+/// Overrides that are new or change their next hop, more-specifics first.
+pub(super) fn overrides(installed: &Routes, wanted: &Routes) -> Vec<Change> {
+    let mut changes: Vec<Change> = wanted
+        .iter()
+        .filter(|(_, action)| **action != KernelAction::Throw)
+        .filter_map(|(prefix, action)| change(installed, *prefix, Some(*action)))
+        .collect();
+    changes.sort_by_key(|change| Reverse(change.prefix.len()));
+    changes
+}
+
+/// What goes: overrides, covering ones first, then throws.
+pub(super) fn removals(installed: &Routes, wanted: &Routes) -> Vec<Change> {
+    let mut changes: Vec<Change> = installed
+        .keys()
+        .filter(|prefix| !wanted.contains_key(prefix))
+        .filter_map(|prefix| change(installed, *prefix, None))
+        .collect();
+    changes.sort_by_key(|change| (change.from == Some(KernelAction::Throw), change.prefix.len()));
+    changes
+}
+
+/// `wanted` without what would capture `unprotected`: prefixes whose throw could not be installed.
+/// Returns the overrides left out, each with one prefix that it would capture.
+pub(super) fn without_unprotected(
+    wanted: &Routes,
+    unprotected: &[Prefix],
+) -> (Routes, Vec<(Prefix, Prefix)>) {
+    let mut kept = wanted.clone();
+    let mut left_out = Vec::new();
+    for prefix in unprotected {
+        kept.remove(prefix);
+        for covering in covering(wanted, *prefix) {
+            if kept.remove(&covering).is_some() {
+                left_out.push((covering, *prefix));
+            }
+        }
+    }
+    (kept, left_out)
+}
+
+/// What to install for an override that the kernel refused: plain routing, by a throw where a wanted override covers it.
+pub(super) fn instead_of_refused(wanted: &Routes, prefix: Prefix) -> Option<KernelAction> {
+    covering(wanted, prefix).next().map(|_| KernelAction::Throw)
+}
+
+/// Overrides of `routes` that cover `prefix` and are not `prefix` itself.
+fn covering(routes: &Routes, prefix: Prefix) -> impl Iterator<Item = Prefix> + '_ {
+    (0..prefix.len()).rev().filter_map(move |len| {
+        let covering = Prefix::new(prefix.addr(), len).ok()?;
+        routes.get(&covering).filter(|action| **action != KernelAction::Throw).map(|_| covering)
+    })
+}
+
+fn change(installed: &Routes, prefix: Prefix, to: Option<KernelAction>) -> Option<Change> {
+    let from = installed.get(&prefix).copied();
+    (from != to).then_some(Change { prefix, from, to })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::IfIndex;
+    use proptest::prelude::*;
+    use std::net::{IpAddr, Ipv4Addr};
+
+    fn via(exit: u32) -> KernelAction {
+        KernelAction::Via { gateway: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), ifindex: IfIndex(exit) }
+    }
+
+    fn routes(list: &[(&str, KernelAction)]) -> Routes {
+        list.iter().map(|(prefix, action)| (prefix.parse().unwrap(), *action)).collect()
+    }
+
+    fn all(installed: &Routes, wanted: &Routes) -> Vec<Change> {
+        let mut changes = throws_first(installed, wanted);
+        let mut now = installed.clone();
+        changes.iter().for_each(|change| apply(&mut now, *change));
+        changes.extend(overrides(&now, wanted));
+        changes.extend(removals(installed, wanted));
+        changes
+    }
+
+    fn apply(routes: &mut Routes, change: Change) {
+        assert_eq!(routes.get(&change.prefix).copied(), change.from, "{change:?}");
+        match change.to {
+            Some(action) => routes.insert(change.prefix, action),
+            None => routes.remove(&change.prefix),
+        };
+    }
+
+    /// Where an address goes; none is plain routing.
+    fn lookup(routes: &Routes, addr: IpAddr) -> Option<KernelAction> {
+        let longest = routes.iter().filter(|(prefix, _)| prefix.contains(addr)).max_by_key(|(p, _)| p.len());
+        longest.map(|(_, action)| *action).filter(|action| *action != KernelAction::Throw)
+    }
+
+    #[test]
+    fn a_throw_precedes_the_override_it_protects_and_outlives_it() {
+        let state = routes(&[("198.18.0.0/20", via(1)), ("198.18.4.0/24", KernelAction::Throw)]);
+        let install: Vec<_> = all(&Routes::new(), &state).iter().map(|c| c.prefix.len()).collect();
+        let remove: Vec<_> = all(&state, &Routes::new()).iter().map(|c| c.prefix.len()).collect();
+        assert_eq!((install, remove), (vec![24, 20], vec![20, 24]));
+    }
+
+    #[test]
+    fn nothing_is_done_where_nothing_differs() {
+        let state = routes(&[("198.18.0.0/20", via(1)), ("198.18.4.0/24", KernelAction::Throw)]);
+        assert!(all(&state, &state).is_empty());
+    }
+
+    #[test]
+    fn an_override_whose_throw_was_refused_is_left_out() {
+        let wanted = routes(&[
+            ("198.18.0.0/16", via(1)),
+            ("198.18.0.0/20", via(2)),
+            ("198.18.4.0/24", KernelAction::Throw),
+            ("198.19.0.0/16", via(1)),
+        ]);
+        let (kept, left_out) = without_unprotected(&wanted, &["198.18.4.0/24".parse().unwrap()]);
+        assert_eq!(kept, routes(&[("198.19.0.0/16", via(1))]));
+        assert_eq!(left_out.len(), 2);
+    }
+
+    #[test]
+    fn a_refused_override_inside_another_becomes_a_throw() {
+        let wanted = routes(&[("198.18.0.0/16", via(1)), ("198.18.4.0/24", via(2))]);
+        let inner = "198.18.4.0/24".parse().unwrap();
+        assert_eq!(instead_of_refused(&wanted, inner), Some(KernelAction::Throw));
+        assert_eq!(instead_of_refused(&wanted, "198.18.0.0/16".parse().unwrap()), None);
+    }
+
+    /// Prefixes of a small universe, so that they nest often: 198.18.0.0/26 and below.
+    fn arbitrary_routes() -> impl Strategy<Value = Routes> {
+        let action = prop_oneof![Just(KernelAction::Throw), (1..4_u32).prop_map(via)];
+        let prefix = (0..64_u8, 26..=32_u8)
+            .prop_map(|(host, len)| Prefix::new(IpAddr::V4(Ipv4Addr::new(198, 18, 0, host)), len).unwrap());
+        proptest::collection::btree_map(prefix, action, 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn no_step_captures_traffic_that_neither_state_would(from in arbitrary_routes(), to in arbitrary_routes()) {
+            let mut now = from.clone();
+            for change in all(&from, &to) {
+                apply(&mut now, change);
+                for host in 0..64 {
+                    let addr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, host));
+                    let goes = lookup(&now, addr);
+                    let allowed = goes.is_none() || goes == lookup(&from, addr) || goes == lookup(&to, addr);
+                    prop_assert!(allowed, "{addr} goes {goes:?} after {change:?}");
+                }
+            }
+            prop_assert_eq!(now, to);
+        }
+    }
+}
