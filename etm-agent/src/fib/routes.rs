@@ -76,7 +76,7 @@ impl RouteMonitor {
         loop {
             let begun = Instant::now();
             let turn = tokio::select! {
-                _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
+                () = super::stopped(&mut shutdown) => return Ok(()),
                 turn = self.turn(&events) => turn?,
             };
             match turn {
