@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("proto", &["types"]),
     ("core", &["types"]),
     ("config", &["core", "types"]),
-    ("datapath", &["core::input", "types"]),
+    ("datapath", &["core::input", "core::decision", "types"]),
     ("fib", &["core::input", "core::decision", "types"]),
     ("peering", &["proto", "core::input", "core::decision", "types"]),
     ("control", &["core", "types"]),
