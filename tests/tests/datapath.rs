@@ -1,6 +1,8 @@
 //! The adapter's life on real interfaces: attach, count, restart, detach. Each test has a network namespace and a pin
 //! root of its own; nothing outside of them is touched. Needs root.
 
+#![allow(clippy::unwrap_used, reason = "an unwrap is the assertion of a test")]
+
 use etm_agent::core::decision::{LiveRow, TableChange};
 use etm_agent::core::input::{SlotCount, Uncounted};
 use etm_agent::datapath::{

@@ -79,14 +79,14 @@ pub enum DatapathError {
     /// The object was refused.
     #[error(
         "cannot load the eBPF object: {}; check that the kernel is 5.15 or newer with CONFIG_BPF_SYSCALL",
-        chain(cause.as_ref())
+        chain(&**cause)
     )]
     Load {
         /// What aya or the kernel said.
         cause: Box<aya::EbpfError>,
     },
     /// The verifier refused a program.
-    #[error("the kernel refuses program {program}: {}; check that it is 5.15 or newer", chain(cause.as_ref()))]
+    #[error("the kernel refuses program {program}: {}; check that it is 5.15 or newer", chain(&**cause))]
     Program {
         /// Name.
         program: &'static str,
@@ -138,7 +138,7 @@ pub enum DatapathError {
         cause: io::Error,
     },
     /// A program could not be attached to an interface, or taken off.
-    #[error("cannot {doing} {direction} of interface {ifindex} by {hook}: {}", chain(cause.as_ref()))]
+    #[error("cannot {doing} {direction} of interface {ifindex} by {hook}: {}", chain(&**cause))]
     Attach {
         /// Verb.
         doing: &'static str,
@@ -173,7 +173,7 @@ pub enum DatapathError {
 const LONGEST: usize = 600;
 
 /// An error and its sources in one line.
-fn chain(error: &dyn Error) -> String {
+fn chain(error: &impl Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {

@@ -1,5 +1,5 @@
 //! System calls that neither std nor aya wraps. Never more than one call per function, and no policy.
-#![allow(unsafe_code)] // bpf(2), statfs(2), membarrier(2), if_indextoname(3) by libc
+#![allow(unsafe_code)] // bpf(2), statfs(2), membarrier(2), socket(2), if_indextoname(3) by libc
 
 use crate::types::IfIndex;
 use std::ffi::{CStr, CString};
@@ -47,6 +47,18 @@ pub(super) fn interface_name(ifindex: IfIndex) -> io::Result<String> {
     }
     let name = CStr::from_bytes_until_nul(&name).map_err(|_| io::ErrorKind::InvalidData)?;
     Ok(name.to_string_lossy().into_owned())
+}
+
+/// A socket to the kernel's routing and traffic control.
+pub(super) fn route_socket() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    let fd =
+        unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// What a new hash map is made of.
