@@ -93,7 +93,7 @@ impl PrefixTable {
         }
         self.retry_refused()?;
         sys::grace_period().map_err(|cause| DatapathError::Kernel {
-            doing: "wait for a grace period by membarrier(2)",
+            doing: "wait until no packet uses the removed prefixes",
             cause,
         })?;
         let rows = slots.iter().flat_map(|&slot| self.grid.of_slot(slot)).collect();
