@@ -188,7 +188,7 @@ async fn each_way_to_be_no_peer_is_named() {
             assert!(matches!(peer.next().await, Some(Message::Open(_))));
             script(&mut peer).await;
             if let Some(code) = code {
-                let Some(Message::Notification(sent)) = peer.next().await else { panic!("no NOTIFICATION") };
+                let sent = peer.notification().await;
                 assert_eq!((sent.code.as_u8(), sent.subcode), code);
             }
             drop(peer);
@@ -220,7 +220,7 @@ async fn a_learn_session_delivers_routes_and_says_nothing_but_end_of_rib() {
             assert_eq!(status.traffic.announced_in, 2);
         }
         agent.stop.send_replace(true);
-        let Some(Message::Notification(cease)) = peer.next_news().await else { panic!("no Cease") };
+        let cease = peer.notification().await;
         assert_eq!((cease.code, cease.subcode), (NotificationCode::Cease, 2));
         assert_eq!(peer.next().await, None);
     })
@@ -267,7 +267,7 @@ async fn nlri_that_cannot_be_read_resets_the_session_and_it_comes_back() {
             nlri: bytes::Bytes::from_static(&[0, 0, 0, 1, 33, 1, 2, 3, 4, 5]),
         };
         peer.send(&Message::Update(broken)).await;
-        let Some(Message::Notification(sent)) = peer.next_news().await else { panic!("no NOTIFICATION") };
+        let sent = peer.notification().await;
         assert_eq!((sent.code.as_u8(), sent.subcode), (3, 10));
         drop(peer);
         let reason = agent.down().await;
@@ -287,7 +287,7 @@ async fn a_silent_peer_is_given_up_after_the_hold_time() {
         assert_eq!(agent.session().await, up());
         let start = Instant::now();
         end_of_ribs(&mut peer).await;
-        let Some(Message::Notification(sent)) = peer.next_news().await else { panic!("no NOTIFICATION") };
+        let sent = peer.notification().await;
         assert_eq!(sent.code, NotificationCode::HoldTimerExpired);
         assert!(start.elapsed() >= Duration::from_millis(2900), "{:?}", start.elapsed());
         drop(peer);
@@ -405,7 +405,7 @@ async fn an_inject_session_converges_to_the_newest_decision_and_leaves_nothing()
         agent.stop.send_replace(true);
         let (_, withdrawn, _) = body(peer.next_news().await);
         assert_eq!(withdrawn, set(&["198.18.1.0/24", "198.18.2.0/24"]));
-        let Some(Message::Notification(cease)) = peer.next_news().await else { panic!("no Cease") };
+        let cease = peer.notification().await;
         assert_eq!((cease.code, cease.subcode), (NotificationCode::Cease, 2));
         assert_eq!(&cease.data[1..], b"ETM is stopping");
         assert_eq!(peer.next().await, None);

@@ -75,6 +75,17 @@ impl Peer {
         }
     }
 
+    /// The next NOTIFICATION, whatever comes before it.
+    pub(super) async fn notification(&mut self) -> wire::NotificationMessage {
+        loop {
+            match self.next().await {
+                Some(Message::Notification(notification)) => return notification,
+                Some(_) => {}
+                None => panic!("no NOTIFICATION"),
+            }
+        }
+    }
+
     /// The next message that is not a KEEPALIVE.
     pub(super) async fn next_news(&mut self) -> Option<Message> {
         loop {
