@@ -182,21 +182,6 @@ pub struct NextHops {
 }
 
 impl NextHops {
-    /// From lists as configured: at most one address per family counts, the first.
-    pub fn new(all: &[IpAddr], exits: &[(ExitId, Vec<IpAddr>)]) -> NextHops {
-        let first = |list: &[IpAddr], family| list.iter().copied().find(|addr| Family::of(*addr) == family);
-        let mut hops =
-            NextHops { v4: first(all, Family::V4), v6: first(all, Family::V6), per_exit: BTreeMap::new() };
-        for (exit, list) in exits {
-            for family in Family::ALL {
-                if let Some(addr) = first(list, family) {
-                    hops.per_exit.entry((*exit, family)).or_insert(addr);
-                }
-            }
-        }
-        hops
-    }
-
     /// The next hop of a route of `family` through `exit`; none where the receiver has no way to it.
     pub fn of(&self, exit: ExitId, family: Family) -> Option<IpAddr> {
         let default = match family {

@@ -469,7 +469,7 @@ async fn an_inject_session_learns_nothing() {
 fn next_hops_are_a_function_of_exit_and_family() {
     let v4: IpAddr = "192.0.2.1".parse().unwrap();
     let own: IpAddr = "192.0.2.9".parse().unwrap();
-    let hops = NextHops::new(&[v4], &[(ExitId(2), vec![own])]);
+    let hops = NextHops { v4: Some(v4), v6: Some(v4), per_exit: [((ExitId(2), Family::V4), own)].into() };
     assert_eq!(hops.of(ExitId(1), Family::V4), Some(v4));
     assert_eq!(hops.of(ExitId(2), Family::V4), Some(own));
     assert_eq!(hops.of(ExitId(2), Family::V6), None);
@@ -480,7 +480,7 @@ fn configurations_that_cannot_work_are_refused() {
     let good = config("127.0.0.1:179".parse().unwrap());
     let inject = |next_hop: &str| InjectConfig {
         out: OutPolicy { local_pref: 1_000_000, community: "64500:179".parse().unwrap() },
-        next_hops: NextHops::new(&[next_hop.parse().unwrap()], &[]),
+        next_hops: NextHops { v4: Some(next_hop.parse().unwrap()), ..NextHops::default() },
     };
     let hops = inject("192.0.2.1");
     assert_eq!(good.check_inject(&hops), Ok(()));
