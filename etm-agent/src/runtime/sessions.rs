@@ -44,10 +44,12 @@ pub(super) fn prepare(
                 Box::pin(run_learn(config, ports))
             }
             Role::Inject => {
-                config.check_inject()?;
                 let out = OutPolicy { local_pref: bgp.local_pref, community };
                 let inject = InjectConfig { out, next_hops: next_hops(settings)? };
-                Box::pin(run_inject(config, inject, decisions.clone(), ports))
+                config.check_inject(&inject)?;
+                let decisions = decisions.clone();
+                // An unconfirmed parting is logged where it happens; the closed connection withdraws anyway.
+                Box::pin(async move { drop(run_inject(config, inject, decisions, ports).await) })
             }
         };
         sessions.push(Session { name: settings.name.clone(), role: settings.role, status, future });
