@@ -41,7 +41,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("netlink_packet_core", &["fib"]),
     ("netlink_packet_route", &["fib"]),
     ("netlink_proto", &["fib"]),
-    ("netlink_sys", &["fib"]),
+    // datapath attaches the clsact filters of kernels without TCX, which takes a few messages of traffic control.
+    ("netlink_sys", &["fib", "datapath"]),
     ("rustbgpd_wire", &["proto"]),
     ("rustbgpd_fsm", &["proto"]),
     ("axum", &["control"]),
