@@ -1,9 +1,7 @@
 //! `etm-agent`: the daemon's command line.
 
 use crate::config::{self, Settings};
-use crate::fib::OwnTable;
-use crate::runtime::{self, ExitStatus};
-use crate::telemetry::{self, LogFormat};
+use crate::runtime::{self, DetachFrom, ExitStatus, LogFormat};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -116,16 +114,11 @@ fn run(config: &Path, format: Format) -> ExitStatus {
         Ok(settings) => settings,
         Err(status) => return status,
     };
-    telemetry::start(match format {
+    let format = match format {
         Format::Text => LogFormat::Text,
         Format::Json => LogFormat::Json,
-    });
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        mode = settings.policy.mode.as_str(),
-        "etm-agent starts"
-    );
-    runtime::run(&settings)
+    };
+    runtime::run(&settings, format)
 }
 
 fn check(config: &Path) -> ExitStatus {
@@ -143,15 +136,12 @@ fn check(config: &Path) -> ExitStatus {
 }
 
 fn detach(config: Option<&Path>, pin_root: PathBuf) -> ExitStatus {
-    let (pin_root, own) = match config.map(load) {
-        None => (pin_root, OwnTable::default()),
-        Some(Ok(settings)) => {
-            let own = OwnTable { table: settings.kernel.table, protocol: settings.kernel.protocol };
-            (settings.datapath.pin_root, own)
-        }
+    let from = match config.map(load) {
+        None => DetachFrom::pin_root(pin_root),
+        Some(Ok(settings)) => DetachFrom::settings(&settings),
         Some(Err(status)) => return status,
     };
-    match runtime::detach(&pin_root, own) {
+    match runtime::detach(&from) {
         Ok(lines) => print(&format!("{}\n", lines.join("\n"))),
         Err(error) => {
             complain(&error);

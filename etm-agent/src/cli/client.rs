@@ -4,7 +4,7 @@ use super::render;
 use crate::control::schema::{Events, Ordered, Overrides, Prefixes, Providers, Status};
 use crate::control::{self, ClientError};
 use crate::core::view::ExplainView;
-use crate::datapath::OffSwitch;
+use crate::runtime;
 use crate::types::Prefix;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
@@ -183,15 +183,15 @@ struct Forced {
 /// Turns the switch in the kernel by its pin: works when the agent is hung or gone.
 fn switch_off(pin_root: &Path, agent: ClientError, as_json: bool) -> Result<String, ClientError> {
     let refused = |error: String| ClientError::Refused { error };
-    match OffSwitch::open(pin_root).and_then(|switch| switch.map(|mut switch| switch.set()).transpose()) {
-        Ok(Some(())) if as_json => json(&Forced { state: "off", forced: true, agent: agent.to_string() }),
-        Ok(Some(())) => Ok(format!(
+    match runtime::switch_off(pin_root) {
+        Ok(true) if as_json => json(&Forced { state: "off", forced: true, agent: agent.to_string() }),
+        Ok(true) => Ok(format!(
             "the kernel's switch is off: every packet takes plain routing now\n\
              but {agent}\n\
              its BGP announcements end with its sessions (hold time), or when the process ends\n"
         )),
         // Nothing pinned means that nothing is marked, but also that this may be the wrong directory.
-        Ok(None) => Err(agent),
+        Ok(false) => Err(agent),
         Err(error) => Err(refused(format!("{agent}; and the kernel's switch cannot be turned: {error}"))),
     }
 }

@@ -1,9 +1,7 @@
 //! Answers as text for people: aligned columns, SI bits, no colour. Never the only way to a figure: `--json` has all.
 
 use crate::control::schema::{Ordered, Status};
-use crate::core::conservation::BookState;
-use crate::core::policy::Role;
-use crate::core::view::{EventView, ExplainView, OverrideView, PrefixView, UplinkView};
+use crate::core::view::{BookState, EventView, ExplainView, OverrideView, PrefixView, Role, UplinkView};
 use crate::types::Timestamp;
 use std::fmt::Write;
 
@@ -234,7 +232,7 @@ pub(super) fn ordered(ordered: &Ordered) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::guard::State;
+    use crate::core::view::State;
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {

@@ -7,9 +7,10 @@ use super::stop::{Parts, stop};
 use super::{machine, sampler::Note};
 use crate::config::Settings;
 use crate::core::policy::Role;
-use crate::datapath;
+use crate::datapath::{self, OffSwitch};
 use crate::fib::OwnTable;
-use std::path::Path;
+use crate::telemetry::{self, LogFormat};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
@@ -18,7 +19,13 @@ use tokio::time::Instant;
 const START_POLL: Duration = Duration::from_millis(100);
 
 /// Runs the agent until it is told to end. The result is the process's exit status.
-pub fn run(settings: &Settings) -> ExitStatus {
+pub fn run(settings: &Settings, log: LogFormat) -> ExitStatus {
+    telemetry::start(log);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        mode = settings.policy.mode.as_str(),
+        "etm-agent starts"
+    );
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(run_until_told(settings)),
@@ -48,20 +55,43 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, AgentError> {
     })
 }
 
+/// Where ETM is to be removed from.
+#[derive(Clone, Debug)]
+pub struct DetachFrom {
+    pin_root: PathBuf,
+    own: OwnTable,
+}
+
+impl DetachFrom {
+    /// These pins, and the default table and protocol.
+    pub fn pin_root(pin_root: PathBuf) -> DetachFrom {
+        DetachFrom { pin_root, own: OwnTable::default() }
+    }
+
+    /// What these settings name.
+    pub fn settings(settings: &Settings) -> DetachFrom {
+        DetachFrom { pin_root: settings.datapath.pin_root.clone(), own: own_table(settings) }
+    }
+}
+
 /// Removes everything of ETM from the machine. The lines say what was removed.
-pub fn detach(pin_root: &Path, own: OwnTable) -> Result<Vec<String>, AgentError> {
+pub fn detach(from: &DetachFrom) -> Result<Vec<String>, AgentError> {
     // Marking ends first: from then on nothing looks into the table that is being emptied.
+    let DetachFrom { pin_root, own } = from;
     let detached = datapath::detach(pin_root)?;
-    let cleaned = on_this_thread(async { Ok(cleanup(own).await?) })?;
+    let cleaned = on_this_thread(async { Ok(cleanup(*own).await?) })?;
+    let (links, maps) = (detached.links.join(", "), detached.maps.join(", "));
     Ok(vec![
-        format!(
-            "{}: removed links [{}] and maps [{}]",
-            pin_root.display(),
-            detached.links.join(", "),
-            detached.maps.join(", ")
-        ),
+        format!("{}: removed links [{links}] and maps [{maps}]", pin_root.display()),
         format!("table {}: {} routes and {} rules removed", own.table, cleaned.routes, cleaned.rules),
     ])
+}
+
+/// Turns the operator's switch off by its pin, with no agent's help. False where nothing is pinned there.
+pub fn switch_off(pin_root: &Path) -> Result<bool, AgentError> {
+    let Some(mut switch) = OffSwitch::open(pin_root)? else { return Ok(false) };
+    switch.set()?;
+    Ok(true)
 }
 
 fn on_this_thread<T>(work: impl Future<Output = Result<T, AgentError>>) -> Result<T, AgentError> {

@@ -152,7 +152,7 @@ impl Decider {
         match self.lease.renew(until) {
             Ok(()) => self.lease_until = until,
             Err(error) => {
-                tracing::error!(%error, "lease not renewed: the kernel returns to plain routing when it ends")
+                tracing::error!(%error, "lease not renewed: the kernel returns to plain routing when it ends");
             }
         }
     }

@@ -24,6 +24,7 @@ mod start;
 mod stop;
 mod table;
 
-pub use agent::{check, detach, run};
+pub use crate::telemetry::LogFormat;
+pub use agent::{DetachFrom, check, detach, run, switch_off};
 pub use clock::boottime;
 pub use error::{AgentError, ExitStatus};

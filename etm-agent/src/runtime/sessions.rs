@@ -7,7 +7,7 @@ use crate::core::decision::Decision;
 use crate::core::input::Input;
 use crate::core::policy::Role;
 use crate::peering::{
-    InjectConfig, NextHops, OutPolicy, PeerStatus, Ports, SessionConfig, run_inject, run_learn,
+    InjectConfig, NextHops, OutPolicy, Parting, PeerStatus, Ports, SessionConfig, run_inject, run_learn,
     status_channel,
 };
 use crate::types::{Community, Family, PeerId};
@@ -21,7 +21,8 @@ pub(super) struct Session {
     pub(super) name: String,
     pub(super) role: Role,
     pub(super) status: watch::Receiver<PeerStatus>,
-    pub(super) future: BoxFuture<'static, ()>,
+    /// Runs until told to stop; true where the peer confirmed that nothing of ETM is left with it.
+    pub(super) future: BoxFuture<'static, bool>,
 }
 
 /// Prepares all sessions; refuses settings that no peer could accept.
@@ -38,18 +39,20 @@ pub(super) fn prepare(
         let config = session_config(peer, settings, bgp);
         let (writer, status) = status_channel(&config, boottime());
         let ports = Ports { inputs: inputs.clone(), status: writer, stop: stop.clone(), clock: boottime };
-        let future: BoxFuture<'static, ()> = match settings.role {
+        let future: BoxFuture<'static, bool> = match settings.role {
             Role::Learn => {
                 config.check()?;
-                Box::pin(run_learn(config, ports))
+                Box::pin(async move {
+                    run_learn(config, ports).await;
+                    true
+                })
             }
             Role::Inject => {
                 let out = OutPolicy { local_pref: bgp.local_pref, community };
                 let inject = InjectConfig { out, next_hops: next_hops(settings)? };
                 config.check_inject(&inject)?;
                 let decisions = decisions.clone();
-                // An unconfirmed parting is logged where it happens; the closed connection withdraws anyway.
-                Box::pin(async move { drop(run_inject(config, inject, decisions, ports).await) })
+                Box::pin(async move { run_inject(config, inject, decisions, ports).await == Parting::Clean })
             }
         };
         sessions.push(Session { name: settings.name.clone(), role: settings.role, status, future });

@@ -13,8 +13,8 @@ use crate::control::schema::Quantiles;
 use crate::control::{self, Request};
 use crate::core::controller::Controller;
 use crate::core::decision::Decision;
-use crate::core::input::{Input, LinkEvent, TableFill};
-use crate::datapath::{Live, Opened, PrefixTable};
+use crate::core::input::{Input, LinkEvent, Sample, TableFill};
+use crate::datapath::{Counters, Datapath, Live, Opened, PrefixTable};
 use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -47,13 +47,7 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
         None => Vec::new(),
     };
     let (durations, sample_times) = watch::channel(Quantiles::default());
-    let identity = Identity {
-        started: boottime(),
-        pin_root: settings.datapath.pin_root.display().to_string(),
-        lease_span: settings.kernel.lease,
-        peers: sessions.iter().map(|session| session.status.clone()).collect(),
-        sample_times,
-    };
+    let identity = identity(settings, &sessions, sample_times);
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -76,16 +70,8 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
         inputs: inputs_rx,
     };
     spawn_decider(tasks, decider, sources)?;
-    let sampler = Sampler {
-        datapath,
-        counters,
-        stats: StatsReader::open()?,
-        interval: settings.policy.interval,
-        attached: interfaces.uplinks.iter().map(|link| (Some(link.ifindex), header(link))).collect(),
-        fill: fill_rx,
-        samples,
-        durations,
-    };
+    let reader = (datapath, counters);
+    let sampler = sampler(settings, reader, &interfaces.uplinks, fill_rx, (samples, durations))?;
     spawn_sampler(tasks, sampler, notes_rx)?;
     spawn_table(tasks, (table, live), jobs_rx, inputs.clone(), fill)?;
     spawn_links(tasks, &interfaces.uplinks, links, notes, &rest_rx)?;
@@ -93,6 +79,35 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     spawn_control(tasks, socket, requests, rest_rx);
     spawn_sessions(tasks, sessions);
     Ok(parts)
+}
+
+fn sampler(
+    settings: &Settings,
+    (datapath, counters): (Datapath, Counters),
+    uplinks: &[LinkReport],
+    fill: watch::Receiver<TableFill>,
+    (samples, durations): (mpsc::Sender<Sample>, watch::Sender<Quantiles>),
+) -> Result<Sampler, AgentError> {
+    Ok(Sampler {
+        datapath,
+        counters,
+        stats: StatsReader::open()?,
+        interval: settings.policy.interval,
+        attached: uplinks.iter().map(|link| (Some(link.ifindex), header(link))).collect(),
+        fill,
+        samples,
+        durations,
+    })
+}
+
+fn identity(settings: &Settings, sessions: &[Session], sample_times: watch::Receiver<Quantiles>) -> Identity {
+    Identity {
+        started: boottime(),
+        pin_root: settings.datapath.pin_root.display().to_string(),
+        lease_span: settings.kernel.lease,
+        peers: sessions.iter().map(|session| session.status.clone()).collect(),
+        sample_times,
+    }
 }
 
 type Tasks = JoinSet<(&'static str, End)>;
@@ -230,8 +245,8 @@ fn spawn_control(
 fn spawn_sessions(tasks: &mut Tasks, sessions: Vec<Session>) {
     for session in sessions {
         tasks.spawn(async move {
-            session.future.await;
-            ("a BGP session", End::Session)
+            let confirmed = session.future.await;
+            ("a BGP session", End::Session { confirmed })
         });
     }
 }

@@ -25,8 +25,11 @@ const STEP_BOUND: Duration = Duration::from_secs(3);
 pub(super) enum End {
     /// Nothing.
     Plain,
-    /// Nothing; it was a BGP session.
-    Session,
+    /// A BGP session.
+    Session {
+        /// True where its peer confirmed that nothing of ETM is left with it.
+        confirmed: bool,
+    },
     /// ETM's routing table.
     Routes(Box<fib::Overrides>),
     /// The attachments.
@@ -80,7 +83,7 @@ impl Parts {
         while !enough(&self.ended, &self.tasks) {
             match tokio::time::timeout_at(deadline, self.tasks.join_next()).await {
                 Ok(Some(Ok((part, End::Failed(error))))) => {
-                    tracing::error!(%error, "{part} failed while ending")
+                    tracing::error!(%error, "{part} failed while ending");
                 }
                 Ok(Some(Ok((_, end)))) => self.ended.push(end),
                 Ok(Some(Err(error))) => tracing::error!(%error, "a task was lost while ending"),
@@ -89,10 +92,6 @@ impl Parts {
             }
         }
         true
-    }
-
-    fn sessions_ended(&self) -> usize {
-        self.ended.iter().filter(|end| matches!(end, End::Session)).count()
     }
 
     fn take_routes(&mut self) -> Option<Box<fib::Overrides>> {
@@ -143,14 +142,14 @@ fn step(what: &str, begun: Instant, done: bool) {
     }
 }
 
+/// Sessions withdraw, wait for the acknowledgement, say Cease and close.
 async fn end_sessions(parts: &mut Parts) -> bool {
     let sessions = parts.statuses.len();
-    let already = parts.sessions_ended();
+    let of_session = |end: &&End| matches!(end, End::Session { .. });
     parts.stop_sessions.send_replace(true);
-    let all = |ended: &[End], _: &JoinSet<_>| {
-        ended.iter().filter(|end| matches!(end, End::Session)).count() >= sessions
-    };
-    already >= sessions || parts.wait(SESSIONS_BOUND, all).await
+    let all =
+        parts.wait(SESSIONS_BOUND, |ended, _| ended.iter().filter(of_session).count() >= sessions).await;
+    all && !parts.ended.iter().any(|end| matches!(end, End::Session { confirmed: false }))
 }
 
 async fn clear_routes(settings: &Settings, parts: &mut Parts) -> bool {
