@@ -4,6 +4,11 @@
 //! `types`; `proto`, `core`, `config` (pure); `datapath`, `fib`, `peering`, `control`, `telemetry`
 //! (one outside thing each); `runtime` (composition); `cli`.
 
+pub mod config;
+pub mod control;
 pub mod core;
+pub mod datapath;
 pub mod fib;
+pub mod peering;
+pub mod proto;
 pub mod types;

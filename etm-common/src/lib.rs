@@ -1,2 +1,14 @@
-//! What the kernel program and the agent must agree on.
+//! What the kernel programs and the agent must agree on: values in maps, names, numbers, limits.
+//!
+//! Never holds behaviour, and nothing here may depend on the side that reads it: the same source is
+//! compiled for the kernel and for user space, and a pinned map outlives both builds. Whoever changes
+//! a layout, a name or a number raises [`names::ABI_VERSION`].
 #![no_std]
+
+mod layout;
+pub mod limits;
+pub mod names;
+pub mod reasons;
+mod values;
+
+pub use values::{Count, Lease, LiveKey, LiveValue, MarkSetting, Off, UPLINK_WITHOUT_ETHERNET, Uplink};

@@ -1,1 +1,26 @@
-//! The lab: network namespaces with real routers in which ETM is tried.
+//! The lab: network namespaces with real routers in which ETM is tried, demonstrated and tested.
+//!
+//! *Never*: touches a route, link, rule or qdisc of the namespace it is started in, sends a packet to
+//! an address that no namespace of the lab owns, or links against the agent. ETM is run as a user
+//! runs it, by its two binaries.
+//!
+//! Reading order: [`topology`] (what is wired to what), [`table`] (who announces what), [`lab`]
+//! (brings it up), [`traffic`] (what is sent and what arrived), [`agent`] (ETM itself).
+
+pub mod agent;
+pub mod bench;
+pub mod bird;
+pub mod bird_config;
+pub mod clock;
+pub mod command;
+pub mod demo;
+pub mod error;
+pub mod http;
+pub mod lab;
+pub mod link;
+pub mod netns;
+pub mod poll;
+pub mod state;
+pub mod table;
+pub mod topology;
+pub mod traffic;

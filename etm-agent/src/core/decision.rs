@@ -112,11 +112,13 @@ pub struct LiveRow {
     pub rate: BitRate,
 }
 
-/// A row that was found when maps of an earlier run were adopted.
+/// What an earlier run left, for this one to go on with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Adopted {
     /// What the tries hold.
     pub entries: Vec<(Prefix, SlotId)>,
     /// What the counters hold: the baseline of the first interval.
     pub rows: Vec<SlotCount>,
+    /// What ETM's own routing table holds.
+    pub routes: BTreeMap<Prefix, KernelAction>,
 }

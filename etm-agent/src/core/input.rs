@@ -28,6 +28,8 @@ pub enum Input {
     Told(Told),
     /// An operator's order.
     Order(Order),
+    /// Time passed without anything else.
+    Tick,
 }
 
 /// State of a BGP session.
@@ -44,7 +46,10 @@ pub struct SessionEvent {
 #[serde(rename_all = "kebab-case")]
 pub enum SessionChange {
     /// Established (RFC 4271 section 8.2.2).
-    Up,
+    Up {
+        /// Families that both sides offered: an End-of-RIB is awaited for each.
+        families: Vec<Family>,
+    },
     /// The peer sent its whole table of this family (RFC 4724 section 2).
     EndOfRib(Family),
     /// Not Established any more, or an attempt failed. All its routes are void.
@@ -287,4 +292,6 @@ pub enum Order {
     Off,
     /// Act again as the mode says.
     On,
+    /// The agent is about to end: plain routing, without touching the operator's switch.
+    Stop,
 }

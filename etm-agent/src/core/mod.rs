@@ -2,7 +2,38 @@
 //!
 //! Pure, deterministic, single-threaded: time is an argument, nothing here reads a clock, a socket,
 //! a file or a random number, and equal inputs give equal decisions.
+//!
+//! In reading order, each file importing only those before it.
+
+pub mod policy;
+
+pub mod input;
 
 pub mod decision;
-pub mod input;
-pub mod policy;
+
+pub mod topology;
+
+pub mod rate;
+pub mod slots;
+
+pub mod preference;
+
+pub mod rib;
+
+pub mod fib_view;
+
+pub mod conservation;
+
+pub mod guard;
+
+pub mod audit;
+
+pub mod allocator;
+
+pub mod overrides;
+
+pub mod projection;
+
+pub mod view;
+
+pub mod controller;

@@ -147,3 +147,53 @@ impl Policy {
         self.exits.get(exit.index()).map(|exit| exit.uplink)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Two uplinks of 50 Mbit/s with one exit each, limit 90 %, headroom 5 %; one learn session.
+    pub(crate) fn two_exits() -> Policy {
+        let uplink = |name: &str| Uplink {
+            name: name.to_owned(),
+            capacity: BitRate(50_000_000),
+            limit: Share::percent(90),
+            headroom: Share::percent(5),
+        };
+        let exit = |name: &str, index: u16, gateways: [&str; 2]| Exit {
+            name: name.to_owned(),
+            provider: ProviderId(index),
+            uplink: UplinkId(index),
+            gateways: gateways.iter().map(|addr| addr.parse().unwrap()).collect(),
+        };
+        Policy {
+            mode: Mode::Enforce,
+            interval: Duration::from_secs(1),
+            uplinks: vec![uplink("up-a"), uplink("up-b")],
+            providers: ["transit-a", "transit-b"]
+                .map(|name| Provider { name: name.to_owned(), asn: None })
+                .to_vec(),
+            exits: vec![
+                exit("transit-a", 0, ["10.0.1.1", "fd00:1::1"]),
+                exit("transit-b", 1, ["10.0.2.1", "fd00:2::1"]),
+            ],
+            peers: vec![Peer { name: "border".to_owned(), role: Role::Learn }],
+            static_routes: Vec::new(),
+            exclude: Vec::new(),
+            hold: Duration::from_secs(60),
+            max_overrides: 1_000,
+            max_moved_share: Share::percent(50),
+            max_throws: 256,
+            community: "64500:179".parse().unwrap(),
+            daemon_protocols: vec![12],
+            stale_after: Duration::from_secs(5),
+        }
+    }
+
+    #[test]
+    fn rates_follow_from_capacity_limit_and_headroom() {
+        let uplink = two_exits().uplinks.remove(0);
+        assert_eq!(uplink.limit_rate(), BitRate(45_000_000));
+        assert_eq!(uplink.fill_rate(), BitRate(42_500_000));
+    }
+}

@@ -1,0 +1,39 @@
+//! Embeds the eBPF object in the agent. Never builds it (that is `cargo xtask build-ebpf`, with another compiler) and
+//! never fails without it: an agent without the object says so when it is asked to load it.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+fn main() -> io::Result<()> {
+    println!("cargo::rerun-if-env-changed=ETM_EBPF_OBJECT");
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
+    let usual = usual_object(&out);
+    let object = env::var_os("ETM_EBPF_OBJECT")
+        .filter(|path| !path.is_empty())
+        .map_or_else(|| usual.clone(), |path: OsString| PathBuf::from(path));
+    let bytes = match fs::read(&object) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    // Cargo takes a file that does not exist for changed at every build, a directory only when something appears in it.
+    let watched = if bytes.is_empty() && object == usual { parent(&usual)? } else { object.as_path() };
+    println!("cargo::rerun-if-changed={}", watched.display());
+    fs::write(out.join("etm.bpf.o"), bytes)
+}
+
+/// `ebpf/etm.bpf.o` in the target directory, which cargo marks with a tag.
+fn usual_object(out: &Path) -> PathBuf {
+    let target = out.ancestors().find(|dir| dir.join("CACHEDIR.TAG").is_file());
+    let workspace = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    target.map_or_else(workspace, Path::to_path_buf).join("ebpf/etm.bpf.o")
+}
+
+fn parent(object: &Path) -> io::Result<&Path> {
+    let dir = object.parent().unwrap_or(object);
+    fs::create_dir_all(dir)?;
+    Ok(dir)
+}

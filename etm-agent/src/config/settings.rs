@@ -1,0 +1,114 @@
+//! What the configuration means: complete, checked, every default filled in.
+
+use crate::core::policy::{Policy, Role};
+use crate::types::{Asn, ExitId, RouterId};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The whole configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// What the decision needs.
+    pub policy: Policy,
+    /// The process.
+    pub agent: AgentSettings,
+    /// Kernel routing.
+    pub kernel: KernelSettings,
+    /// Kernel counting.
+    pub datapath: DatapathSettings,
+    /// BGP; none without sessions.
+    pub bgp: Option<BgpSettings>,
+}
+
+/// The process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentSettings {
+    /// Unix socket of the control API.
+    pub control_socket: PathBuf,
+    /// The agent gives up when a learn session is not Established this long after the start.
+    pub startup_timeout: Duration,
+    /// BIRD's control socket, to ask whether it learns foreign kernel routes; none where BIRD is not used.
+    pub bird_socket: Option<PathBuf>,
+}
+
+/// Kernel routing, mode "lease".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelSettings {
+    /// Interfaces by which the traffic to steer comes in.
+    pub inside: Vec<String>,
+    /// ETM's routing table.
+    pub table: u32,
+    /// ETM's route protocol (rtm_protocol).
+    pub protocol: u8,
+    /// Mark of packets that may take an override.
+    pub mark: u32,
+    /// Bits of the mark that are ETM's.
+    pub mask: u32,
+    /// Priority of ETM's rules.
+    pub rule_priority: u32,
+    /// How long the kernel honours overrides without hearing from the agent.
+    pub lease: Duration,
+}
+
+/// Kernel counting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatapathSettings {
+    /// Directory of the pins, below a bpffs.
+    pub pin_root: PathBuf,
+    /// IPv4 prefixes there is room for.
+    pub prefixes_ipv4: u32,
+    /// IPv6 prefixes there is room for.
+    pub prefixes_ipv6: u32,
+    /// Where to attach.
+    pub hook: HookChoice,
+    /// Counting goes on, pinned, after an orderly stop.
+    pub keep_on_exit: bool,
+}
+
+/// Where the counting program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookChoice {
+    /// TCX where the kernel has it, clsact otherwise.
+    Auto,
+    /// TCX or nothing.
+    Tcx,
+    /// clsact, also where the kernel has TCX.
+    Clsact,
+}
+
+/// BGP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BgpSettings {
+    /// Our AS.
+    pub asn: Asn,
+    /// LOCAL_PREF of announced overrides.
+    pub local_pref: u32,
+    /// Offered hold time; at most the lease.
+    pub hold_time: Duration,
+    /// Sessions in order of `PeerId`.
+    pub sessions: Vec<SessionSettings>,
+}
+
+/// A BGP session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionSettings {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// Whom we connect to.
+    pub peer: IpAddr,
+    /// TCP port there.
+    pub port: u16,
+    /// The peer's AS.
+    pub peer_as: Asn,
+    /// Address we connect from.
+    pub local: Option<IpAddr>,
+    /// Our BGP Identifier towards it.
+    pub router_id: RouterId,
+    /// NEXT_HOP of announcements, at most one per family, for exits that have none of their own.
+    pub next_hops: Vec<IpAddr>,
+    /// NEXT_HOP of announcements through particular exits.
+    pub exit_next_hops: Vec<(ExitId, Vec<IpAddr>)>,
+}

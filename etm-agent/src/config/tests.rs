@@ -1,0 +1,126 @@
+//! Good and bad configurations, and what is said about them.
+
+use super::*;
+use crate::core::policy::{Mode, Role};
+use crate::types::{BitRate, Community, Share, UplinkId};
+use std::time::Duration;
+
+const GOOD: &str = r#"
+[[interface]]
+name = "up-a"
+capacity = "50Mbit"
+limit = "90%"
+[[provider]]
+name = "transit-a"
+exits = [{ interface = "up-a", gateways = ["10.1.0.1"] }]
+[[static_route]]
+prefix = "198.18.0.0/24"
+exit = "transit-a"
+"#;
+
+fn report(text: &str) -> String {
+    parse("etm.toml", text).expect_err("the configuration should be refused").to_string()
+}
+
+#[test]
+fn the_example_is_good_and_so_is_every_commented_default_in_it() {
+    let settings = parse("example", EXAMPLE).unwrap();
+    assert_eq!(settings.policy.mode, Mode::Observe);
+    let uncommented: String = EXAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            // Prose has no equals sign after its first word.
+            Some(rest)
+                if rest.starts_with("[[")
+                    || rest.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')) =>
+            {
+                rest
+            }
+            _ => line,
+        })
+        .fold(String::new(), |text, line| text + line + "\n");
+    let full = parse("example, all keys", &uncommented).unwrap_or_else(|error| panic!("{error}"));
+    // The defaults that are shown are the defaults that hold.
+    assert_eq!(
+        (full.policy.hold, full.policy.max_overrides),
+        (settings.policy.hold, settings.policy.max_overrides)
+    );
+    assert_eq!(full.kernel, settings.kernel);
+    assert_eq!(full.datapath, settings.datapath);
+    assert_eq!(full.agent, settings.agent);
+    assert_eq!(full.policy.uplinks, settings.policy.uplinks);
+    assert_eq!(full.bgp.unwrap().hold_time, settings.bgp.unwrap().hold_time);
+}
+
+#[test]
+fn a_small_file_gets_safe_defaults() {
+    let settings = parse("etm.toml", GOOD).unwrap();
+    assert_eq!(settings.policy.mode, Mode::Observe);
+    assert_eq!(settings.policy.interval, Duration::from_secs(1));
+    let uplink = &settings.policy.uplinks[0];
+    assert_eq!((uplink.capacity, uplink.limit), (BitRate(50_000_000), Share::percent(90)));
+    assert_eq!(settings.policy.uplink_of(crate::types::ExitId(0)), Some(UplinkId(0)));
+    assert_eq!(settings.kernel.lease, Duration::from_secs(10));
+}
+
+#[test]
+fn sessions_get_names_roles_and_our_community() {
+    let settings = parse("example", EXAMPLE).unwrap();
+    let roles: Vec<Role> = settings.policy.peers.iter().map(|peer| peer.role).collect();
+    assert_eq!(roles, [Role::Learn, Role::Inject]);
+    assert_eq!(settings.policy.community, "64500:179".parse::<Community>().unwrap());
+}
+
+#[test]
+fn an_unknown_key_is_shown_with_line_and_caret() {
+    let text = report(&GOOD.replace("capacity", "capcity"));
+    assert!(text.contains("unknown field `capcity`"), "{text}");
+    assert!(text.contains("etm.toml:4:1") && text.contains("^^^^^^^"), "{text}");
+}
+
+#[test]
+fn every_fault_is_reported_not_only_the_first() {
+    let bad = GOOD
+        .replace("50Mbit", "50Mbps")
+        .replace("90%", "190%")
+        .replace("interface = \"up-a\"", "interface = \"up-x\"");
+    let text = report(&bad);
+    for part in
+        ["means bytes to tc(8)", "at most 100%", "no [[interface]] is named `up-x`", "described are: up-a"]
+    {
+        assert!(text.contains(part), "`{part}` is missing in\n{text}");
+    }
+}
+
+#[test]
+fn faults_of_meaning_say_what_to_write() {
+    let bgp = "[bgp]\nasn = 64500\nrouter_id = \"10.0.0.1\"\n";
+    let cases = [
+        ("", "no uplink is described"),
+        (&*GOOD.replace("198.18.0.0/24", "198.18.0/24"), "is not a prefix; write it like"),
+        (&*GOOD.replace("10.1.0.1", "fd00::1"), "exit `transit-a` has no ipv4 gateway"),
+        (&*format!("{GOOD}{bgp}hold_time = \"30s\"\n"), "must not exceed kernel.lease"),
+        (&*format!("{GOOD}{}", bgp.replace("64500", "0")), "AS 0 is reserved"),
+        (
+            &*format!(
+                "{GOOD}{bgp}[[bgp.session]]\nname = \"core\"\nrole = \"inject\"\npeer = \"10.0.0.9\"\n"
+            ),
+            "has no next hop to announce",
+        ),
+        (&*format!("[agent]\nmode = \"enforce\"\n{GOOD}"), "no inside interface is named"),
+        (&*format!("[kernel]\ninside = [\"up-a\"]\n{GOOD}"), "it cannot be inside too"),
+        (&*format!("[kernel]\ntable = 254\n{GOOD}"), "tables 0, 253, 254 and 255 are the system's"),
+        (&*format!("[kernel]\nmark = 3\nmask = 1\n{GOOD}"), "made of bits of the mask"),
+        (&*format!("[agent]\ninterval = \"5ms\"\n{GOOD}"), "between 100ms and 60s"),
+        (&*format!("[agent]\nmode = \"on\"\n{GOOD}"), "unknown variant `on`"),
+        (
+            &*GOOD.replace("[[static_route]]\nprefix = \"198.18.0.0/24\"\nexit = \"transit-a\"\n", ""),
+            "ETM would know no route",
+        ),
+        ("[[interface]\n", "etm.toml:1"),
+    ];
+    for (text, part) in cases {
+        let report = report(text);
+        assert!(report.contains(part), "`{part}` is missing in\n{report}");
+    }
+}

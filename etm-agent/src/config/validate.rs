@@ -1,0 +1,430 @@
+//! From the file as typed to what it means. Finds every fault, not only the first.
+
+use super::raw::{self, Raw, Text};
+use super::report::Fault;
+use super::settings::{
+    AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
+};
+use crate::core::policy::{Exit, Peer, Policy, Provider, Role, StaticRoute, Uplink};
+use crate::types::{
+    Asn, BitRate, Community, ExitId, Family, Prefix, ProviderId, RouterId, Share, UplinkId, parse_duration,
+};
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// rtm_protocol of routes that a daemon installs: zebra 11, bird 12, bgp 186.
+const DAEMON_PROTOCOLS: [u8; 3] = [11, 12, 186];
+
+/// Uplinks that the kernel program has rows for.
+const MAX_UPLINKS: usize = 64;
+
+pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
+    let mut check = Check::default();
+    let uplinks = check.uplinks(&raw.interface);
+    let (providers, exits) = check.providers(&raw.provider, &uplinks);
+    let kernel = check.kernel(&raw.kernel);
+    let bgp = raw.bgp.as_ref().map(|bgp| check.bgp(bgp, &exits, kernel.lease));
+    let community = check.community(raw.bgp.as_ref());
+    let policy = Policy {
+        mode: raw.agent.mode,
+        interval: check.interval(&raw.agent),
+        peers: bgp.iter().flat_map(|bgp| bgp.sessions.iter().map(session_peer)).collect(),
+        static_routes: check.static_routes(&raw.static_route, &exits),
+        exclude: raw.policy.exclude.iter().filter_map(|text| check.parse::<Prefix>(text)).collect(),
+        hold: check.duration(raw.policy.hold.as_ref(), Duration::from_secs(300)),
+        max_overrides: raw.policy.max_overrides.unwrap_or(10_000),
+        max_moved_share: check.share(raw.policy.max_moved.as_ref(), Share::percent(50)),
+        max_throws: raw.kernel.max_throws.unwrap_or(256),
+        community,
+        daemon_protocols: raw.kernel.daemon_protocols.clone().unwrap_or_else(|| DAEMON_PROTOCOLS.to_vec()),
+        stale_after: check.duration(raw.agent.stale_after.as_ref(), Duration::from_secs(5)),
+        uplinks,
+        providers,
+        exits,
+    };
+    check.completeness(raw, &policy);
+    let settings = Settings {
+        agent: AgentSettings {
+            control_socket: path(raw.agent.control_socket.as_deref(), "/run/etm/etm.sock"),
+            startup_timeout: check.duration(raw.agent.startup_timeout.as_ref(), Duration::from_secs(60)),
+            bird_socket: raw.agent.bird_socket.as_ref().map(PathBuf::from),
+        },
+        datapath: check.datapath(&raw.datapath),
+        policy,
+        kernel,
+        bgp,
+    };
+    if check.faults.is_empty() { Ok(settings) } else { Err(check.faults) }
+}
+
+fn path(given: Option<&str>, default: &str) -> PathBuf {
+    PathBuf::from(given.unwrap_or(default))
+}
+
+fn session_peer(session: &SessionSettings) -> Peer {
+    Peer { name: session.name.clone(), role: session.role }
+}
+
+#[derive(Default)]
+struct Check {
+    faults: Vec<Fault>,
+}
+
+impl Check {
+    fn fault(&mut self, span: Range<usize>, message: impl Into<String>) {
+        self.faults.push(Fault { span: Some(span), message: message.into(), help: None });
+    }
+
+    fn fault_with_help(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+        self.faults.push(Fault { span: Some(span), message: message.into(), help: Some(help.into()) });
+    }
+
+    fn missing(&mut self, message: impl Into<String>, help: impl Into<String>) {
+        self.faults.push(Fault { span: None, message: message.into(), help: Some(help.into()) });
+    }
+
+    fn parse<T>(&mut self, text: &Text) -> Option<T>
+    where
+        T: FromStr,
+        T::Err: Display,
+    {
+        match text.get_ref().parse() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.fault(text.span(), error.to_string());
+                None
+            }
+        }
+    }
+
+    fn share(&mut self, text: Option<&Text>, default: Share) -> Share {
+        text.and_then(|text| self.parse(text)).unwrap_or(default)
+    }
+
+    fn duration(&mut self, text: Option<&Text>, default: Duration) -> Duration {
+        let Some(text) = text else { return default };
+        match parse_duration(text.get_ref()) {
+            Ok(span) => span,
+            Err(error) => {
+                self.fault(text.span(), error.to_string());
+                default
+            }
+        }
+    }
+
+    fn interval(&mut self, agent: &raw::Agent) -> Duration {
+        let interval = self.duration(agent.interval.as_ref(), Duration::from_secs(1));
+        let bounds = Duration::from_millis(100)..=Duration::from_secs(60);
+        if let Some(text) = agent.interval.as_ref().filter(|_| !bounds.contains(&interval)) {
+            self.fault(text.span(), "the interval must be between 100ms and 60s");
+        }
+        interval
+    }
+
+    fn uplinks(&mut self, interfaces: &[raw::Interface]) -> Vec<Uplink> {
+        let mut seen = BTreeMap::new();
+        let mut uplinks = Vec::new();
+        for interface in interfaces {
+            let name = interface.name.get_ref();
+            if seen.insert(name.clone(), ()).is_some() {
+                self.fault(interface.name.span(), format!("interface `{name}` is described twice"));
+            }
+            if name.is_empty() || name.len() > 15 || name.contains(['/', ' ']) {
+                self.fault(interface.name.span(), format!("`{name}` cannot be the name of an interface"));
+            }
+            let capacity = self.parse(&interface.capacity).unwrap_or(BitRate(1));
+            if capacity == BitRate::ZERO {
+                self.fault(interface.capacity.span(), "a capacity of zero carries nothing");
+            }
+            let limit = self.share(interface.limit.as_ref(), Share::percent(95));
+            let headroom = self.share(interface.headroom.as_ref(), Share::percent(3));
+            if let Some(text) = interface.limit.as_ref().filter(|_| limit > Share::ONE || limit.0 == 0) {
+                self.fault(text.span(), "the limit must be above 0% and at most 100%");
+            } else if let Some(text) = interface.headroom.as_ref().filter(|_| headroom >= limit) {
+                self.fault(text.span(), "the headroom must be smaller than the limit");
+            }
+            uplinks.push(Uplink { name: name.clone(), capacity, limit, headroom });
+        }
+        if let Some(extra) = interfaces.get(MAX_UPLINKS) {
+            self.fault(extra.name.span(), format!("at most {MAX_UPLINKS} interfaces can be counted"));
+        }
+        uplinks
+    }
+
+    fn providers(&mut self, raw: &[raw::Provider], uplinks: &[Uplink]) -> (Vec<Provider>, Vec<Exit>) {
+        let (mut providers, mut exits) = (Vec::new(), Vec::new());
+        let mut gateways: BTreeMap<IpAddr, String> = BTreeMap::new();
+        for (index, provider) in raw.iter().enumerate() {
+            let name = provider.name.get_ref();
+            if providers.iter().any(|known: &Provider| known.name == *name) {
+                self.fault(provider.name.span(), format!("provider `{name}` is described twice"));
+            }
+            if provider.exits.get_ref().is_empty() {
+                self.fault(provider.exits.span(), format!("provider `{name}` has no exit"));
+            }
+            providers.push(Provider { name: name.clone(), asn: provider.asn.map(Asn) });
+            for (number, exit) in provider.exits.get_ref().iter().enumerate() {
+                let default_name = if provider.exits.get_ref().len() == 1 {
+                    name.clone()
+                } else {
+                    format!("{name}-{}", number + 1)
+                };
+                let exit_name = exit.name.as_ref().map_or(default_name, |name| name.get_ref().clone());
+                let Some(uplink) = self.uplink(&exit.interface, uplinks) else { continue };
+                exits.push(Exit {
+                    provider: ProviderId(u16::try_from(index).unwrap_or(u16::MAX)),
+                    uplink,
+                    gateways: self.gateways(exit, &exit_name, &mut gateways),
+                    name: exit_name,
+                });
+            }
+        }
+        (providers, exits)
+    }
+
+    fn uplink(&mut self, name: &Text, uplinks: &[Uplink]) -> Option<UplinkId> {
+        let found = uplinks.iter().position(|uplink| uplink.name == *name.get_ref());
+        if found.is_none() {
+            let known: Vec<&str> = uplinks.iter().map(|uplink| uplink.name.as_str()).collect();
+            self.fault_with_help(
+                name.span(),
+                format!("no [[interface]] is named `{}`", name.get_ref()),
+                format!(
+                    "described are: {}",
+                    if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+                ),
+            );
+        }
+        found.and_then(|index| u16::try_from(index).ok()).map(UplinkId)
+    }
+
+    fn gateways(&mut self, exit: &raw::Exit, name: &str, seen: &mut BTreeMap<IpAddr, String>) -> Vec<IpAddr> {
+        if exit.gateways.get_ref().is_empty() {
+            self.fault(exit.gateways.span(), format!("exit `{name}` has no gateway"));
+        }
+        for gateway in exit.gateways.get_ref() {
+            if let Some(other) = seen.insert(*gateway.get_ref(), name.to_owned()) {
+                let message = format!("gateway {} is that of exit `{other}` already", gateway.get_ref());
+                self.fault(gateway.span(), message);
+            }
+        }
+        exit.gateways.get_ref().iter().map(|gateway| *gateway.get_ref()).collect()
+    }
+
+    fn exit(&mut self, name: &Text, exits: &[Exit]) -> Option<ExitId> {
+        let found = exits.iter().position(|exit| exit.name == *name.get_ref());
+        if found.is_none() {
+            let known: Vec<&str> = exits.iter().map(|exit| exit.name.as_str()).collect();
+            let message = format!("no exit is named `{}`", name.get_ref());
+            self.fault_with_help(name.span(), message, format!("exits are: {}", known.join(", ")));
+        }
+        found.and_then(|index| u16::try_from(index).ok()).map(ExitId)
+    }
+
+    fn static_routes(&mut self, raw: &[raw::StaticRoute], exits: &[Exit]) -> Vec<StaticRoute> {
+        let mut routes = Vec::new();
+        for route in raw {
+            let (prefix, exit) = (self.parse::<Prefix>(&route.prefix), self.exit(&route.exit, exits));
+            let (Some(prefix), Some(exit)) = (prefix, exit) else { continue };
+            let reachable = exits
+                .get(exit.index())
+                .is_some_and(|exit| exit.gateways.iter().any(|addr| Family::of(*addr) == prefix.family()));
+            if !reachable {
+                let message = format!("exit `{}` has no {} gateway", route.exit.get_ref(), prefix.family());
+                self.fault(route.exit.span(), message);
+            }
+            routes.push(StaticRoute { prefix, exit });
+        }
+        routes
+    }
+
+    fn kernel(&mut self, raw: &raw::Kernel) -> KernelSettings {
+        let lease = self.duration(raw.lease.as_ref(), Duration::from_secs(10));
+        if let Some(text) =
+            raw.lease.as_ref().filter(|_| lease < Duration::from_secs(3) || lease > Duration::from_secs(300))
+        {
+            self.fault(text.span(), "the lease must be between 3s and 300s");
+        }
+        let settings = KernelSettings {
+            inside: raw.inside.iter().map(|name| name.get_ref().clone()).collect(),
+            table: raw.table.as_ref().map_or(179, |value| *value.get_ref()),
+            protocol: raw.protocol.as_ref().map_or(179, |value| *value.get_ref()),
+            mark: raw.mark.as_ref().map_or(0x1_0000, |value| *value.get_ref()),
+            mask: raw.mask.as_ref().map_or(0x1_0000, |value| *value.get_ref()),
+            rule_priority: raw.rule_priority.as_ref().map_or(1790, |value| *value.get_ref()),
+            lease,
+        };
+        if let Some(table) = raw.table.as_ref().filter(|value| matches!(value.get_ref(), 0 | 253..=255)) {
+            self.fault(table.span(), "tables 0, 253, 254 and 255 are the system's; choose another");
+        }
+        if let Some(protocol) =
+            raw.protocol.as_ref().filter(|value| *value.get_ref() <= 18 || *value.get_ref() == 186)
+        {
+            self.fault(
+                protocol.span(),
+                "route protocols up to 18 and 186 belong to the kernel and to routing daemons",
+            );
+        }
+        if let Some(mark) = raw.mark.as_ref().or(raw.mask.as_ref())
+            && (settings.mark & settings.mask == 0 || settings.mark & !settings.mask != 0)
+        {
+            self.fault(mark.span(), "the mark must be made of bits of the mask, at least one");
+        }
+        if let Some(priority) =
+            raw.rule_priority.as_ref().filter(|value| !(1..32_766).contains(value.get_ref()))
+        {
+            self.fault(
+                priority.span(),
+                "the rule must come after the local table and before main: 1 to 32765",
+            );
+        }
+        settings
+    }
+
+    fn datapath(&mut self, raw: &raw::Datapath) -> DatapathSettings {
+        let prefixes_ipv4 = raw.prefixes_ipv4.as_ref().map_or(1_250_000, |value| *value.get_ref());
+        let prefixes_ipv6 = raw.prefixes_ipv6.as_ref().map_or(400_000, |value| *value.get_ref());
+        for value in [&raw.prefixes_ipv4, &raw.prefixes_ipv6].into_iter().flatten() {
+            if !(1..=8_000_000).contains(value.get_ref()) {
+                self.fault(value.span(), "room for prefixes must be between 1 and 8000000");
+            }
+        }
+        if let Some(root) = raw.pin_root.as_ref().filter(|root| !root.get_ref().starts_with('/')) {
+            self.fault(root.span(), "the pin root must be an absolute path below a mounted bpffs");
+        }
+        DatapathSettings {
+            pin_root: path(raw.pin_root.as_ref().map(|root| root.get_ref().as_str()), "/sys/fs/bpf/etm/v1"),
+            prefixes_ipv4,
+            prefixes_ipv6,
+            hook: match raw.hook {
+                None | Some(raw::HookText::Auto) => HookChoice::Auto,
+                Some(raw::HookText::Tcx) => HookChoice::Tcx,
+                Some(raw::HookText::Clsact) => HookChoice::Clsact,
+            },
+            keep_on_exit: raw.keep_on_exit.unwrap_or(true),
+        }
+    }
+
+    fn community(&mut self, bgp: Option<&raw::Bgp>) -> Community {
+        // The low half is the table's number: recognisable, and unlikely to be in use.
+        let own = bgp.map_or(0, |bgp| *bgp.asn.get_ref());
+        let default = Community(u32::from(u16::try_from(own).unwrap_or(65_535)) << 16 | 179);
+        let given = bgp.and_then(|bgp| bgp.community.as_ref());
+        given.and_then(|text| self.parse(text)).unwrap_or(default)
+    }
+
+    fn bgp(&mut self, raw: &raw::Bgp, exits: &[Exit], lease: Duration) -> BgpSettings {
+        let hold_time = self.duration(raw.hold_time.as_ref(), Duration::from_secs(9).min(lease));
+        if let Some(text) = raw.hold_time.as_ref() {
+            if hold_time > lease {
+                self.fault(
+                    text.span(),
+                    "the hold time must not exceed kernel.lease: a dead agent's announcements live that long",
+                );
+            } else if hold_time < Duration::from_secs(3) {
+                self.fault(text.span(), "a hold time is at least 3s (RFC 4271 section 4.2)");
+            }
+        }
+        if *raw.asn.get_ref() == 0 {
+            self.fault(raw.asn.span(), "AS 0 is reserved (RFC 7607)");
+        }
+        self.router_id(&raw.router_id);
+        let mut sessions: Vec<SessionSettings> = Vec::new();
+        for session in &raw.session {
+            if sessions.iter().any(|known| known.name == *session.name.get_ref()) {
+                self.fault(
+                    session.name.span(),
+                    format!("session `{}` is described twice", session.name.get_ref()),
+                );
+            }
+            let settings = self.session(session, raw, exits);
+            sessions.push(settings);
+        }
+        BgpSettings {
+            asn: Asn(*raw.asn.get_ref()),
+            local_pref: raw.local_pref.unwrap_or(1_000_000),
+            hold_time,
+            sessions,
+        }
+    }
+
+    fn router_id(&mut self, id: &toml::Spanned<std::net::Ipv4Addr>) -> RouterId {
+        if id.get_ref().is_unspecified() {
+            self.fault(id.span(), "a BGP Identifier must not be zero (RFC 6286)");
+        }
+        RouterId(*id.get_ref())
+    }
+
+    fn session(&mut self, session: &raw::Session, bgp: &raw::Bgp, exits: &[Exit]) -> SessionSettings {
+        let peer = *session.peer.get_ref();
+        if let Some(local) = session.local.as_ref()
+            && Family::of(*local.get_ref()) != Family::of(peer)
+        {
+            self.fault(local.span(), format!("local address and peer {peer} are of different families"));
+        }
+        if session.role == Role::Inject && session.next_hops.is_empty() && session.exit_next_hops.is_empty() {
+            self.fault_with_help(
+                session.name.span(),
+                format!("session `{}` announces, but has no next hop to announce", session.name.get_ref()),
+                "add next_hops = [\"...\"]: addresses that this peer can resolve, usually this router's own on the link to it",
+            );
+        }
+        let mut exit_next_hops = Vec::new();
+        for entry in &session.exit_next_hops {
+            if let Some(exit) = self.exit(&entry.exit, exits) {
+                exit_next_hops.push((exit, entry.next_hops.clone()));
+            }
+        }
+        let router_id = session.router_id.as_ref().unwrap_or(&bgp.router_id);
+        SessionSettings {
+            name: session.name.get_ref().clone(),
+            role: session.role,
+            peer,
+            port: session.port.unwrap_or(179),
+            peer_as: Asn(session.peer_as.unwrap_or(*bgp.asn.get_ref())),
+            local: session.local.as_ref().map(|addr| *addr.get_ref()),
+            router_id: self.router_id(router_id),
+            next_hops: session.next_hops.clone(),
+            exit_next_hops,
+        }
+    }
+
+    /// What must be there for ETM to have anything to do.
+    fn completeness(&mut self, raw: &Raw, policy: &Policy) {
+        if raw.interface.is_empty() {
+            self.missing(
+                "no uplink is described",
+                "add an [[interface]] table with name and capacity for each interface towards providers",
+            );
+        }
+        if raw.provider.is_empty() {
+            self.missing("no provider is described", "add a [[provider]] table with name and exits");
+        }
+        let learns = policy.peers.iter().any(|peer| peer.role == Role::Learn);
+        if !learns && policy.static_routes.is_empty() {
+            self.missing(
+                "ETM would know no route",
+                "add a [[bgp.session]] with role = \"learn\" towards this router's BGP daemon, or [[static_route]] tables",
+            );
+        }
+        if policy.mode == crate::core::policy::Mode::Enforce && raw.kernel.inside.is_empty() {
+            self.missing(
+                "mode is \"enforce\", but no inside interface is named",
+                "add kernel.inside = [\"...\"]: the interfaces by which the traffic to steer comes in",
+            );
+        }
+        for name in &raw.kernel.inside {
+            if policy.uplinks.iter().any(|uplink| uplink.name == *name.get_ref()) {
+                self.fault(
+                    name.span(),
+                    format!("`{}` is an uplink; it cannot be inside too", name.get_ref()),
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The control API, version 1: paths, requests and answers. HTTP/1.1 with JSON on a unix socket.
+//! Renaming anything here breaks scripts, so it needs a changelog entry.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/status` | `Status` |
+//! | `GET /v1/providers` | `Providers` |
+//! | `GET /v1/prefixes?top=N` | `Prefixes`, the busiest first |
+//! | `GET /v1/overrides` | `Overrides` |
+//! | `GET /v1/explain?prefix=P` | `ExplainView` |
+//! | `GET /v1/events?since=N` | `Events`, the decision log after entry N |
+//! | `POST /v1/off`, `POST /v1/on` | `Ordered` |
+//!
+//! Errors are `Problem` with status 400 (bad request), 404, 503 (busy or stopping).
+
+use crate::core::guard::State;
+use crate::core::view::{EventView, OverrideView, PrefixView, StatusView, UplinkView};
+use crate::types::{Prefix, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// What a client may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// Everything at a glance.
+    Status,
+    /// Uplinks.
+    Providers,
+    /// The busiest prefixes.
+    Prefixes {
+        /// How many.
+        top: usize,
+    },
+    /// Overrides.
+    Overrides,
+    /// Why a prefix goes where it goes.
+    Explain {
+        /// Which.
+        prefix: Prefix,
+    },
+    /// Decision log.
+    Events {
+        /// Entries after this number.
+        since: u64,
+    },
+    /// Back to plain routing.
+    Off,
+    /// Act again.
+    On,
+}
+
+/// What the agent answers.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// To `Query::Status`.
+    Status(Box<Status>),
+    /// To `Query::Providers`.
+    Providers(Providers),
+    /// To `Query::Prefixes`.
+    Prefixes(Prefixes),
+    /// To `Query::Overrides`.
+    Overrides(Overrides),
+    /// To `Query::Explain`.
+    Explain(Box<crate::core::view::ExplainView>),
+    /// To `Query::Events`.
+    Events(Events),
+    /// To `Query::Off` and `Query::On`.
+    Ordered(Ordered),
+    /// The order could not be carried out.
+    Failed(Problem),
+}
+
+/// `etm status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The process.
+    pub agent: AgentView,
+    /// The decision.
+    #[serde(flatten)]
+    pub decision: StatusView,
+    /// BGP sessions in detail, in order of configuration; `peering::PeerStatus` as JSON.
+    pub peers: Vec<serde_json::Value>,
+}
+
+/// The process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentView {
+    /// Version of the binary.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// When it started, CLOCK_BOOTTIME nanoseconds.
+    pub started_ns: Timestamp,
+    /// When the lease ends unless renewed; zero where none is held.
+    pub lease_until_ns: Timestamp,
+    /// The operator's switch in the kernel.
+    pub switched_off: bool,
+    /// Packets of inside interfaces that were sent to ETM's table, since the maps exist.
+    pub packets_marked: u64,
+    /// Packets of inside interfaces that were left to plain routing, likewise.
+    pub packets_plain: u64,
+    /// Directory of the pins.
+    pub pin_root: String,
+    /// Duration of a decision round, microseconds: median, 99th percentile, longest.
+    pub round_us: Quantiles,
+    /// Duration of a reading of all counters, microseconds.
+    pub sample_us: Quantiles,
+}
+
+/// A distribution.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quantiles {
+    /// Median.
+    pub p50: u64,
+    /// 99th percentile.
+    pub p99: u64,
+    /// Largest.
+    pub max: u64,
+}
+
+/// `etm providers`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Providers {
+    /// In order of configuration.
+    pub uplinks: Vec<UplinkView>,
+}
+
+/// `etm prefixes`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prefixes {
+    /// The busiest first.
+    pub prefixes: Vec<PrefixView>,
+}
+
+/// `etm overrides`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Overrides {
+    /// In prefix order.
+    pub overrides: Vec<OverrideView>,
+}
+
+/// `etm events`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Events {
+    /// Oldest first.
+    pub events: Vec<EventView>,
+}
+
+/// `etm off`, `etm on`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ordered {
+    /// State after the order.
+    pub state: State,
+    /// Overrides that it ended.
+    pub ended: usize,
+}
+
+/// Why a request was not answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// In words that say what to do.
+    pub error: String,
+}

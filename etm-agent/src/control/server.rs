@@ -1,0 +1,245 @@
+//! The server's end: one socket, one router, every question a message to the decision with a reply slot.
+//! Never waits for a slow decision beyond a bound, and never queues an operator's order silently.
+
+use super::schema::{Answer, Problem, Query};
+use axum::extract::{Query as Parameters, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Longest time a question may wait for its answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Most prefixes in one answer.
+const MOST: usize = 10_000;
+
+/// Who may talk to the socket: its owner and group.
+const SOCKET_MODE: u32 = 0o660;
+
+/// A question with the slot for its answer.
+#[derive(Debug)]
+pub struct Request {
+    /// What is asked.
+    pub query: Query,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Answer>,
+}
+
+/// Why the control socket cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Another agent answers there.
+    #[error("another agent answers on {}; stop it, or set another agent.control_socket", path.display())]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Something that is not a socket is in the way.
+    #[error("{} exists and is not a socket; move it away, or set another agent.control_socket", path.display())]
+    NotASocket {
+        /// What is there.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("cannot open the control socket {}: {source}; check the directory and its permissions", path.display())]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// A bound socket; its file is removed when this is dropped.
+#[derive(Debug)]
+pub struct Socket {
+    listener: Option<UnixListener>,
+    path: PathBuf,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // Gone already is as good.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Binds the socket, in place of one that nobody answers on any more.
+pub fn bind(path: &Path) -> Result<Socket, ControlError> {
+    let failed = |source| ControlError::Io { path: path.to_owned(), source };
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(failed)?;
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(ControlError::NotASocket { path: path.to_owned() });
+        }
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            return Err(ControlError::InUse { path: path.to_owned() });
+        }
+        Ok(_) => std::fs::remove_file(path).map_err(failed)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    let socket = Socket { listener: Some(listener), path: path.to_owned() };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
+    Ok(socket)
+}
+
+/// Answers requests until `stop`.
+pub async fn serve(mut socket: Socket, requests: mpsc::Sender<Request>, mut stop: watch::Receiver<bool>) {
+    let Some(listener) = socket.listener.take() else { return };
+    let server = axum::serve(listener, router(requests)).with_graceful_shutdown(async move {
+        // A sender that is gone means stop as well.
+        let _ = stop.wait_for(|stop| *stop).await;
+    });
+    if let Err(error) = server.await {
+        tracing::error!(%error, "control socket failed");
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Top {
+    top: Option<usize>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Since {
+    since: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Which {
+    prefix: String,
+}
+
+fn router(requests: mpsc::Sender<Request>) -> Router {
+    type Requests = State<mpsc::Sender<Request>>;
+    let prefixes = |State(requests): Requests, Parameters(Top { top }): Parameters<Top>| async move {
+        ask(requests, Query::Prefixes { top: top.unwrap_or(20).min(MOST) }).await
+    };
+    let events = |State(requests): Requests, Parameters(Since { since }): Parameters<Since>| async move {
+        ask(requests, Query::Events { since: since.unwrap_or(0) }).await
+    };
+    let explain = |State(requests): Requests, Parameters(Which { prefix }): Parameters<Which>| async move {
+        match prefix.parse() {
+            Ok(prefix) => ask(requests, Query::Explain { prefix }).await,
+            Err(error) => problem(StatusCode::BAD_REQUEST, format!("prefix={error}")),
+        }
+    };
+    Router::new()
+        .route("/v1/status", get(|State(requests): Requests| ask(requests, Query::Status)))
+        .route("/v1/providers", get(|State(requests): Requests| ask(requests, Query::Providers)))
+        .route("/v1/overrides", get(|State(requests): Requests| ask(requests, Query::Overrides)))
+        .route("/v1/prefixes", get(prefixes))
+        .route("/v1/events", get(events))
+        .route("/v1/explain", get(explain))
+        .route("/v1/off", post(|State(requests): Requests| ask(requests, Query::Off)))
+        .route("/v1/on", post(|State(requests): Requests| ask(requests, Query::On)))
+        .fallback(|| async { problem(StatusCode::NOT_FOUND, "no such resource; see /v1/status") })
+        .with_state(requests)
+}
+
+async fn ask(requests: mpsc::Sender<Request>, query: Query) -> Response {
+    let (reply, answer) = oneshot::channel();
+    if requests.try_send(Request { query, reply }).is_err() {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, "the agent is busy or stopping; try again");
+    }
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(Ok(Answer::Failed(why))) => (StatusCode::SERVICE_UNAVAILABLE, Json(why)).into_response(),
+        Ok(Ok(answer)) => Json(answer).into_response(),
+        Ok(Err(_)) => problem(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping"),
+        Err(_) => problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the decision did not answer in time; `etm off` works without it",
+        ),
+    }
+}
+
+fn problem(status: StatusCode, error: impl Into<String>) -> Response {
+    (status, Json(Problem { error: error.into() })).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::client;
+    use super::super::schema::{Ordered, Providers};
+    use super::*;
+    use crate::core::guard::State as Doing;
+
+    /// A server whose decision answers the questions it understands.
+    async fn with_server<T>(test: impl AsyncFnOnce(&Path) -> T) -> T {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("etm.sock");
+        let socket = bind(&path).unwrap();
+        let (requests, mut questions) = mpsc::channel::<Request>(4);
+        let (stop, stopped) = watch::channel(false);
+        let decision = tokio::spawn(async move {
+            while let Some(request) = questions.recv().await {
+                let answer = match request.query {
+                    Query::Providers => Answer::Providers(Providers { uplinks: Vec::new() }),
+                    Query::Off => Answer::Ordered(Ordered { state: Doing::Off, ended: 3 }),
+                    _ => continue,
+                };
+                request.reply.send(answer).unwrap();
+            }
+        });
+        let server = tokio::spawn(serve(socket, requests, stopped));
+        let result = test(&path).await;
+        stop.send(true).unwrap();
+        server.await.unwrap();
+        decision.await.unwrap();
+        assert!(!path.exists(), "the socket's file is left behind");
+        result
+    }
+
+    #[tokio::test]
+    async fn questions_reach_the_decision_and_answers_come_back() {
+        with_server(async |path| {
+            assert!(client::get::<Providers>(path, "/v1/providers").await.unwrap().uplinks.is_empty());
+            assert_eq!(client::order::<Ordered>(path, "/v1/off").await.unwrap().ended, 3);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn bad_requests_are_told_what_is_wrong() {
+        with_server(async |path| {
+            for (resource, part) in [
+                ("/v1/explain?prefix=nonsense", "is not a prefix"),
+                ("/v1/nothing", "no such resource"),
+                ("/v1/status", "stopping"),
+            ] {
+                let error = client::get::<Providers>(path, resource).await.unwrap_err().to_string();
+                assert!(error.contains(part), "{resource}: {error}");
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_socket_in_use_is_left_alone_and_a_dead_one_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("etm.sock");
+        let alive = bind(&path).unwrap();
+        assert!(matches!(bind(&path), Err(ControlError::InUse { .. })));
+        drop(alive);
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        bind(&path).unwrap();
+        std::fs::write(&path, "a file").unwrap();
+        assert!(matches!(bind(&path), Err(ControlError::NotASocket { .. })));
+    }
+}

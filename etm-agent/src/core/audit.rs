@@ -1,0 +1,298 @@
+//! The decision log: what happened, in order, with figures and reasons. Kept in memory, bounded.
+//! Never decides; never formats for a machine other than by its serde form.
+
+use super::guard::Hold;
+use crate::types::{BitRate, Family, Generation, Prefix, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::fmt;
+
+/// Entries kept in memory.
+const KEPT: usize = 4096;
+
+/// How much an event matters to whoever is on call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weight {
+    /// Somebody should look.
+    Warning,
+    /// Normal operation.
+    Note,
+}
+
+/// One entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Grows by one with each event of a run, from 1.
+    pub seq: u64,
+    /// When, CLOCK_BOOTTIME nanoseconds.
+    pub at_ns: Timestamp,
+    /// What.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// Why an override ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndReason {
+    /// Its preferred uplink can carry it again.
+    GivenBack,
+    /// The exit it used has no link, or no candidate route for the prefix any more.
+    ExitLost,
+    /// Plain routing sends it the same way by itself.
+    PlainRoutingAgrees,
+    /// The kernel's route for the prefix is not the routing daemon's BGP route any more.
+    NotOursToOverride,
+    /// More-specifics inside it need more throw routes than allowed.
+    TooManyMoreSpecifics,
+    /// The operator switched ETM off.
+    SwitchedOff,
+    /// The agent is about to end.
+    Stopping,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+#[allow(missing_docs)] // The fields are the words of their line, written out in `Display` below.
+pub enum EventKind {
+    SessionUp {
+        session: String,
+    },
+    EndOfRib {
+        session: String,
+        family: Family,
+    },
+    SessionDown {
+        session: String,
+        reason: String,
+    },
+    LinkUp {
+        uplink: String,
+    },
+    LinkDown {
+        uplink: String,
+    },
+    Overloaded {
+        uplink: String,
+        offered_bps: BitRate,
+        projected_bps: BitRate,
+        limit_bps: BitRate,
+    },
+    Relieved {
+        uplink: String,
+        offered_bps: BitRate,
+        limit_bps: BitRate,
+    },
+    Unrelieved {
+        uplink: String,
+        residual_bps: BitRate,
+    },
+    OverrideAdded {
+        prefix: Prefix,
+        from: String,
+        to: String,
+        rate_bps: BitRate,
+        reason: String,
+        enforced: bool,
+    },
+    OverrideMoved {
+        prefix: Prefix,
+        from: String,
+        to: String,
+        rate_bps: BitRate,
+        enforced: bool,
+    },
+    OverrideEnded {
+        prefix: Prefix,
+        to: String,
+        why: EndReason,
+    },
+    Decided {
+        generation: Generation,
+        overrides: usize,
+        moved_bps: BitRate,
+        enforced: bool,
+    },
+    KernelConverged {
+        generation: Generation,
+        changed: usize,
+    },
+    KernelRefused {
+        prefix: Prefix,
+        reason: String,
+    },
+    PeerTold {
+        session: String,
+        generation: Generation,
+        changed: usize,
+    },
+    Frozen {
+        holds: Vec<Hold>,
+    },
+    Thawed,
+    SwitchedOff,
+    SwitchedOn,
+    Stopping,
+    Adopted {
+        overrides: usize,
+    },
+    ConservationFailed {
+        uplink: String,
+        packet_error: u64,
+        byte_error_ppm: u64,
+    },
+}
+
+impl EventKind {
+    /// How much it matters.
+    pub fn weight(&self) -> Weight {
+        match self {
+            EventKind::SessionDown { .. }
+            | EventKind::LinkDown { .. }
+            | EventKind::Overloaded { .. }
+            | EventKind::Unrelieved { .. }
+            | EventKind::KernelRefused { .. }
+            | EventKind::Frozen { .. }
+            | EventKind::ConservationFailed { .. } => Weight::Warning,
+            _ => Weight::Note,
+        }
+    }
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EventKind::SessionUp { session } => write!(f, "BGP session {session} is Established"),
+            EventKind::EndOfRib { session, family } => {
+                write!(f, "BGP session {session} sent its whole {family} table")
+            }
+            EventKind::SessionDown { session, reason } => {
+                write!(f, "BGP session {session} is down: {reason}")
+            }
+            EventKind::LinkUp { uplink } => write!(f, "link of {uplink} is up"),
+            EventKind::LinkDown { uplink } => write!(f, "link of {uplink} is down"),
+            EventKind::Overloaded { uplink, offered_bps, projected_bps, limit_bps } => write!(
+                f,
+                "{uplink} is offered {offered_bps}, above its limit of {limit_bps} (without overrides: {projected_bps})"
+            ),
+            EventKind::Relieved { uplink, offered_bps, limit_bps } => {
+                write!(f, "{uplink} is within its limit again: {offered_bps} of {limit_bps}")
+            }
+            EventKind::Unrelieved { uplink, residual_bps } => {
+                write!(
+                    f,
+                    "{uplink} stays {residual_bps} above its limit: no other exit has room for its prefixes"
+                )
+            }
+            EventKind::OverrideAdded { prefix, from, to, rate_bps, reason, enforced } => {
+                let verb = if *enforced { "goes" } else { "would go" };
+                write!(f, "{prefix} ({rate_bps}) {verb} through {to} instead of {from}: {reason}")
+            }
+            EventKind::OverrideMoved { prefix, from, to, rate_bps, enforced } => {
+                let verb = if *enforced { "goes" } else { "would go" };
+                write!(f, "{prefix} ({rate_bps}) {verb} through {to} now, no more through {from}")
+            }
+            EventKind::OverrideEnded { prefix, to, why } => {
+                let why = match why {
+                    EndReason::GivenBack => "its preferred exit has room again",
+                    EndReason::ExitLost => "that exit lost its link or its route for the prefix",
+                    EndReason::PlainRoutingAgrees => "plain routing goes there by itself",
+                    EndReason::NotOursToOverride => {
+                        "the kernel's route is not the daemon's BGP route any more"
+                    }
+                    EndReason::TooManyMoreSpecifics => "it holds more more-specifics than kernel.max_throws",
+                    EndReason::SwitchedOff => "switched off",
+                    EndReason::Stopping => "the agent is about to end",
+                };
+                write!(f, "{prefix} is left to plain routing, no more through {to}: {why}")
+            }
+            EventKind::Decided { generation, overrides, moved_bps, enforced } => write!(
+                f,
+                "decision {generation}: {overrides} overrides, {moved_bps}{}",
+                if *enforced { "" } else { " (not enforced)" }
+            ),
+            EventKind::KernelConverged { generation, changed } => {
+                write!(f, "kernel follows decision {generation}, {changed} routes changed")
+            }
+            EventKind::KernelRefused { prefix, reason } => {
+                write!(f, "kernel refused the route for {prefix}: {reason}")
+            }
+            EventKind::PeerTold { session, generation, changed } => {
+                write!(f, "{session} was told decision {generation}, {changed} prefixes changed")
+            }
+            EventKind::Frozen { holds } => {
+                let reasons: Vec<String> = holds.iter().map(ToString::to_string).collect();
+                write!(f, "decisions stand still: {}", reasons.join("; "))
+            }
+            EventKind::Thawed => f.write_str("decisions go on"),
+            EventKind::SwitchedOff => f.write_str("switched off: plain routing"),
+            EventKind::SwitchedOn => f.write_str("switched on"),
+            EventKind::Stopping => f.write_str("the agent is about to end: plain routing"),
+            EventKind::Adopted { overrides } => write!(f, "{overrides} overrides of an earlier run are kept"),
+            EventKind::ConservationFailed { uplink, packet_error, byte_error_ppm } => write!(
+                f,
+                "books of {uplink} differ by {packet_error} packets and {byte_error_ppm} ppm of its bytes"
+            ),
+        }
+    }
+}
+
+/// The log.
+#[derive(Clone, Debug, Default)]
+pub struct Audit {
+    entries: VecDeque<Event>,
+    last: u64,
+    handed_out: u64,
+}
+
+impl Audit {
+    /// Adds an entry.
+    pub fn push(&mut self, at: Timestamp, kind: EventKind) {
+        self.last += 1;
+        if self.entries.len() == KEPT {
+            self.entries.pop_front();
+        }
+        self.entries.push_back(Event { seq: self.last, at_ns: at, kind });
+    }
+
+    /// Entries after number `seq` that are still kept, oldest first.
+    pub fn since(&self, seq: u64) -> impl Iterator<Item = &Event> + '_ {
+        self.entries.iter().skip_while(move |event| event.seq <= seq)
+    }
+
+    /// Entries not handed out before, for logging each exactly once.
+    pub fn take_new(&mut self) -> Vec<Event> {
+        let new = self.since(self.handed_out).cloned().collect();
+        self.handed_out = self.last;
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_bounded_and_numbers_go_on() {
+        let mut audit = Audit::default();
+        for _ in 0..KEPT + 10 {
+            audit.push(Timestamp(1), EventKind::Thawed);
+        }
+        assert_eq!(audit.since(0).count(), KEPT);
+        assert_eq!(audit.take_new().last().map(|event| event.seq), Some(4106));
+        audit.push(Timestamp(2), EventKind::SwitchedOff);
+        assert_eq!(audit.take_new().len(), 1);
+        assert!(audit.take_new().is_empty());
+    }
+
+    #[test]
+    fn entries_are_flat_json_objects() {
+        let mut audit = Audit::default();
+        audit.push(Timestamp(7), EventKind::LinkDown { uplink: "up-b".to_owned() });
+        let json = serde_json::to_string(audit.since(0).next().unwrap()).unwrap();
+        assert_eq!(json, r#"{"seq":1,"at_ns":7,"kind":"link-down","uplink":"up-b"}"#);
+        assert_eq!(serde_json::from_str::<Event>(&json).unwrap().seq, 1);
+    }
+}

@@ -1,0 +1,356 @@
+//! The conservation identity per uplink: what the hook counted is what the device sent, dropped and holds.
+//!
+//! Counters are read while packets flow, so each sample brackets the device's total between two readings of
+//! ETM's own (`UplinkSample`). The difference of the two books is a constant; every sample bounds it by an
+//! interval. As long as the intervals share a value no packet is missing. A packet that was counted but not
+//! yet queued when the device was read makes one interval miss for one sample: only a miss that lasts counts.
+//! Never reads zero traffic out of a failed check: the state says failed, and decisions freeze.
+
+use super::input::{Basis, UplinkSample};
+use crate::types::{Count, Timestamp, UplinkId};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Length of a window.
+pub const WINDOW: Duration = Duration::from_secs(10);
+
+/// Samples after which a miss is no packet in flight any more.
+const PERSISTENT: u8 = 3;
+
+/// Share of a window's traffic, in parts per million, above which a difference is a failure.
+const TOLERANCE_PPM: u64 = 1_000;
+
+/// State of one uplink's books.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BookState {
+    /// No whole window yet.
+    #[default]
+    Opening,
+    /// Packets and bytes agree.
+    Exact,
+    /// Packets agree and some were dropped by the qdisc: overload, not failure.
+    Lossy,
+    /// The books differ.
+    Failed,
+    /// The link is down: the kernel throws the queue away uncounted.
+    Down,
+}
+
+/// A finished window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowReport {
+    /// Result.
+    pub state: BookState,
+    /// What the hook counted in it.
+    pub offered: Count,
+    /// Packets that the qdisc dropped in it.
+    pub dropped: u64,
+    /// Packets by which the books differ.
+    pub packet_error: u64,
+    /// Bytes by which they differ; meaningful without drops only.
+    pub byte_error: u64,
+}
+
+impl WindowReport {
+    /// Byte difference as a share of the bytes offered, in parts per million, rounded up.
+    pub fn byte_error_ppm(&self) -> u64 {
+        (self.byte_error * 1_000_000).div_ceil(self.offered.bytes.max(1))
+    }
+}
+
+/// Worst of all windows of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorstWindows {
+    /// Largest byte difference in a window without drops, parts per million.
+    pub byte_error_ppm: u64,
+    /// Largest packet difference, drops and backlog included.
+    pub packet_error: u64,
+    /// Windows finished.
+    pub windows: u64,
+    /// Of these, with drops.
+    pub lossy: u64,
+    /// Of these, failed.
+    pub failed: u64,
+}
+
+/// Where the constant between two books may lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Interval {
+    low: i128,
+    high: i128,
+}
+
+impl Interval {
+    /// The part common to both, or the distance between them.
+    fn meet(self, other: Interval) -> Result<Interval, u64> {
+        let (low, high) = (self.low.max(other.low), self.high.min(other.high));
+        if low <= high {
+            Ok(Interval { low, high })
+        } else {
+            Err(u64::try_from(low - high).unwrap_or(u64::MAX))
+        }
+    }
+}
+
+/// One of the two books: packets, or bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ledger {
+    constant: Option<Interval>,
+    /// The largest difference of consecutive missing samples, and how many there were.
+    missing: u64,
+    misses: u8,
+    worst: u64,
+}
+
+impl Ledger {
+    /// Takes one bound; `Some(distance)` once a miss has lasted.
+    fn take(&mut self, bound: Interval) -> Option<u64> {
+        let Some(constant) = self.constant else {
+            self.constant = Some(bound);
+            return None;
+        };
+        match constant.meet(bound) {
+            Ok(common) => {
+                self.constant = Some(common);
+                self.misses = 0;
+                None
+            }
+            Err(distance) => {
+                self.misses += 1;
+                self.missing = distance;
+                if self.misses < PERSISTENT {
+                    return None;
+                }
+                // From here on the new constant holds, so that one lost packet is reported once.
+                self.constant = Some(bound);
+                self.misses = 0;
+                self.worst = self.worst.max(self.missing);
+                Some(self.missing)
+            }
+        }
+    }
+}
+
+/// The books of one uplink.
+#[derive(Clone, Debug, Default)]
+pub struct Book {
+    packets: Ledger,
+    bytes: Ledger,
+    /// First sample of the window, and the drops at that moment.
+    opened: Option<(Timestamp, Count, u64)>,
+    last: Option<UplinkSample>,
+    state: BookState,
+    report: WindowReport,
+    worst: WorstWindows,
+}
+
+impl Book {
+    /// Forgets the constant: the device was re-created, lost its link, or its counters restarted.
+    pub fn reopen(&mut self, state: BookState) {
+        let worst = self.worst;
+        *self = Book { worst, state, ..Book::default() };
+    }
+
+    /// Takes a sample; returns a report when it ends a window.
+    pub fn sample(&mut self, sample: UplinkSample) -> Option<WindowReport> {
+        if self.last.is_some_and(|last| restarted(&last, &sample)) {
+            self.reopen(BookState::Opening);
+        }
+        self.last = Some(sample);
+        let device = sample.device;
+        let accounted =
+            i128::from(device.sent.packets) + i128::from(device.dropped) + i128::from(device.backlog.packets);
+        self.packets.take(Interval {
+            low: accounted - i128::from(sample.after.packets),
+            high: accounted - i128::from(sample.before.packets),
+        });
+        let (opened_at, offered_then, dropped_then) =
+            *self.opened.get_or_insert((sample.at, sample.before, device.dropped));
+        if device.dropped == dropped_then {
+            let accounted = i128::from(device.sent.bytes) + i128::from(device.backlog.bytes);
+            self.bytes.take(Interval {
+                low: accounted - i128::from(sample.after.bytes),
+                high: accounted - i128::from(sample.before.bytes),
+            });
+        } else {
+            // Nobody counts the bytes of dropped packets: the byte book starts anew after them.
+            self.bytes = Ledger::default();
+        }
+        if sample.at.since(opened_at) < WINDOW {
+            return None;
+        }
+        Some(self.close(offered_then, dropped_then))
+    }
+
+    fn close(&mut self, offered_then: Count, dropped_then: u64) -> WindowReport {
+        let Some(last) = self.last else { return self.report };
+        let dropped = last.device.dropped.saturating_sub(dropped_then);
+        let mut report = WindowReport {
+            offered: last.after.since(offered_then),
+            dropped,
+            packet_error: std::mem::take(&mut self.packets.worst),
+            byte_error: if dropped == 0 { std::mem::take(&mut self.bytes.worst) } else { 0 },
+            state: BookState::Exact,
+        };
+        let packet_ppm = report.packet_error * 1_000_000 / report.offered.packets.max(1);
+        report.state = if packet_ppm > TOLERANCE_PPM || report.byte_error_ppm() > TOLERANCE_PPM {
+            BookState::Failed
+        } else if dropped > 0 {
+            BookState::Lossy
+        } else {
+            BookState::Exact
+        };
+        self.worst.windows += 1;
+        self.worst.lossy += u64::from(report.state == BookState::Lossy);
+        self.worst.failed += u64::from(report.state == BookState::Failed);
+        self.worst.packet_error = self.worst.packet_error.max(report.packet_error);
+        if dropped == 0 {
+            self.worst.byte_error_ppm = self.worst.byte_error_ppm.max(report.byte_error_ppm());
+        }
+        self.opened = Some((last.at, last.before, last.device.dropped));
+        self.state = report.state;
+        self.report = report;
+        report
+    }
+
+    /// State of the last finished window.
+    pub fn state(&self) -> BookState {
+        self.state
+    }
+
+    /// The last finished window.
+    pub fn report(&self) -> WindowReport {
+        self.report
+    }
+
+    /// Worst of all windows.
+    pub fn worst(&self) -> WorstWindows {
+        self.worst
+    }
+
+    /// In what basis the device counts.
+    pub fn basis(&self) -> Basis {
+        self.last.map_or(Basis::default(), |last| last.device.basis)
+    }
+}
+
+/// A device counter that went backwards is a new qdisc or a new device.
+fn restarted(before: &UplinkSample, now: &UplinkSample) -> bool {
+    now.device.sent.packets < before.device.sent.packets
+        || now.device.dropped < before.device.dropped
+        || now.device.basis != before.device.basis
+        || now.before.packets < before.before.packets
+}
+
+/// The books of all uplinks.
+#[derive(Clone, Debug, Default)]
+pub struct Conservation {
+    books: Vec<Book>,
+}
+
+impl Conservation {
+    /// One book per uplink.
+    pub fn new(uplinks: usize) -> Conservation {
+        Conservation { books: vec![Book::default(); uplinks] }
+    }
+
+    /// The book of `uplink`.
+    pub fn book(&self, uplink: UplinkId) -> Option<&Book> {
+        self.books.get(uplink.index())
+    }
+
+    /// The book of `uplink`, to write in.
+    pub fn book_mut(&mut self, uplink: UplinkId) -> Option<&mut Book> {
+        self.books.get_mut(uplink.index())
+    }
+
+    /// Uplinks whose last window failed.
+    pub fn failed(&self) -> impl Iterator<Item = UplinkId> + '_ {
+        self.books
+            .iter()
+            .enumerate()
+            .filter(|(_, book)| book.state == BookState::Failed)
+            .map(|(index, _)| UplinkId(u16::try_from(index).unwrap_or(u16::MAX)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::input::DeviceCount;
+    use super::*;
+
+    /// A device that truly received `offered` packets of 1,000 bytes, read while up to `slack` more passed.
+    fn sample(second: u64, offered: u64, slack: u64, dropped: u64, backlog: u64) -> UplinkSample {
+        let count = |packets: u64| Count { bytes: packets * 1_000, packets };
+        UplinkSample {
+            uplink: UplinkId(0),
+            at: Timestamp(second * 1_000_000_000),
+            before: count(5_000 + offered),
+            after: count(5_000 + offered + slack),
+            uncounted: [Count::default(); 4],
+            device: DeviceCount {
+                sent: count(90_000 + offered + slack / 2 - dropped - backlog),
+                dropped,
+                backlog: count(backlog),
+                basis: Basis::Qdisc,
+            },
+        }
+    }
+
+    fn run(samples: impl IntoIterator<Item = UplinkSample>) -> (Book, Vec<WindowReport>) {
+        let mut book = Book::default();
+        let reports = samples.into_iter().filter_map(|sample| book.sample(sample)).collect();
+        (book, reports)
+    }
+
+    #[test]
+    fn books_that_agree_are_exact_whatever_passed_during_the_reading() {
+        let (book, reports) = run((0..=30).map(|s| sample(s, s * 20_000, s % 7 * 10, 0, s % 3)));
+        assert_eq!(reports.len(), 3);
+        assert!(reports.iter().all(|report| report.state == BookState::Exact));
+        assert_eq!(book.worst(), WorstWindows { windows: 3, ..WorstWindows::default() });
+    }
+
+    #[test]
+    fn drops_make_a_window_lossy_and_never_failed() {
+        let (_, reports) = run((0..=20).map(|s| sample(s, s * 20_000, 40, s.saturating_sub(12) * 3_000, 50)));
+        let states: Vec<_> = reports.iter().map(|report| (report.state, report.dropped)).collect();
+        assert_eq!(states, [(BookState::Exact, 0), (BookState::Lossy, 24_000)]);
+    }
+
+    #[test]
+    fn a_packet_in_flight_at_one_reading_is_no_error() {
+        let mut samples: Vec<_> = (0..=10).map(|s| sample(s, s * 1_000, 0, 0, 0)).collect();
+        samples[5].device.sent.packets -= 1;
+        samples[5].device.sent.bytes -= 1_000;
+        let (_, reports) = run(samples);
+        assert_eq!((reports[0].state, reports[0].packet_error), (BookState::Exact, 0));
+    }
+
+    #[test]
+    fn packets_that_the_hook_never_saw_are_found_to_the_packet_and_fail_the_window() {
+        let mut samples: Vec<_> = (0..=10).map(|s| sample(s, s * 1_000, 0, 0, 0)).collect();
+        for sample in &mut samples[4..] {
+            sample.device.sent.packets += 37;
+            sample.device.sent.bytes += 37_000;
+        }
+        let (book, reports) = run(samples);
+        assert_eq!(
+            (reports[0].state, reports[0].packet_error, reports[0].byte_error),
+            (BookState::Failed, 37, 37_000)
+        );
+        assert_eq!(book.worst().failed, 1);
+    }
+
+    #[test]
+    fn a_new_qdisc_reopens_the_books() {
+        let mut samples: Vec<_> = (0..=30).map(|s| sample(s, s * 1_000, 0, 0, 0)).collect();
+        for sample in &mut samples[15..] {
+            sample.device.sent.packets -= 14_000;
+            sample.device.sent.bytes -= 14_000_000;
+        }
+        let (_, reports) = run(samples);
+        assert!(reports.iter().all(|report| report.state == BookState::Exact), "{reports:?}");
+    }
+}

@@ -1,0 +1,225 @@
+//! Why a prefix goes where it goes. Never computes a new decision: it reads the one that stands.
+
+use super::super::fib_view::NotOurs;
+use super::super::preference::{Candidate, DecidedBy, compare};
+use super::super::projection::excluded;
+use super::super::view::{CandidateView, ExplainView};
+use super::Controller;
+use crate::types::{BitRate, ExitId, PeerId, Prefix, RouteAttrs};
+use std::sync::Arc;
+
+impl Controller {
+    /// `etm explain PREFIX`: of the longest known prefix that covers what was asked.
+    pub fn explain(&self, asked: Prefix) -> ExplainView {
+        let Some(prefix) = self.rib.longest_cover(asked) else {
+            return ExplainView {
+                asked,
+                prefix: None,
+                rate_bps: BitRate::ZERO,
+                home: None,
+                exit: None,
+                verdict: format!("no provider announces {asked} or anything around it"),
+                because: Vec::new(),
+                candidates: Vec::new(),
+                more_specifics: 0,
+            };
+        };
+        let home = self.fib.home(prefix, &self.policy, &self.topology);
+        let entry = self.overrides.get(prefix);
+        let exit = entry.map(|entry| entry.to).or(home.ok());
+        let rate = self.slots.get(prefix).map_or(BitRate::ZERO, |slot| self.rates.demand(slot));
+        let (verdict, because) = match entry {
+            Some(_) => self.why_moved(prefix),
+            None => self.why_not_moved(prefix, home),
+        };
+        ExplainView {
+            asked,
+            prefix: Some(prefix),
+            rate_bps: rate,
+            home: home.ok().map(|exit| self.exit_name(exit)),
+            exit: exit.map(|exit| self.exit_name(exit)),
+            verdict,
+            because,
+            candidates: self.candidate_views(prefix, home.ok(), rate),
+            more_specifics: self.overrides.more_specifics(prefix, &self.rib, &self.fib).len(),
+        }
+    }
+
+    fn why_moved(&self, prefix: Prefix) -> (String, Vec<String>) {
+        let Some(entry) = self.overrides.get(prefix) else { return (String::new(), Vec::new()) };
+        let (from, to) = (self.exit_name(entry.from), self.exit_name(entry.to));
+        let verb = if self.enforcing() { "goes" } else { "would go" };
+        let mut because = vec![self.reason_text(&entry.reason)];
+        if let Some(reason) = self.refused.get(&prefix) {
+            because.push(format!("but the kernel refused the route: {reason}"));
+        }
+        because.push(format!(
+            "decided at {}, not given back before {} unless {to} is lost or overloaded",
+            entry.since, entry.hold_until
+        ));
+        (format!("{prefix} {verb} through {to} instead of {from}"), because)
+    }
+
+    fn why_not_moved(&self, prefix: Prefix, home: Result<ExitId, NotOurs>) -> (String, Vec<String>) {
+        let mut because = Vec::new();
+        let verdict = match home {
+            Ok(home) => {
+                because.extend(self.why_home_suffices(prefix, home));
+                format!("{prefix} goes through {} as plain routing says", self.exit_name(home))
+            }
+            Err(why) => {
+                because.push(not_ours_text(why));
+                format!("{prefix} is left to plain routing and is never overridden as things are")
+            }
+        };
+        if excluded(prefix, &self.policy) {
+            because.push("it is inside a prefix of `policy.exclude`".to_owned());
+        }
+        if self.barred.contains(&prefix) {
+            because.push("it has more more-specifics inside than kernel.max_throws allows".to_owned());
+        }
+        if self.off {
+            because.push("ETM is switched off (`etm on` switches it on)".to_owned());
+        }
+        because.extend(self.holds.iter().map(|hold| format!("decisions stand still: {hold}")));
+        (verdict, because)
+    }
+
+    fn why_home_suffices(&self, prefix: Prefix, home: ExitId) -> Vec<String> {
+        let Some(uplink) = self.topology.uplink_of(home) else { return Vec::new() };
+        let name = self.uplink_name(uplink);
+        let load = self.projected.get(uplink.index()).copied().unwrap_or_default();
+        let Some(configured) = self.policy.uplinks.get(uplink.index()) else { return Vec::new() };
+        let mut because = vec![format!(
+            "{name} would carry {load} without overrides, its limit is {}",
+            configured.limit_rate()
+        )];
+        if load > configured.limit_rate() {
+            because.push(if self.unrelieved.contains(&uplink) {
+                "it is overloaded, and no other exit has room for more of its prefixes".to_owned()
+            } else {
+                "other prefixes were moved off it, with less traffic in all".to_owned()
+            });
+        }
+        if self.rib.candidates(prefix, &self.topology).len() < 2 {
+            because.push("no other exit has a usable route for it".to_owned());
+        }
+        because
+    }
+
+    fn candidate_views(&self, prefix: Prefix, home: Option<ExitId>, rate: BitRate) -> Vec<CandidateView> {
+        let ranked = self.rib.candidates(prefix, &self.topology);
+        let mut views: Vec<CandidateView> = ranked
+            .iter()
+            .enumerate()
+            .map(|(rank, candidate)| {
+                let note = self.usable_note(prefix, home, rate, &ranked, rank);
+                self.candidate_view(candidate.peer, &candidate.attrs, Some(candidate.exit), true, note)
+            })
+            .collect();
+        for (peer, path_id, attrs) in self.rib.received(prefix) {
+            let shown = ranked.iter().any(|candidate| (candidate.peer, candidate.path_id) == (peer, path_id));
+            if !shown {
+                let exit = self.topology.exit_of(attrs.next_hop);
+                let note = self.unusable_note(exit, &ranked);
+                views.push(self.candidate_view(peer, &attrs, exit, false, note));
+            }
+        }
+        views
+    }
+
+    fn usable_note(
+        &self,
+        prefix: Prefix,
+        home: Option<ExitId>,
+        rate: BitRate,
+        ranked: &[Candidate],
+        rank: usize,
+    ) -> String {
+        let candidate = &ranked[rank];
+        let mut notes = Vec::new();
+        if home == Some(candidate.exit) {
+            notes.push("plain routing's choice".to_owned());
+        }
+        if let Some(entry) = self.overrides.get(prefix)
+            && entry.to == candidate.exit
+        {
+            notes.push("used by the override".to_owned());
+        }
+        if rank > 0 {
+            let by = compare(&ranked[rank - 1], candidate).1;
+            notes.push(format!("after {} by {}", self.exit_name(ranked[rank - 1].exit), step_text(by)));
+        }
+        if notes.is_empty() || (home != Some(candidate.exit) && self.overrides.get(prefix).is_none()) {
+            notes.push(self.room_note(candidate.exit, rate));
+        }
+        notes.join(", ")
+    }
+
+    fn room_note(&self, exit: ExitId, rate: BitRate) -> String {
+        let Some(uplink) = self.topology.uplink_of(exit) else { return String::new() };
+        let Some(configured) = self.policy.uplinks.get(uplink.index()) else { return String::new() };
+        let offered = self.meters.get(uplink.index()).map_or(BitRate::ZERO, |meter| meter.offered);
+        let room = configured.fill_rate().saturating_sub(offered);
+        let word = if rate <= room { "has room for it" } else { "has no room for it" };
+        format!("{} {word}: {room} free", configured.name)
+    }
+
+    fn unusable_note(&self, exit: Option<ExitId>, ranked: &[Candidate]) -> String {
+        match exit {
+            None => "its next hop is none of the configured exits".to_owned(),
+            Some(exit) if ranked.iter().any(|candidate| candidate.exit == exit) => {
+                "a better route uses the same exit".to_owned()
+            }
+            Some(exit) => {
+                let uplink = self.topology.uplink_of(exit).unwrap_or_default();
+                format!("the link of {} is down", self.uplink_name(uplink))
+            }
+        }
+    }
+
+    fn candidate_view(
+        &self,
+        peer: PeerId,
+        attrs: &Arc<RouteAttrs>,
+        exit: Option<ExitId>,
+        usable: bool,
+        note: String,
+    ) -> CandidateView {
+        CandidateView {
+            exit: exit.map(|exit| self.exit_name(exit)),
+            next_hop: attrs.next_hop.to_string(),
+            session: self
+                .policy
+                .peers
+                .get(usize::from(peer.0))
+                .map_or_else(|| "static".to_owned(), |peer| peer.name.clone()),
+            as_path: attrs.as_path.to_string(),
+            local_pref: attrs.local_pref,
+            usable,
+            note,
+        }
+    }
+}
+
+fn step_text(step: DecidedBy) -> &'static str {
+    match step {
+        DecidedBy::LocalPref => "LOCAL_PREF",
+        DecidedBy::AsPathLength => "AS_PATH length",
+        DecidedBy::Origin => "ORIGIN",
+        DecidedBy::Med => "MED",
+        DecidedBy::Tie => "the tie-break (lowest next hop)",
+    }
+}
+
+fn not_ours_text(why: NotOurs) -> String {
+    match why {
+        NotOurs::NoKernelRoute => "the kernel's main table has no route for exactly this prefix".to_owned(),
+        NotOurs::OtherProtocol { protocol } => format!(
+            "the kernel's route for it was not installed by the routing daemon (protocol {protocol}): static, connected or another daemon"
+        ),
+        NotOurs::NotUnicast => "the kernel's route for it is a blackhole, unreachable or prohibit".to_owned(),
+        NotOurs::Multipath => "the kernel's route for it has several next hops".to_owned(),
+        NotOurs::UnknownExit => "the kernel's next hop for it is none of the configured exits".to_owned(),
+    }
+}

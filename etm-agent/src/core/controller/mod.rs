@@ -1,0 +1,522 @@
+//! The decision as one machine: `handle(now, input)` in, an `Outcome` out.
+//!
+//! Total: every input has a defined result, none an error. Never acts and never reads a clock; what should
+//! happen leaves as values, and what happened outside comes back as inputs.
+
+mod explain;
+mod round;
+mod show;
+
+use super::audit::{Audit, EndReason, Event, EventKind};
+use super::conservation::{BookState, Conservation};
+use super::decision::{Adopted, Decision, KernelAction, LiveRow, Override, TableChange};
+use super::fib_view::FibView;
+use super::guard::{Hold, State};
+use super::input::{
+    FibEvent, Input, Installed, LinkEvent, Order, Released, RouteBatch, RouteChange, SessionChange,
+    SessionEvent, TableFill, Told, UplinkSample,
+};
+use super::overrides::Overrides;
+use super::policy::{Mode, Policy, Role};
+use super::rate::Rates;
+use super::rib::{Presence, Rib};
+use super::slots::Slots;
+use super::topology::Topology;
+use crate::types::{BitRate, Family, Generation, PathId, Prefix, RouteAttrs, Timestamp, UplinkId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What an input led to.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// The new decision, where it differs from the one before.
+    pub decision: Option<Arc<Decision>>,
+    /// Changes for the kernel's prefix tables, in order.
+    pub table: Vec<TableChange>,
+    /// New content of the live statistics map; with each sample.
+    pub live: Option<Vec<LiveRow>>,
+    /// New entries of the decision log.
+    pub events: Vec<Event>,
+}
+
+/// A session as the decision sees it.
+#[derive(Clone, Debug, Default)]
+struct Session {
+    up: bool,
+    awaited: Vec<Family>,
+    reason: Option<String>,
+    told: Option<Generation>,
+}
+
+/// An uplink's totals between two samples.
+#[derive(Clone, Debug, Default)]
+struct Meter {
+    last: Option<UplinkSample>,
+    offered: BitRate,
+    sent: BitRate,
+    overloaded: bool,
+}
+
+/// The decision maker's whole state.
+#[derive(Clone, Debug)]
+pub struct Controller {
+    policy: Policy,
+    topology: Topology,
+    rib: Rib,
+    fib: FibView,
+    slots: Slots,
+    rates: Rates,
+    conservation: Conservation,
+    overrides: Overrides,
+    audit: Audit,
+    sessions: Vec<Session>,
+    meters: Vec<Meter>,
+    projected: Vec<BitRate>,
+    off: bool,
+    stopping: bool,
+    /// Overrides found in the kernel at start, until the first decision says what becomes of them.
+    inherited: Option<BTreeMap<Prefix, IpAddr>>,
+    samples: u64,
+    last_sample: Option<Timestamp>,
+    table: TableFill,
+    holds: Vec<Hold>,
+    mismatch_ppm: u32,
+    mismatch_run: u8,
+    unsettled: BTreeMap<Prefix, Timestamp>,
+    barred: BTreeSet<Prefix>,
+    refused: BTreeMap<Prefix, String>,
+    unrelieved: BTreeSet<UplinkId>,
+    installed: Generation,
+    decision: Arc<Decision>,
+}
+
+impl Controller {
+    /// A controller that knows its configuration and nothing else. `off` is the operator's switch as an
+    /// earlier run left it; `slot_capacity` is the number of counter rows per uplink.
+    pub fn new(policy: Policy, slot_capacity: u32, adopted: &Adopted, off: bool) -> Controller {
+        let uplinks = policy.uplinks.len();
+        let mut controller = Controller {
+            topology: Topology::new(&policy),
+            rib: Rib::new(policy.community),
+            fib: FibView::default(),
+            slots: Slots::new(slot_capacity, adopted),
+            rates: Rates::new(uplinks, &adopted.rows),
+            conservation: Conservation::new(uplinks),
+            overrides: Overrides::default(),
+            audit: Audit::default(),
+            sessions: vec![Session::default(); policy.peers.len()],
+            meters: vec![Meter::default(); uplinks],
+            projected: vec![BitRate::ZERO; uplinks],
+            off,
+            stopping: false,
+            inherited: Some(inherited(adopted)),
+            samples: 0,
+            last_sample: None,
+            table: TableFill::default(),
+            holds: Vec::new(),
+            mismatch_ppm: 0,
+            mismatch_run: 0,
+            unsettled: BTreeMap::new(),
+            barred: BTreeSet::new(),
+            refused: BTreeMap::new(),
+            unrelieved: BTreeSet::new(),
+            installed: Generation(0),
+            decision: Arc::new(Decision::default()),
+            policy,
+        };
+        controller.load_static_routes();
+        controller.holds = controller.find_holds(Timestamp(0));
+        controller
+    }
+
+    fn load_static_routes(&mut self) {
+        let peer = self.policy.static_peer();
+        let mut changes = Vec::new();
+        for (index, route) in self.policy.static_routes.iter().enumerate() {
+            let family = route.prefix.family();
+            let Some(exit) = self.policy.exits.get(route.exit.index()) else { continue };
+            let Some(gateway) = exit.gateways.iter().find(|addr| Family::of(**addr) == family) else {
+                continue;
+            };
+            changes.push(RouteChange::Announce {
+                prefix: route.prefix,
+                path_id: PathId(u32::try_from(index).unwrap_or(u32::MAX)),
+                attrs: Arc::new(RouteAttrs::to_next_hop(*gateway)),
+            });
+        }
+        self.apply_routes(RouteBatch { peer, changes });
+    }
+
+    /// Takes an input and says what follows from it.
+    pub fn handle(&mut self, now: Timestamp, input: Input) -> Outcome {
+        let mut live = None;
+        match input {
+            Input::Session(event) => self.session(now, event),
+            Input::Routes(batch) => {
+                if self.apply_routes(batch) {
+                    self.settle(now);
+                }
+            }
+            Input::Link(event) => self.link(now, event),
+            Input::Fib(event) => self.fib_event(now, event),
+            Input::Sample(sample) => live = Some(self.round(now, &sample)),
+            Input::Released(Released { slots, rows }) => {
+                self.rates.rebase(&rows);
+                self.slots.released(&slots);
+            }
+            Input::Installed(installed) => self.kernel_answered(installed),
+            Input::Told(told) => self.peer_answered(told),
+            Input::Order(order) => self.order(now, order),
+            Input::Tick => {}
+        }
+        self.refresh_holds(now);
+        Outcome {
+            decision: self.publish(now),
+            table: self.slots.take_changes(),
+            live,
+            events: self.audit.take_new(),
+        }
+    }
+
+    /// True while ETM acts on its decisions.
+    pub fn enforcing(&self) -> bool {
+        self.policy.mode == Mode::Enforce && !self.off && !self.stopping
+    }
+
+    /// True while the kernel should honour overrides: the runtime renews the lease as long as it holds.
+    ///
+    /// Not before the first decision: what an earlier run left lives on its lease, not on ours.
+    pub fn wants_lease(&self) -> bool {
+        self.enforcing() && self.inherited.is_none()
+    }
+
+    /// True while the operator's switch is off.
+    pub fn is_off(&self) -> bool {
+        self.off
+    }
+
+    /// The current decision.
+    pub fn decision(&self) -> Arc<Decision> {
+        Arc::clone(&self.decision)
+    }
+
+    /// True once every condition to decide was met and none is missing now.
+    pub fn ready(&self) -> bool {
+        !self.holds.iter().any(|hold| hold.is_warm_up() || matches!(hold, Hold::SessionDown { .. }))
+    }
+
+    /// True once every learn session is Established.
+    pub fn learning(&self) -> bool {
+        let learn = self.policy.peers.iter().zip(&self.sessions).filter(|(peer, _)| peer.role == Role::Learn);
+        learn.into_iter().all(|(_, session)| session.up)
+    }
+
+    fn session(&mut self, now: Timestamp, event: SessionEvent) {
+        let Some(peer) = self.policy.peers.get(usize::from(event.peer.0)) else { return };
+        let (name, role) = (peer.name.clone(), peer.role);
+        let Some(session) = self.sessions.get_mut(usize::from(event.peer.0)) else { return };
+        match event.change {
+            SessionChange::Up { families } => {
+                *session = Session { up: true, awaited: families, reason: None, told: None };
+                self.audit.push(now, EventKind::SessionUp { session: name });
+            }
+            SessionChange::EndOfRib(family) => {
+                session.awaited.retain(|awaited| *awaited != family);
+                self.audit.push(now, EventKind::EndOfRib { session: name, family });
+            }
+            SessionChange::Down { reason } => {
+                let before = std::mem::take(session);
+                session.reason = Some(reason.clone());
+                // A peer that refuses every few seconds is one event, not one per attempt.
+                if before.up || before.reason.as_ref() != Some(&reason) {
+                    self.audit.push(now, EventKind::SessionDown { session: name, reason });
+                }
+                if role == Role::Learn {
+                    for (prefix, presence) in self.rib.drop_peer(event.peer) {
+                        self.note_presence(prefix, presence);
+                    }
+                    self.settle(now);
+                }
+            }
+        }
+    }
+
+    /// Applies routes; true where an override may be concerned.
+    fn apply_routes(&mut self, batch: RouteBatch) -> bool {
+        let mut touched = Vec::with_capacity(batch.changes.len());
+        self.rib.apply(batch, |prefix, presence| touched.push((prefix, presence)));
+        let mut concerned = false;
+        for (prefix, presence) in touched {
+            self.note_presence(prefix, presence);
+            concerned |= self.overrides.concerned_by(prefix);
+        }
+        concerned
+    }
+
+    /// The kernel's tables follow the RIB.
+    fn note_presence(&mut self, prefix: Prefix, presence: Presence) {
+        match presence {
+            Presence::Appeared => self.slots.insert(prefix),
+            Presence::Vanished => self.slots.remove(prefix),
+            Presence::Kept => {}
+        }
+    }
+
+    fn link(&mut self, now: Timestamp, event: LinkEvent) {
+        let was = self.topology.link(event.uplink);
+        if !self.topology.set_link(event) {
+            return;
+        }
+        let is = self.topology.link(event.uplink);
+        let uplink = self.uplink_name(event.uplink);
+        if was.up != is.up && (was.known || !is.up) {
+            let kind = if is.up { EventKind::LinkUp { uplink } } else { EventKind::LinkDown { uplink } };
+            self.audit.push(now, kind);
+        }
+        if let Some(book) = self.conservation.book_mut(event.uplink) {
+            // The kernel empties the queue of a device that loses its carrier without counting it.
+            book.reopen(if is.up { BookState::Opening } else { BookState::Down });
+        }
+        self.unsettle_all(now);
+        self.settle(now);
+    }
+
+    fn fib_event(&mut self, now: Timestamp, event: FibEvent) {
+        let was_synced = self.fib.synced();
+        let touched = self.fib.apply(event);
+        let mut concerned = false;
+        for prefix in touched {
+            if self.slots.get(prefix).is_some_and(|slot| self.rates.demand(slot) > BitRate::ZERO) {
+                self.unsettled.insert(prefix, now);
+            }
+            concerned |= self.overrides.concerned_by(prefix);
+        }
+        // While a dump is under way the table looks emptier than it is: nothing is concluded from it.
+        if self.fib.synced() && (concerned || !was_synced) {
+            self.settle(now);
+        }
+    }
+
+    fn kernel_answered(&mut self, installed: Installed) {
+        for (prefix, reason) in &installed.failed {
+            if self.refused.get(prefix) != Some(reason) {
+                let (prefix, reason) = (*prefix, reason.clone());
+                self.audit.push(installed.at, EventKind::KernelRefused { prefix, reason });
+            }
+        }
+        self.refused = installed.failed.into_iter().collect();
+        self.installed = installed.generation;
+        if installed.changed > 0 {
+            let (generation, changed) = (installed.generation, installed.changed);
+            self.audit.push(installed.at, EventKind::KernelConverged { generation, changed });
+        }
+    }
+
+    fn peer_answered(&mut self, told: Told) {
+        let index = usize::from(told.peer.0);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        session.told = Some(told.generation);
+        if told.changed > 0 {
+            let session = self.policy.peers.get(index).map_or_else(String::new, |peer| peer.name.clone());
+            let (generation, changed) = (told.generation, told.changed);
+            self.audit.push(told.at, EventKind::PeerTold { session, generation, changed });
+        }
+    }
+
+    fn order(&mut self, now: Timestamp, order: Order) {
+        let (kind, why) = match order {
+            Order::Off if !self.off => (EventKind::SwitchedOff, Some(EndReason::SwitchedOff)),
+            Order::On if self.off => (EventKind::SwitchedOn, None),
+            Order::Stop if !self.stopping => (EventKind::Stopping, Some(EndReason::Stopping)),
+            Order::Off | Order::On | Order::Stop => return,
+        };
+        self.audit.push(now, kind);
+        match order {
+            Order::Off => self.off = true,
+            Order::On => self.off = false,
+            Order::Stop => self.stopping = true,
+        }
+        if let Some(why) = why {
+            for entry in self.overrides.end_all() {
+                self.ended(now, &entry, why);
+            }
+            // What an earlier run left must go too, though no decision of this run made it.
+            self.inherited = None;
+        }
+    }
+
+    /// Ends overrides that may not stand any more; makes no new one.
+    fn settle(&mut self, now: Timestamp) {
+        if !self.fib.synced() && !self.overrides.is_empty() {
+            // Only what the RIB and the links say can be judged: keep the rest until the table is known.
+            self.end_without_candidate(now);
+            return;
+        }
+        for (entry, why) in self.overrides.invalidate(&self.rib, &self.fib, &self.topology, &self.policy) {
+            if why == EndReason::TooManyMoreSpecifics {
+                self.barred.insert(entry.prefix);
+            }
+            self.ended(now, &entry, why);
+        }
+    }
+
+    fn end_without_candidate(&mut self, now: Timestamp) {
+        let lost: Vec<Prefix> = self
+            .overrides
+            .iter()
+            .filter(|entry| {
+                !self
+                    .rib
+                    .candidates(entry.prefix, &self.topology)
+                    .iter()
+                    .any(|candidate| candidate.exit == entry.to)
+            })
+            .map(|entry| entry.prefix)
+            .collect();
+        for prefix in lost {
+            if let Some(entry) = self.overrides.end(prefix) {
+                self.ended(now, &entry, EndReason::ExitLost);
+            }
+        }
+    }
+
+    fn ended(&mut self, now: Timestamp, entry: &Override, why: EndReason) {
+        self.unsettled.insert(entry.prefix, now);
+        let (prefix, to) = (entry.prefix, self.exit_name(entry.to));
+        self.audit.push(now, EventKind::OverrideEnded { prefix, to, why });
+    }
+
+    /// After a link change every prefix may leave by another uplink for a moment.
+    fn unsettle_all(&mut self, now: Timestamp) {
+        for (slot, _) in self.rates.active() {
+            if let Some(prefix) = self.slots.prefix(slot) {
+                self.unsettled.insert(prefix, now);
+            }
+        }
+    }
+
+    fn refresh_holds(&mut self, now: Timestamp) {
+        let holds = self.find_holds(now);
+        // The age of a sample changes all the time; the fact that it is stale does not.
+        let same = |a: &Hold, b: &Hold| {
+            a == b
+                || matches!((a, b), (Hold::StaleSample { .. }, Hold::StaleSample { .. }))
+                || matches!((a, b), (Hold::ProjectionMismatch { .. }, Hold::ProjectionMismatch { .. }))
+        };
+        let known = |list: &[Hold], hold: &Hold| list.iter().any(|other| same(other, hold));
+        let fresh = holds.iter().any(|hold| !known(&self.holds, hold));
+        if fresh && !holds.is_empty() {
+            self.audit.push(now, EventKind::Frozen { holds: holds.clone() });
+        } else if holds.is_empty() && !self.holds.is_empty() {
+            self.audit.push(now, EventKind::Thawed);
+        }
+        self.holds = holds;
+    }
+
+    fn find_holds(&self, now: Timestamp) -> Vec<Hold> {
+        let mut holds = Vec::new();
+        for (peer, session) in self.policy.peers.iter().zip(&self.sessions) {
+            if peer.role != Role::Learn {
+                continue;
+            }
+            if !session.up {
+                let reason = session.reason.clone().unwrap_or_else(|| "connecting".to_owned());
+                holds.push(Hold::SessionDown { session: peer.name.clone(), reason });
+            }
+            for family in &session.awaited {
+                holds.push(Hold::AwaitingEndOfRib { session: peer.name.clone(), family: *family });
+            }
+        }
+        if !self.fib.synced() {
+            holds.push(Hold::AwaitingKernelTable);
+        }
+        for (index, uplink) in self.policy.uplinks.iter().enumerate() {
+            if !self.topology.link(uplink_id(index)).known {
+                holds.push(Hold::AwaitingLink { uplink: uplink.name.clone() });
+            }
+        }
+        match self.last_sample {
+            None => holds.push(Hold::AwaitingSamples),
+            Some(_) if self.samples < 2 => holds.push(Hold::AwaitingSamples),
+            Some(at) if now.since(at) > self.policy.stale_after => {
+                let age_ms = u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
+                holds.push(Hold::StaleSample { age_ms });
+            }
+            Some(_) => {}
+        }
+        for uplink in self.conservation.failed() {
+            holds.push(Hold::ConservationFailed { uplink: self.uplink_name(uplink) });
+        }
+        if self.mismatch_run >= round::MISMATCH_SAMPLES {
+            holds.push(Hold::ProjectionMismatch { ppm: self.mismatch_ppm });
+        }
+        let refused = self.slots.refused() + self.table.refused;
+        if refused > 0 {
+            holds.push(Hold::TableFull { refused });
+        }
+        if self.rib.own_seen() > 0 {
+            holds.push(Hold::OwnRouteReturned);
+        }
+        holds
+    }
+
+    /// Makes the decision that follows from the state; none where it is the one before.
+    fn publish(&mut self, now: Timestamp) -> Option<Arc<Decision>> {
+        if self.inherited.is_some() {
+            return None;
+        }
+        let mut next = Decision { generation: self.decision.generation, at: now, ..Decision::default() };
+        if self.enforcing() && !self.overrides.is_empty() {
+            next.kernel = self.overrides.kernel(&self.rib, &self.fib, &self.topology);
+            next.announce = self.overrides.announcements(&self.rib, &self.topology);
+        }
+        // The first decision is always told: it decides about what an earlier run left.
+        let first = next.generation == Generation(0);
+        if !first && next.kernel == self.decision.kernel && next.announce == self.decision.announce {
+            return None;
+        }
+        next.generation = Generation(self.decision.generation.0 + 1);
+        self.decision = Arc::new(next);
+        let (generation, overrides) = (self.decision.generation, self.overrides.len());
+        let moved_bps = self.overrides.moved();
+        self.audit
+            .push(now, EventKind::Decided { generation, overrides, moved_bps, enforced: self.enforcing() });
+        Some(self.decision())
+    }
+
+    /// What the agent is doing, in one word.
+    pub fn state(&self) -> State {
+        match (self.off, self.policy.mode) {
+            (true, _) => State::Off,
+            _ if !self.ready() => State::WarmUp,
+            _ if !self.holds.is_empty() => State::Frozen,
+            (false, Mode::Observe) => State::Observing,
+            (false, Mode::Enforce) => State::Steering,
+        }
+    }
+
+    fn uplink_name(&self, uplink: UplinkId) -> String {
+        self.policy.uplinks.get(uplink.index()).map_or_else(String::new, |uplink| uplink.name.clone())
+    }
+
+    fn exit_name(&self, exit: crate::types::ExitId) -> String {
+        self.policy.exits.get(exit.index()).map_or_else(String::new, |exit| exit.name.clone())
+    }
+}
+
+/// Overrides of an earlier run, by next hop. Its throws are computed anew.
+fn inherited(adopted: &Adopted) -> BTreeMap<Prefix, IpAddr> {
+    let via = |action: &KernelAction| match action {
+        KernelAction::Via { gateway, .. } => Some(*gateway),
+        KernelAction::Throw => None,
+    };
+    adopted.routes.iter().filter_map(|(prefix, action)| Some((*prefix, via(action)?))).collect()
+}
+
+fn uplink_id(index: usize) -> UplinkId {
+    UplinkId(u16::try_from(index).unwrap_or(u16::MAX))
+}
+
+#[cfg(test)]
+mod tests;

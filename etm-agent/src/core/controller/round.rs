@@ -1,0 +1,264 @@
+//! One round: a sample in, a placement out. Never touches what the guards say must stand still.
+
+use super::super::allocator::{Caps, Placement, allocate};
+use super::super::audit::{EndReason, EventKind};
+use super::super::conservation::BookState;
+use super::super::decision::{LiveRow, OverrideReason};
+use super::super::input::{Sample, UplinkSample};
+use super::super::overrides::{Placed, Placing};
+use super::super::projection::{Projection, Sources, mismatch, project};
+use super::{Controller, uplink_id};
+use crate::types::{BitRate, Count, ExitId, Prefix, SlotId, Timestamp, UplinkId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// Rows of the live statistics map.
+const LIVE_ROWS: usize = 256;
+
+/// Above this share (parts per million) of traffic that leaves elsewhere, decisions stand still.
+pub(super) const MISMATCH_PPM: u32 = 5_000;
+
+/// Samples in a row that must show it: one may fall into a routing change.
+pub(super) const MISMATCH_SAMPLES: u8 = 3;
+
+/// How often a placement is tried anew because a prefix turned out to need too many throw routes.
+const RETRIES: usize = 8;
+
+impl Controller {
+    pub(super) fn round(&mut self, now: Timestamp, sample: &Sample) -> Vec<LiveRow> {
+        for uplink in &sample.uplinks {
+            self.meter(now, *uplink);
+        }
+        self.table = sample.table;
+        let measured = self.rates.sample(sample.at, &sample.rows);
+        self.last_sample = Some(sample.at);
+        self.samples += 1;
+        if measured {
+            self.watch_projection(now);
+            self.watch_overload(sample.at);
+            self.refresh_holds(now);
+            self.decide(now);
+        }
+        self.live_rows()
+    }
+
+    /// Totals of one uplink: rates, and the books.
+    fn meter(&mut self, now: Timestamp, sample: UplinkSample) {
+        let Some(meter) = self.meters.get_mut(sample.uplink.index()) else { return };
+        if let Some(last) = meter.last {
+            let span = sample.at.since(last.at);
+            meter.offered = BitRate::from_bytes(sample.after.since(last.after).bytes, span);
+            meter.sent = BitRate::from_bytes(sample.device.sent.since(last.device.sent).bytes, span);
+        }
+        meter.last = Some(sample);
+        if !self.topology.link(sample.uplink).up {
+            return;
+        }
+        let Some(book) = self.conservation.book_mut(sample.uplink) else { return };
+        if let Some(report) = book.sample(sample)
+            && report.state == BookState::Failed
+        {
+            let (packet_error, byte_error_ppm) = (report.packet_error, report.byte_error_ppm());
+            let uplink = self.uplink_name(sample.uplink);
+            self.audit.push(now, EventKind::ConservationFailed { uplink, packet_error, byte_error_ppm });
+        }
+    }
+
+    /// The projection audit: what is not overridden must leave where plain routing says.
+    fn watch_projection(&mut self, now: Timestamp) {
+        let settled = self.policy.interval * 3;
+        self.unsettled.retain(|_, since| now.since(*since) < settled);
+        self.mismatch_ppm = mismatch(&self.sources(), &self.unsettled);
+        self.mismatch_run =
+            if self.mismatch_ppm > MISMATCH_PPM { self.mismatch_run.saturating_add(1) } else { 0 };
+    }
+
+    fn watch_overload(&mut self, at: Timestamp) {
+        let projection = project(at, &self.offered(), &self.sources());
+        self.projected.clone_from(&projection.loads);
+        for index in 0..self.meters.len() {
+            let Some(uplink) = self.policy.uplinks.get(index) else { continue };
+            let (offered_bps, limit_bps) = (self.meters[index].offered, uplink.limit_rate());
+            let overloaded = offered_bps > limit_bps;
+            if overloaded == self.meters[index].overloaded {
+                continue;
+            }
+            self.meters[index].overloaded = overloaded;
+            let uplink = uplink.name.clone();
+            let projected_bps = self.projected.get(index).copied().unwrap_or_default();
+            // Stamped with the time of the sample: that is when the overload was seen.
+            self.audit.push(
+                at,
+                if overloaded {
+                    EventKind::Overloaded { uplink, offered_bps, projected_bps, limit_bps }
+                } else {
+                    EventKind::Relieved { uplink, offered_bps, limit_bps }
+                },
+            );
+        }
+    }
+
+    fn offered(&self) -> Vec<BitRate> {
+        self.meters.iter().map(|meter| meter.offered).collect()
+    }
+
+    pub(super) fn sources(&self) -> Sources<'_> {
+        Sources {
+            policy: &self.policy,
+            topology: &self.topology,
+            rib: &self.rib,
+            fib: &self.fib,
+            slots: &self.slots,
+            rates: &self.rates,
+            overrides: &self.overrides,
+            barred: &self.barred,
+        }
+    }
+
+    /// Places every item anew, unless something says stand still.
+    fn decide(&mut self, now: Timestamp) {
+        if self.off || self.stopping || !self.holds.is_empty() {
+            return;
+        }
+        if let Some(routes) = self.inherited.take() {
+            self.inherit(now, routes);
+        }
+        for _ in 0..RETRIES {
+            let projection = project(now, &self.offered(), &self.sources());
+            let caps = Caps {
+                moves: self.policy.max_overrides,
+                moved: projection.total.scaled(self.policy.max_moved_share),
+            };
+            let uplink_of: Vec<UplinkId> = self.policy.exits.iter().map(|exit| exit.uplink).collect();
+            let placement = allocate(&uplink_of, &projection.rooms, &projection.items, caps);
+            if self.bar_wide_prefixes(&projection, &placement) {
+                continue;
+            }
+            self.apply(now, &projection, &placement);
+            return;
+        }
+    }
+
+    /// Takes over what an earlier run left in the kernel, as far as it may stand; the placement judges it like the rest.
+    fn inherit(&mut self, now: Timestamp, routes: BTreeMap<Prefix, IpAddr>) {
+        for (prefix, gateway) in routes {
+            let Some(to) = self.topology.exit_of(gateway) else { continue };
+            let Ok(from) = self.fib.home(prefix, &self.policy, &self.topology) else { continue };
+            let uplink = self.topology.uplink_of(from).unwrap_or_default();
+            let limit =
+                self.policy.uplinks.get(uplink.index()).map_or(BitRate::ZERO, |uplink| uplink.limit_rate());
+            let projected = self.projected.get(uplink.index()).copied().unwrap_or_default();
+            let reason = OverrideReason::RelieveOverload { uplink, projected, limit };
+            let rate = self.slots.get(prefix).map_or(BitRate::ZERO, |slot| self.rates.demand(slot));
+            self.overrides.place(now, &self.policy, Placing { prefix, from, to, rate, reason });
+        }
+        self.settle(now);
+        if !self.overrides.is_empty() {
+            self.audit.push(now, EventKind::Adopted { overrides: self.overrides.len() });
+        }
+    }
+
+    /// Bars prefixes whose new override would need too many throw routes; true where one was found.
+    fn bar_wide_prefixes(&mut self, projection: &Projection, placement: &Placement) -> bool {
+        let mut found = false;
+        for (item, exit) in projection.items.iter().zip(&placement.exits) {
+            if *exit == item.home || *exit == item.current {
+                continue;
+            }
+            let throws = self.overrides.more_specifics(item.prefix, &self.rib, &self.fib).len();
+            if throws > self.policy.max_throws {
+                self.barred.insert(item.prefix);
+                found = true;
+            }
+        }
+        found
+    }
+
+    fn apply(&mut self, now: Timestamp, projection: &Projection, placement: &Placement) {
+        for (item, exit) in projection.items.iter().zip(&placement.exits) {
+            if *exit == item.home {
+                if let Some(entry) = self.overrides.end(item.prefix) {
+                    self.ended(now, &entry, EndReason::GivenBack);
+                }
+                continue;
+            }
+            let reason = self.reason(item.home, projection);
+            let placing =
+                Placing { prefix: item.prefix, from: item.home, to: *exit, rate: item.rate, reason };
+            let placed = self.overrides.place(now, &self.policy, placing);
+            self.record(now, placing, placed);
+        }
+        self.record_residuals(now, &placement.residual);
+    }
+
+    fn reason(&self, home: ExitId, projection: &Projection) -> OverrideReason {
+        let uplink = self.topology.uplink_of(home).unwrap_or_default();
+        let projected = projection.loads.get(uplink.index()).copied().unwrap_or_default();
+        let limit =
+            self.policy.uplinks.get(uplink.index()).map_or(BitRate::ZERO, |uplink| uplink.limit_rate());
+        OverrideReason::RelieveOverload { uplink, projected, limit }
+    }
+
+    fn record(&mut self, now: Timestamp, placing: Placing, placed: Placed) {
+        let (prefix, rate_bps) = (placing.prefix, placing.rate);
+        let (to, enforced) = (self.exit_name(placing.to), self.enforcing());
+        let kind = match placed {
+            Placed::Kept => return,
+            Placed::Added => {
+                let (from, reason) = (self.exit_name(placing.from), self.reason_text(&placing.reason));
+                EventKind::OverrideAdded { prefix, from, to, rate_bps, reason, enforced }
+            }
+            Placed::Moved { was } => {
+                EventKind::OverrideMoved { prefix, from: self.exit_name(was), to, rate_bps, enforced }
+            }
+        };
+        self.unsettled.insert(prefix, now);
+        self.audit.push(now, kind);
+    }
+
+    pub(super) fn reason_text(&self, reason: &OverrideReason) -> String {
+        match reason {
+            OverrideReason::RelieveOverload { uplink, projected, limit } => {
+                format!("{} would carry {projected}, its limit is {limit}", self.uplink_name(*uplink))
+            }
+        }
+    }
+
+    fn record_residuals(&mut self, now: Timestamp, residual: &[BitRate]) {
+        for (index, residual_bps) in residual.iter().enumerate() {
+            let id = uplink_id(index);
+            if *residual_bps == BitRate::ZERO {
+                self.unrelieved.remove(&id);
+            } else if self.unrelieved.insert(id) {
+                let uplink = self.uplink_name(id);
+                self.audit.push(now, EventKind::Unrelieved { uplink, residual_bps: *residual_bps });
+            }
+        }
+    }
+
+    /// The busiest rows, for the map that bpftool shows.
+    fn live_rows(&self) -> Vec<LiveRow> {
+        let mut rows: Vec<LiveRow> = self
+            .rates
+            .active()
+            .into_iter()
+            .filter_map(|(slot, uplink)| self.live_row(slot, uplink))
+            .collect();
+        rows.sort_by_key(|row| (std::cmp::Reverse(row.rate), row.prefix, row.uplink));
+        // One row per prefix: the map is keyed by it, and the busiest uplink is the one to show.
+        let mut seen = BTreeSet::new();
+        rows.retain(|row| seen.insert(row.prefix));
+        rows.truncate(LIVE_ROWS);
+        rows
+    }
+
+    fn live_row(&self, slot: SlotId, uplink: UplinkId) -> Option<LiveRow> {
+        let prefix = self.slots.prefix(slot)?;
+        let rate = self.rates.rate(slot, uplink);
+        let mut count = Count::default();
+        for index in 0..self.policy.uplinks.len() {
+            count += self.rates.count(slot, uplink_id(index));
+        }
+        Some(LiveRow { prefix, uplink, count, rate })
+    }
+}

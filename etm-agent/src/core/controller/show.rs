@@ -1,0 +1,176 @@
+//! Views of the state, made on demand. Never changes anything.
+
+use super::super::audit::Event;
+use super::super::conservation::WorstWindows;
+use super::super::input::Uncounted;
+use super::super::policy::Role;
+use super::super::view::{
+    EventView, OverrideView, PrefixUplinkView, PrefixView, SessionView, StatusView, UplinkView,
+};
+use super::{Controller, uplink_id};
+use crate::types::{BitRate, Count, Prefix, SlotId, Timestamp};
+
+impl Controller {
+    /// `etm status`.
+    pub fn status(&self, now: Timestamp) -> StatusView {
+        let uplinks: Vec<UplinkView> =
+            (0..self.policy.uplinks.len()).map(|index| self.uplink_view(index)).collect();
+        StatusView {
+            at_ns: now,
+            mode: self.policy.mode,
+            state: self.state(),
+            holds: self.holds.clone(),
+            generation: self.decision.generation,
+            kernel_generation: self.installed,
+            overrides: self.overrides.len(),
+            moved_bps: self.overrides.moved(),
+            offered_bps: uplinks.iter().map(|uplink| uplink.offered_bps).sum(),
+            prefixes: self.rib.prefixes(),
+            prefixes_counted: self.slots.len(),
+            prefixes_refused: self.slots.refused() + self.table.refused,
+            kernel_routes: self.fib.len(),
+            projection_mismatch_ppm: self.mismatch_ppm,
+            own_routes_seen: self.rib.own_seen(),
+            sample_age_ms: self
+                .last_sample
+                .map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)),
+            sessions: self.session_views(),
+            conservation: worst_of(uplinks.iter().map(|uplink| uplink.worst)),
+            uplinks,
+        }
+    }
+
+    fn session_views(&self) -> Vec<SessionView> {
+        let sessions = self.policy.peers.iter().zip(&self.sessions);
+        sessions
+            .map(|(peer, session)| SessionView {
+                name: peer.name.clone(),
+                role: peer.role,
+                up: session.up,
+                complete: session.up && (peer.role == Role::Inject || session.awaited.is_empty()),
+                reason: session.reason.clone(),
+                told_generation: session.told,
+            })
+            .collect()
+    }
+
+    /// `etm providers`.
+    pub fn uplinks(&self) -> Vec<UplinkView> {
+        (0..self.policy.uplinks.len()).map(|index| self.uplink_view(index)).collect()
+    }
+
+    fn uplink_view(&self, index: usize) -> UplinkView {
+        let (id, uplink, meter) = (uplink_id(index), &self.policy.uplinks[index], &self.meters[index]);
+        let exits = self.policy.exits.iter().filter(|exit| exit.uplink == id);
+        let mut providers: Vec<String> = exits
+            .filter_map(|exit| self.policy.providers.get(exit.provider.index()))
+            .map(|provider| provider.name.clone())
+            .collect();
+        providers.dedup();
+        let last = meter.last.unwrap_or_default();
+        let uncounted: Count = last.uncounted.iter().fold(Count::default(), |sum, count| sum + *count);
+        let book = self.conservation.book(id);
+        UplinkView {
+            name: uplink.name.clone(),
+            providers,
+            up: self.topology.link(id).up,
+            capacity_bps: uplink.capacity,
+            limit_bps: uplink.limit_rate(),
+            offered_bps: meter.offered,
+            sent_bps: meter.sent,
+            dropped_packets: last.device.dropped,
+            projected_bps: self.projected.get(index).copied().unwrap_or_default(),
+            utilization_ppm: meter.offered.share_of(uplink.capacity),
+            counted: last.after.since(uncounted),
+            uncounted: Uncounted::ALL
+                .iter()
+                .zip(last.uncounted)
+                .map(|(why, count)| (why.as_str().to_owned(), count))
+                .collect(),
+            book: book.map(|book| book.state()).unwrap_or_default(),
+            basis: book.map(|book| book.basis()).unwrap_or_default(),
+            window: book.map(|book| book.report()).unwrap_or_default(),
+            worst: book.map(|book| book.worst()).unwrap_or_default(),
+        }
+    }
+
+    /// `etm prefixes`: the busiest first.
+    pub fn prefixes(&self, top: usize) -> Vec<PrefixView> {
+        let mut rows: Vec<(BitRate, Prefix, SlotId)> =
+            self.slots.iter().map(|(prefix, slot)| (self.rates.demand(slot), prefix, slot)).collect();
+        rows.sort_by_key(|(rate, prefix, _)| (std::cmp::Reverse(*rate), *prefix));
+        rows.truncate(top);
+        rows.into_iter().map(|(_, prefix, slot)| self.prefix_view(prefix, slot)).collect()
+    }
+
+    fn prefix_view(&self, prefix: Prefix, slot: SlotId) -> PrefixView {
+        let mut uplinks = Vec::new();
+        let mut total = Count::default();
+        for index in 0..self.policy.uplinks.len() {
+            let id = uplink_id(index);
+            let count = self.rates.count(slot, id);
+            total += count;
+            if count != Count::default() {
+                uplinks.push(PrefixUplinkView {
+                    uplink: self.uplink_name(id),
+                    rate_bps: self.rates.rate(slot, id),
+                    bytes: count.bytes,
+                    packets: count.packets,
+                });
+            }
+        }
+        PrefixView {
+            prefix,
+            rate_bps: self.rates.demand(slot),
+            bytes: total.bytes,
+            packets: total.packets,
+            home: self.fib.home(prefix, &self.policy, &self.topology).ok().map(|exit| self.exit_name(exit)),
+            override_to: self.overrides.get(prefix).map(|entry| self.exit_name(entry.to)),
+            uplinks,
+        }
+    }
+
+    /// `etm overrides`, in prefix order.
+    pub fn overrides(&self) -> Vec<OverrideView> {
+        let view = |entry: &super::Override| OverrideView {
+            prefix: entry.prefix,
+            from: self.exit_name(entry.from),
+            to: self.exit_name(entry.to),
+            interface: self.uplink_name(self.topology.uplink_of(entry.to).unwrap_or_default()),
+            gateway: self.topology.next_hop(entry.to, entry.prefix.family()).map(|(gateway, _)| gateway),
+            rate_bps: entry.rate,
+            reason: self.reason_text(&entry.reason),
+            since_ns: entry.since,
+            hold_until_ns: entry.hold_until,
+            enforced: self.enforcing(),
+            refused: self.refused.get(&entry.prefix).cloned(),
+            throws: self.overrides.more_specifics(entry.prefix, &self.rib, &self.fib).len(),
+        };
+        self.overrides.iter().map(view).collect()
+    }
+
+    /// `etm events`: the decision log after number `seq`.
+    pub fn events(&self, seq: u64) -> Vec<EventView> {
+        let view = |event: &Event| EventView {
+            weight: event.kind.weight(),
+            text: event.kind.to_string(),
+            event: event.clone(),
+        };
+        self.audit.since(seq).map(view).collect()
+    }
+
+    /// Number of overrides, planned or in effect.
+    pub fn override_count(&self) -> usize {
+        self.overrides.len()
+    }
+}
+
+fn worst_of(all: impl Iterator<Item = WorstWindows>) -> WorstWindows {
+    all.fold(WorstWindows::default(), |sum, one| WorstWindows {
+        byte_error_ppm: sum.byte_error_ppm.max(one.byte_error_ppm),
+        packet_error: sum.packet_error.max(one.packet_error),
+        windows: sum.windows + one.windows,
+        lossy: sum.lossy + one.lossy,
+        failed: sum.failed + one.failed,
+    })
+}

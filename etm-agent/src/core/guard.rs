@@ -1,0 +1,129 @@
+//! When the decision must stand still. Each reason has a name that operators see.
+//! Never undoes anything: a frozen decision keeps what it has, and only what became invalid is removed.
+
+use crate::types::Family;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Why no new override is made.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "hold", rename_all = "kebab-case")]
+pub enum Hold {
+    /// A learn session is not Established: candidates are missing.
+    SessionDown {
+        /// Its name.
+        session: String,
+        /// Why, as far as known.
+        reason: String,
+    },
+    /// A learn session has not sent its whole table.
+    AwaitingEndOfRib {
+        /// Its name.
+        session: String,
+        /// The family that is not complete.
+        family: Family,
+    },
+    /// The kernel's main table was not read completely.
+    AwaitingKernelTable,
+    /// The state of an uplink is not known yet.
+    AwaitingLink {
+        /// Its name.
+        uplink: String,
+    },
+    /// Fewer than two samples: no rate is known.
+    AwaitingSamples,
+    /// The counters were not read for too long.
+    StaleSample {
+        /// Milliseconds since the last one.
+        age_ms: u64,
+    },
+    /// Counted packets and the device's own statistics differ.
+    ConservationFailed {
+        /// The uplink.
+        uplink: String,
+    },
+    /// Traffic without an override leaves elsewhere than predicted.
+    ProjectionMismatch {
+        /// Share of bytes, parts per million.
+        ppm: u32,
+    },
+    /// The kernel's prefix table is full: some prefixes count for their covering prefix.
+    TableFull {
+        /// Prefixes without a row.
+        refused: u64,
+    },
+    /// ETM's own announcement was learnt back on a learn session.
+    OwnRouteReturned,
+}
+
+impl Hold {
+    /// True for reasons that are normal at start.
+    pub fn is_warm_up(&self) -> bool {
+        matches!(
+            self,
+            Hold::AwaitingEndOfRib { .. }
+                | Hold::AwaitingKernelTable
+                | Hold::AwaitingLink { .. }
+                | Hold::AwaitingSamples
+        )
+    }
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Hold::SessionDown { session, reason } => write!(f, "BGP session {session} is down: {reason}"),
+            Hold::AwaitingEndOfRib { session, family } => {
+                write!(f, "BGP session {session} has not sent its whole {family} table yet")
+            }
+            Hold::AwaitingKernelTable => f.write_str("the kernel's main table is being read"),
+            Hold::AwaitingLink { uplink } => write!(f, "the link state of {uplink} is not known yet"),
+            Hold::AwaitingSamples => f.write_str("rates need two samples of the counters"),
+            Hold::StaleSample { age_ms } => write!(f, "the counters were last read {age_ms} ms ago"),
+            Hold::ConservationFailed { uplink } => {
+                write!(f, "packets on {uplink} bypass the counters, or its statistics are wrong (see `etm status`)")
+            }
+            Hold::ProjectionMismatch { ppm } => write!(
+                f,
+                "{}.{:02} % of the traffic leaves elsewhere than the kernel's table says",
+                ppm / 10_000,
+                ppm % 10_000 / 100
+            ),
+            Hold::TableFull { refused } => {
+                write!(f, "the kernel's prefix table is full, {refused} prefixes have no row: raise datapath.prefixes")
+            }
+            Hold::OwnRouteReturned => f.write_str(
+                "an announcement of ETM came back on a learn session: the border must not learn or reflect it",
+            ),
+        }
+    }
+}
+
+/// What the agent as a whole is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Switched off by the operator: plain routing.
+    Off,
+    /// Not enough is known yet.
+    WarmUp,
+    /// Input is stale or contradictory: nothing new is decided.
+    Frozen,
+    /// Deciding and showing, changing nothing.
+    Observing,
+    /// Deciding and acting.
+    Steering,
+}
+
+impl State {
+    /// The word shown to operators.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Off => "off",
+            State::WarmUp => "warm-up",
+            State::Frozen => "frozen",
+            State::Observing => "observing",
+            State::Steering => "steering",
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The set of overrides and what it means for the kernel and for peers.
+//! Never chooses: the allocator places, this keeps time, invalidates and translates.
+
+use super::audit::EndReason;
+use super::decision::{Announcement, KernelAction, Override, OverrideReason};
+use super::fib_view::FibView;
+use super::policy::Policy;
+use super::rib::Rib;
+use super::topology::Topology;
+use crate::types::{BitRate, ExitId, Prefix, PrefixMap, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// All overrides, planned or in effect.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    map: PrefixMap<Override>,
+}
+
+/// What a placement did to one prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// A new override.
+    Added,
+    /// It leaves by another exit than before.
+    Moved {
+        /// The exit before.
+        was: ExitId,
+    },
+    /// Nothing new but its rate.
+    Kept,
+}
+
+impl Overrides {
+    /// The override of exactly `prefix`.
+    pub fn get(&self, prefix: Prefix) -> Option<&Override> {
+        self.map.get(prefix)
+    }
+
+    /// All, in prefix order.
+    pub fn iter(&self) -> impl Iterator<Item = &Override> + '_ {
+        self.map.iter().map(|(_, entry)| entry)
+    }
+
+    /// Number of overrides.
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// True without any.
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// Demand under override.
+    pub fn moved(&self) -> BitRate {
+        self.iter().map(|entry| entry.rate).sum()
+    }
+
+    /// True where a change of the route for `prefix` can matter to an override: its own, or one around it.
+    pub fn concerned_by(&self, prefix: Prefix) -> bool {
+        !self.map.is_empty() && !self.map.covering(prefix).is_empty()
+    }
+
+    /// Sends `prefix` through `to`.
+    pub fn place(&mut self, now: Timestamp, policy: &Policy, new: Placing) -> Placed {
+        let hold_until = now + policy.hold;
+        match self.map.get_mut(new.prefix) {
+            Some(entry) if entry.to == new.to => {
+                entry.from = new.from;
+                entry.rate = new.rate;
+                Placed::Kept
+            }
+            Some(entry) => {
+                let was = std::mem::replace(&mut entry.to, new.to);
+                (entry.from, entry.rate, entry.reason, entry.hold_until) =
+                    (new.from, new.rate, new.reason, hold_until);
+                Placed::Moved { was }
+            }
+            None => {
+                let Placing { prefix, from, to, rate, reason } = new;
+                self.map.insert(prefix, Override { prefix, from, to, rate, reason, since: now, hold_until });
+                Placed::Added
+            }
+        }
+    }
+
+    /// Ends the override of `prefix`.
+    pub fn end(&mut self, prefix: Prefix) -> Option<Override> {
+        self.map.remove(prefix)
+    }
+
+    /// Ends all.
+    pub fn end_all(&mut self) -> Vec<Override> {
+        let all = self.iter().cloned().collect();
+        self.map.clear();
+        all
+    }
+
+    /// Ends what may not stand any more, without any new placement (invariants 2 and 8).
+    pub fn invalidate(
+        &mut self,
+        rib: &Rib,
+        fib: &FibView,
+        topology: &Topology,
+        policy: &Policy,
+    ) -> Vec<(Override, EndReason)> {
+        let mut ended = Vec::new();
+        let all: Vec<Override> = self.iter().cloned().collect();
+        for entry in all {
+            let live =
+                rib.candidates(entry.prefix, topology).iter().any(|candidate| candidate.exit == entry.to);
+            let why = if !live {
+                Some(EndReason::ExitLost)
+            } else {
+                match fib.home(entry.prefix, policy, topology) {
+                    Ok(home) if home == entry.to => Some(EndReason::PlainRoutingAgrees),
+                    Ok(home) => {
+                        if let Some(kept) = self.map.get_mut(entry.prefix) {
+                            kept.from = home;
+                        }
+                        None
+                    }
+                    Err(_) => Some(EndReason::NotOursToOverride),
+                }
+            };
+            let why = why.or_else(|| {
+                (self.more_specifics(entry.prefix, rib, fib).len() > policy.max_throws)
+                    .then_some(EndReason::TooManyMoreSpecifics)
+            });
+            if let Some(why) = why {
+                self.map.remove(entry.prefix);
+                ended.push((entry, why));
+            }
+        }
+        ended
+    }
+
+    /// Prefixes inside `prefix`, of any origin, that an override of it would capture.
+    pub fn more_specifics(&self, prefix: Prefix, rib: &Rib, fib: &FibView) -> BTreeSet<Prefix> {
+        rib.inside(prefix).chain(fib.inside(prefix)).filter(|inner| self.map.get(*inner).is_none()).collect()
+    }
+
+    /// The kernel's routes: each override, and a throw for every more-specific that it must not capture.
+    pub fn kernel(&self, rib: &Rib, fib: &FibView, topology: &Topology) -> BTreeMap<Prefix, KernelAction> {
+        let mut actions = BTreeMap::new();
+        for entry in self.iter() {
+            let Some((gateway, ifindex)) = topology.next_hop(entry.to, entry.prefix.family()) else {
+                // Between the loss of a link and the end of its overrides: plain routing, not a covering override.
+                actions.insert(entry.prefix, KernelAction::Throw);
+                continue;
+            };
+            for inner in self.more_specifics(entry.prefix, rib, fib) {
+                actions.insert(inner, KernelAction::Throw);
+            }
+            actions.insert(entry.prefix, KernelAction::Via { gateway, ifindex });
+        }
+        actions
+    }
+
+    /// The announcements: each override with the attributes of the route it uses.
+    pub fn announcements(&self, rib: &Rib, topology: &Topology) -> BTreeMap<Prefix, Announcement> {
+        let mut announcements = BTreeMap::new();
+        for entry in self.iter() {
+            let candidates = rib.candidates(entry.prefix, topology);
+            if let Some(candidate) = candidates.into_iter().find(|candidate| candidate.exit == entry.to) {
+                announcements.insert(entry.prefix, Announcement { exit: entry.to, attrs: candidate.attrs });
+            }
+        }
+        announcements
+    }
+}
+
+/// A placement away from home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placing {
+    /// Destination.
+    pub prefix: Prefix,
+    /// Home.
+    pub from: ExitId,
+    /// New exit.
+    pub to: ExitId,
+    /// Demand.
+    pub rate: BitRate,
+    /// Why.
+    pub reason: OverrideReason,
+}

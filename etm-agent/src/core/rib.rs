@@ -1,0 +1,245 @@
+//! Every provider's route to every prefix: the Adj-RIBs-In of all learn sessions, and static routes.
+//! Never holds ETM's own announcements as candidates: a route that carries its community is left out.
+
+use super::input::{RouteBatch, RouteChange};
+use super::preference::{Candidate, ranked};
+use super::topology::Topology;
+use crate::types::{Community, PathId, PeerId, Prefix, PrefixMap, RouteAttrs};
+use std::sync::Arc;
+
+/// One route as received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Route {
+    peer: PeerId,
+    path_id: PathId,
+    attrs: Arc<RouteAttrs>,
+}
+
+/// What a change did to the set of known prefixes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// The prefix had no route before.
+    Appeared,
+    /// The prefix has no route any more.
+    Vanished,
+    /// It had and has routes.
+    Kept,
+}
+
+/// The routes of all sources.
+#[derive(Clone, Debug)]
+pub struct Rib {
+    routes: PrefixMap<Vec<Route>>,
+    own: Community,
+    own_seen: u64,
+}
+
+impl Rib {
+    /// Empty; `own` marks ETM's announcements.
+    pub fn new(own: Community) -> Rib {
+        Rib { routes: PrefixMap::new(), own, own_seen: 0 }
+    }
+
+    /// Applies a batch and reports, per change, what it did to its prefix.
+    pub fn apply(&mut self, batch: RouteBatch, mut seen: impl FnMut(Prefix, Presence)) {
+        let peer = batch.peer;
+        for change in batch.changes {
+            match change {
+                RouteChange::Announce { prefix, path_id, attrs } => {
+                    let presence = if attrs.communities.contains(&self.own) {
+                        self.own_seen += 1;
+                        // It replaces whatever this peer said of this path before.
+                        self.withdraw(peer, prefix, path_id)
+                    } else {
+                        self.announce(Route { peer, path_id, attrs }, prefix)
+                    };
+                    seen(prefix, presence);
+                }
+                RouteChange::Withdraw { prefix, path_id } => {
+                    let presence = self.withdraw(peer, prefix, path_id);
+                    seen(prefix, presence);
+                }
+            }
+        }
+    }
+
+    fn announce(&mut self, route: Route, prefix: Prefix) -> Presence {
+        match self.routes.get_mut(prefix) {
+            None => {
+                self.routes.insert(prefix, vec![route]);
+                Presence::Appeared
+            }
+            Some(routes) => {
+                match routes
+                    .iter_mut()
+                    .find(|known| (known.peer, known.path_id) == (route.peer, route.path_id))
+                {
+                    Some(known) => *known = route,
+                    None => routes.push(route),
+                }
+                Presence::Kept
+            }
+        }
+    }
+
+    fn withdraw(&mut self, peer: PeerId, prefix: Prefix, path_id: PathId) -> Presence {
+        let Some(routes) = self.routes.get_mut(prefix) else { return Presence::Kept };
+        routes.retain(|route| (route.peer, route.path_id) != (peer, path_id));
+        if routes.is_empty() {
+            self.routes.remove(prefix);
+            return Presence::Vanished;
+        }
+        Presence::Kept
+    }
+
+    /// Forgets all routes of a session that went down; returns each prefix that lost one.
+    pub fn drop_peer(&mut self, peer: PeerId) -> Vec<(Prefix, Presence)> {
+        let touched: Vec<Prefix> = self
+            .routes
+            .iter()
+            .filter(|(_, routes)| routes.iter().any(|route| route.peer == peer))
+            .map(|(prefix, _)| prefix)
+            .collect();
+        let mut result = Vec::with_capacity(touched.len());
+        for prefix in touched {
+            let Some(routes) = self.routes.get_mut(prefix) else { continue };
+            routes.retain(|route| route.peer != peer);
+            let presence = if routes.is_empty() {
+                self.routes.remove(prefix);
+                Presence::Vanished
+            } else {
+                Presence::Kept
+            };
+            result.push((prefix, presence));
+        }
+        result
+    }
+
+    /// The candidates of `prefix`, one per exit, the preferred one first. Exits whose link is down have none.
+    pub fn candidates(&self, prefix: Prefix, topology: &Topology) -> Vec<Candidate> {
+        let Some(routes) = self.routes.get(prefix) else { return Vec::new() };
+        let usable = routes.iter().filter_map(|route| {
+            let exit = topology.exit_of(route.attrs.next_hop)?;
+            topology.link(topology.uplink_of(exit)?).up.then(|| Candidate {
+                exit,
+                peer: route.peer,
+                path_id: route.path_id,
+                attrs: Arc::clone(&route.attrs),
+            })
+        });
+        ranked(usable.collect())
+    }
+
+    /// Every route of `prefix` as received, whether usable or not, for explanations.
+    pub fn received(&self, prefix: Prefix) -> Vec<(PeerId, PathId, Arc<RouteAttrs>)> {
+        self.routes
+            .get(prefix)
+            .into_iter()
+            .flatten()
+            .map(|route| (route.peer, route.path_id, Arc::clone(&route.attrs)))
+            .collect()
+    }
+
+    /// True where some source announces exactly `prefix`.
+    pub fn contains(&self, prefix: Prefix) -> bool {
+        self.routes.get(prefix).is_some()
+    }
+
+    /// Known prefixes strictly inside `prefix`, in prefix order.
+    pub fn inside(&self, prefix: Prefix) -> impl Iterator<Item = Prefix> + '_ {
+        self.routes.covered_by(prefix).map(|(inner, _)| inner).filter(move |inner| *inner != prefix)
+    }
+
+    /// The longest known prefix that covers `prefix`.
+    pub fn longest_cover(&self, prefix: Prefix) -> Option<Prefix> {
+        self.routes.covering(prefix).last().map(|(cover, _)| *cover)
+    }
+
+    /// Number of prefixes with at least one route.
+    pub fn prefixes(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// Every prefix with at least one route, in prefix order.
+    pub fn iter(&self) -> impl Iterator<Item = Prefix> + '_ {
+        self.routes.iter().map(|(prefix, _)| prefix)
+    }
+
+    /// How many announcements carried ETM's own community and were left out.
+    pub fn own_seen(&self) -> u64 {
+        self.own_seen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::input::LinkEvent;
+    use super::super::policy::tests::two_exits;
+    use super::*;
+    use crate::types::{ExitId, IfIndex, UplinkId};
+
+    fn p(text: &str) -> Prefix {
+        text.parse().unwrap()
+    }
+
+    fn announce(peer: u16, prefix: &str, path_id: u32, next_hop: &str, own: bool) -> RouteBatch {
+        let mut attrs = RouteAttrs::to_next_hop(next_hop.parse().unwrap());
+        if own {
+            attrs.communities.push(two_exits().community);
+        }
+        let change =
+            RouteChange::Announce { prefix: p(prefix), path_id: PathId(path_id), attrs: Arc::new(attrs) };
+        RouteBatch { peer: PeerId(peer), changes: vec![change] }
+    }
+
+    fn up() -> Topology {
+        let mut topology = Topology::new(&two_exits());
+        for uplink in 0..2 {
+            let ifindex = Some(IfIndex(u32::from(uplink) + 10));
+            topology.set_link(LinkEvent { uplink: UplinkId(uplink), ifindex, up: true });
+        }
+        topology
+    }
+
+    #[test]
+    fn routes_of_one_peer_are_told_apart_by_path_id() {
+        let mut rib = Rib::new(two_exits().community);
+        let mut seen = Vec::new();
+        rib.apply(announce(0, "198.18.0.0/24", 1, "10.0.1.1", false), |_, what| seen.push(what));
+        rib.apply(announce(0, "198.18.0.0/24", 2, "10.0.2.1", false), |_, what| seen.push(what));
+        rib.apply(announce(0, "198.18.0.0/24", 2, "10.0.2.1", false), |_, what| seen.push(what));
+        assert_eq!(seen, [Presence::Appeared, Presence::Kept, Presence::Kept]);
+        let exits: Vec<_> = rib.candidates(p("198.18.0.0/24"), &up()).iter().map(|c| c.exit).collect();
+        assert_eq!(exits, [ExitId(0), ExitId(1)]);
+    }
+
+    #[test]
+    fn own_announcements_and_unknown_next_hops_are_no_candidates() {
+        let mut rib = Rib::new(two_exits().community);
+        rib.apply(announce(0, "198.18.0.0/24", 1, "10.0.1.1", true), |_, _| ());
+        rib.apply(announce(0, "198.18.1.0/24", 1, "192.0.2.9", false), |_, _| ());
+        assert!(rib.candidates(p("198.18.0.0/24"), &up()).is_empty());
+        assert!(rib.candidates(p("198.18.1.0/24"), &up()).is_empty());
+        assert_eq!(rib.own_seen(), 1);
+    }
+
+    #[test]
+    fn a_link_that_is_down_offers_nothing() {
+        let mut rib = Rib::new(two_exits().community);
+        rib.apply(announce(0, "198.18.0.0/24", 1, "10.0.1.1", false), |_, _| ());
+        let mut topology = up();
+        topology.set_link(LinkEvent { uplink: UplinkId(0), ifindex: Some(IfIndex(10)), up: false });
+        assert!(rib.candidates(p("198.18.0.0/24"), &topology).is_empty());
+    }
+
+    #[test]
+    fn a_peer_that_goes_down_takes_all_its_routes_along() {
+        let mut rib = Rib::new(two_exits().community);
+        rib.apply(announce(0, "198.18.0.0/24", 1, "10.0.1.1", false), |_, _| ());
+        rib.apply(announce(1, "198.18.0.0/24", 1, "10.0.2.1", false), |_, _| ());
+        rib.apply(announce(0, "198.18.1.0/24", 1, "10.0.1.1", false), |_, _| ());
+        let lost = rib.drop_peer(PeerId(0));
+        assert_eq!(lost, [(p("198.18.0.0/24"), Presence::Kept), (p("198.18.1.0/24"), Presence::Vanished)]);
+        assert_eq!(rib.prefixes(), 1);
+    }
+}

@@ -1,0 +1,92 @@
+//! What is where: exits by next hop, interfaces by index, and which of them work.
+//! Never decides anything; it only answers.
+
+use super::input::LinkEvent;
+use super::policy::Policy;
+use crate::types::{ExitId, Family, IfIndex, UplinkId};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// Live view of the configured exits.
+#[derive(Clone, Debug)]
+pub struct Topology {
+    exit_of: BTreeMap<IpAddr, ExitId>,
+    uplink_of: Vec<UplinkId>,
+    gateways: Vec<Vec<IpAddr>>,
+    links: Vec<Link>,
+}
+
+/// What is known of an uplink's link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index while it exists.
+    pub ifindex: Option<IfIndex>,
+    /// Administratively up with carrier.
+    pub up: bool,
+    /// False until the first report.
+    pub known: bool,
+}
+
+impl Topology {
+    /// The configured exits, every link still unknown.
+    pub fn new(policy: &Policy) -> Topology {
+        let mut exit_of = BTreeMap::new();
+        for (index, exit) in policy.exits.iter().enumerate() {
+            let id = ExitId(u16::try_from(index).unwrap_or(u16::MAX));
+            for gateway in &exit.gateways {
+                exit_of.insert(*gateway, id);
+            }
+        }
+        Topology {
+            exit_of,
+            uplink_of: policy.exits.iter().map(|exit| exit.uplink).collect(),
+            gateways: policy.exits.iter().map(|exit| exit.gateways.clone()).collect(),
+            links: vec![Link::default(); policy.uplinks.len()],
+        }
+    }
+
+    /// Takes note of a link report; true where `up` or the index changed.
+    pub fn set_link(&mut self, event: LinkEvent) -> bool {
+        let Some(link) = self.links.get_mut(event.uplink.index()) else { return false };
+        let new = Link { ifindex: event.ifindex, up: event.up && event.ifindex.is_some(), known: true };
+        let changed = *link != new;
+        *link = new;
+        changed
+    }
+
+    /// The link of `uplink`.
+    pub fn link(&self, uplink: UplinkId) -> Link {
+        self.links.get(uplink.index()).copied().unwrap_or_default()
+    }
+
+    /// True once every uplink was reported at least once.
+    pub fn all_known(&self) -> bool {
+        self.links.iter().all(|link| link.known)
+    }
+
+    /// The exit that a next hop stands for.
+    pub fn exit_of(&self, next_hop: IpAddr) -> Option<ExitId> {
+        self.exit_of.get(&next_hop).copied()
+    }
+
+    /// The exit that a kernel next hop stands for: the gateway must match, and the interface too.
+    pub fn exit_of_kernel(&self, gateway: IpAddr, ifindex: IfIndex) -> Option<ExitId> {
+        let exit = self.exit_of(gateway)?;
+        (self.link(self.uplink_of(exit)?).ifindex == Some(ifindex)).then_some(exit)
+    }
+
+    /// The uplink of an exit.
+    pub fn uplink_of(&self, exit: ExitId) -> Option<UplinkId> {
+        self.uplink_of.get(exit.index()).copied()
+    }
+
+    /// Next hop and interface with which the kernel reaches `exit`, while its link is up.
+    pub fn next_hop(&self, exit: ExitId, family: Family) -> Option<(IpAddr, IfIndex)> {
+        let link = self.link(self.uplink_of(exit)?);
+        let gateway = self.gateways.get(exit.index())?.iter().find(|addr| Family::of(**addr) == family)?;
+        match (link.up, link.ifindex) {
+            (true, Some(ifindex)) => Some((*gateway, ifindex)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What operators see: plain, serializable values made on demand. These are the control API's answers.
+//! Never used to decide; renaming a field here breaks scripts, so it needs a changelog entry.
+
+use super::audit::{Event, Weight};
+use super::conservation::{BookState, WindowReport, WorstWindows};
+use super::guard::{Hold, State};
+use super::input::Basis;
+use super::policy::Mode;
+use crate::types::{BitRate, Count, Generation, Prefix, Share, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// `etm status`: the decision's part of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// When this was made, CLOCK_BOOTTIME nanoseconds.
+    pub at_ns: Timestamp,
+    /// Configured mode.
+    pub mode: Mode,
+    /// What the agent is doing.
+    pub state: State,
+    /// Why it does not decide anew, if so.
+    pub holds: Vec<Hold>,
+    /// Number of the current decision.
+    pub generation: Generation,
+    /// Number of the decision that the kernel follows.
+    pub kernel_generation: Generation,
+    /// Overrides, planned (observe) or in effect (enforce).
+    pub overrides: usize,
+    /// Demand under override, bit/s.
+    pub moved_bps: BitRate,
+    /// Offered on all uplinks, bit/s.
+    pub offered_bps: BitRate,
+    /// Prefixes with at least one route.
+    pub prefixes: usize,
+    /// Prefixes with a row of counters.
+    pub prefixes_counted: usize,
+    /// Prefixes that found no row.
+    pub prefixes_refused: u64,
+    /// Routes of the kernel's main table.
+    pub kernel_routes: usize,
+    /// Traffic that leaves elsewhere than predicted, parts per million.
+    pub projection_mismatch_ppm: u32,
+    /// Announcements of ETM seen on learn sessions.
+    pub own_routes_seen: u64,
+    /// Age of the last sample, milliseconds.
+    pub sample_age_ms: Option<u64>,
+    /// Sessions, in order of configuration.
+    pub sessions: Vec<SessionView>,
+    /// Worst of all windows of all uplinks.
+    pub conservation: WorstWindows,
+    /// Uplinks, in order of configuration.
+    pub uplinks: Vec<UplinkView>,
+}
+
+/// A session as the decision sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionView {
+    /// Its name.
+    pub name: String,
+    /// `learn` or `inject`.
+    pub role: super::policy::Role,
+    /// Established.
+    pub up: bool,
+    /// Every family's table is complete (learn).
+    pub complete: bool,
+    /// Why it is down.
+    pub reason: Option<String>,
+    /// Decision it was told last (inject).
+    pub told_generation: Option<Generation>,
+}
+
+/// An uplink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkView {
+    /// Interface name.
+    pub name: String,
+    /// Providers behind it.
+    pub providers: Vec<String>,
+    /// Link is up.
+    pub up: bool,
+    /// Capacity, bit/s.
+    pub capacity_bps: BitRate,
+    /// Above this it is overloaded, bit/s.
+    pub limit_bps: BitRate,
+    /// Offered over the last interval, bit/s.
+    pub offered_bps: BitRate,
+    /// Sent by the device over the last interval, bit/s.
+    pub sent_bps: BitRate,
+    /// Packets dropped by the qdisc since ETM started.
+    pub dropped_packets: u64,
+    /// What it would be offered without overrides, bit/s.
+    pub projected_bps: BitRate,
+    /// Offered as a share of the capacity, parts per million.
+    pub utilization_ppm: Share,
+    /// Counted for a prefix, cumulative.
+    pub counted: Count,
+    /// Not counted for a prefix, by reason, cumulative.
+    pub uncounted: BTreeMap<String, Count>,
+    /// State of its books.
+    pub book: BookState,
+    /// Basis of the device's bytes.
+    pub basis: Basis,
+    /// Last finished window.
+    pub window: WindowReport,
+    /// Worst of its windows.
+    pub worst: WorstWindows,
+}
+
+/// `etm prefixes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrefixView {
+    /// Destination.
+    pub prefix: Prefix,
+    /// Demand of the last interval, bit/s.
+    pub rate_bps: BitRate,
+    /// Counted since it has a row, all uplinks.
+    pub bytes: u64,
+    /// Packets likewise.
+    pub packets: u64,
+    /// Exit of plain routing.
+    pub home: Option<String>,
+    /// Exit of the override.
+    pub override_to: Option<String>,
+    /// Where it was counted.
+    pub uplinks: Vec<PrefixUplinkView>,
+}
+
+/// A prefix on one uplink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrefixUplinkView {
+    /// Interface name.
+    pub uplink: String,
+    /// Over the last interval, bit/s.
+    pub rate_bps: BitRate,
+    /// Since it has a row.
+    pub bytes: u64,
+    /// Packets likewise.
+    pub packets: u64,
+}
+
+/// `etm overrides`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverrideView {
+    /// Destination.
+    pub prefix: Prefix,
+    /// Exit of plain routing.
+    pub from: String,
+    /// Exit of the override.
+    pub to: String,
+    /// Interface of that exit.
+    pub interface: String,
+    /// Next hop, while the link is up.
+    pub gateway: Option<std::net::IpAddr>,
+    /// Demand, bit/s.
+    pub rate_bps: BitRate,
+    /// Why.
+    pub reason: String,
+    /// First made.
+    pub since_ns: Timestamp,
+    /// Not given back before.
+    pub hold_until_ns: Timestamp,
+    /// True where it is wanted in kernel and peers; false in observe mode.
+    pub enforced: bool,
+    /// The kernel's refusal, if any.
+    pub refused: Option<String>,
+    /// More-specifics that are thrown back to plain routing.
+    pub throws: usize,
+}
+
+/// `etm explain PREFIX`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainView {
+    /// What was asked.
+    pub asked: Prefix,
+    /// The prefix of the table that answers for it.
+    pub prefix: Option<Prefix>,
+    /// Demand of the last interval, bit/s.
+    pub rate_bps: BitRate,
+    /// Exit of plain routing.
+    pub home: Option<String>,
+    /// Exit it is sent through.
+    pub exit: Option<String>,
+    /// The whole answer, one sentence.
+    pub verdict: String,
+    /// What led to it.
+    pub because: Vec<String>,
+    /// All routes, the preferred one first.
+    pub candidates: Vec<CandidateView>,
+    /// More-specifics with routes of their own, which an override of it does not touch.
+    pub more_specifics: usize,
+}
+
+/// A route, usable or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CandidateView {
+    /// Exit, where the next hop is one.
+    pub exit: Option<String>,
+    /// NEXT_HOP.
+    pub next_hop: String,
+    /// Session it was learnt on.
+    pub session: String,
+    /// AS_PATH.
+    pub as_path: String,
+    /// LOCAL_PREF.
+    pub local_pref: u32,
+    /// True where it can be used now.
+    pub usable: bool,
+    /// Why it is, or is not, where the prefix goes.
+    pub note: String,
+}
+
+/// An entry of the decision log with its sentence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventView {
+    /// `warning` or `note`.
+    pub weight: Weight,
+    /// The entry as a sentence.
+    pub text: String,
+    /// The entry.
+    #[serde(flatten)]
+    pub event: Event,
+}

@@ -1,0 +1,129 @@
+//! Reading the counters. Never a system call and never an allocation per row: the rows are mapped memory.
+
+use super::rows::{Row, Rows};
+use crate::core::input::{SlotCount, Uncounted};
+use crate::types::{Count, SlotId, UplinkId};
+use etm_common::reasons::REASONS;
+use std::ops::AddAssign;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+// Both sides number the reasons by hand.
+const _: () = {
+    assert!(Uncounted::ALL.len() == REASONS as usize);
+    assert!(Uncounted::NonIp as u32 == etm_common::reasons::NON_IP);
+    assert!(Uncounted::Malformed as u32 == etm_common::reasons::MALFORMED);
+    assert!(Uncounted::NoPrefix as u32 == etm_common::reasons::NO_PREFIX);
+    assert!(Uncounted::BadSlot as u32 == etm_common::reasons::BAD_SLOT);
+};
+
+/// The rows that tables and counters share: `uplinks` times `slots`.
+pub(super) struct Grid {
+    rows: Rows,
+    slots: usize,
+    uplinks: u16,
+    /// No slot from here on was ever used: readers need not look there. Only grows, so that totals never shrink.
+    used: AtomicUsize,
+}
+
+impl Grid {
+    /// Looks through all rows once for the highest that is not zero.
+    pub(super) fn new(rows: Rows, slots: usize, uplinks: u16) -> Grid {
+        let last = |rows: &[Row]| rows.iter().rposition(|row| row.get() != Count::default());
+        let used = rows.chunks(slots.max(1)).filter_map(last).max().map_or(0, |last| last + 1);
+        Grid { rows, slots, uplinks, used: AtomicUsize::new(used) }
+    }
+
+    /// From now on `slot` is looked at. To be called before a packet can reach it. False if there is no such row.
+    pub(super) fn open_slot(&self, slot: SlotId) -> bool {
+        let slot = index(slot);
+        if slot < self.slots {
+            self.used.fetch_max(slot + 1, Ordering::Release);
+        }
+        slot < self.slots
+    }
+
+    /// The used rows of one uplink.
+    fn of(&self, uplink: UplinkId) -> &[Row] {
+        let start = uplink.index() * self.slots;
+        self.rows.get(start..start + self.used.load(Ordering::Acquire)).unwrap_or_default()
+    }
+
+    fn uplinks(&self) -> impl Iterator<Item = UplinkId> + use<> {
+        (0..self.uplinks).map(UplinkId)
+    }
+
+    /// The rows of one slot that are not zero.
+    pub(super) fn of_slot(&self, slot: SlotId) -> impl Iterator<Item = SlotCount> + '_ {
+        self.uplinks().filter_map(move |uplink| {
+            let count = self.of(uplink).get(index(slot))?.get();
+            (count != Count::default()).then_some(SlotCount { slot, uplink, count })
+        })
+    }
+}
+
+fn index(slot: SlotId) -> usize {
+    // A slot that does not fit is beyond every table.
+    usize::try_from(slot.0).unwrap_or(usize::MAX)
+}
+
+/// The sampler's handle.
+pub struct Counters {
+    grid: Arc<Grid>,
+    uncounted: Rows,
+    /// Low half of the bytes of each row at the last call of `changed`, in the order of the rows. A row that grew by
+    /// an exact multiple of 4 GiB in between is seen when it grows again.
+    seen: Vec<u32>,
+}
+
+impl Counters {
+    /// All rows count as not yet seen.
+    pub(super) fn new(grid: Arc<Grid>, uncounted: Rows) -> Counters {
+        let seen = vec![0; grid.rows.len()];
+        Counters { grid, uncounted, seen }
+    }
+
+    /// Appends the rows that differ from the last call to `changed`, with their cumulative counts.
+    pub fn changed(&mut self, changed: &mut Vec<SlotCount>) {
+        let slots = self.grid.slots.max(1);
+        for (uplink, seen) in self.grid.uplinks().zip(self.seen.chunks_mut(slots)) {
+            for ((slot, row), seen) in (0..).map(SlotId).zip(self.grid.of(uplink)).zip(seen) {
+                let count = row.get();
+                let low = low_half(count.bytes);
+                if low != *seen {
+                    *seen = low;
+                    changed.push(SlotCount { slot, uplink, count });
+                }
+            }
+        }
+    }
+
+    /// Everything that was offered to an uplink since the maps were made: all its rows and what was not counted.
+    pub fn total(&self, uplink: UplinkId) -> Count {
+        let mut sum = Sum::default();
+        self.grid.of(uplink).iter().for_each(|row| sum += row.get());
+        self.uncounted(uplink).into_iter().for_each(|count| sum += count);
+        sum.0
+    }
+
+    /// What was counted for no prefix, by reason in the order of `Uncounted::ALL`.
+    pub fn uncounted(&self, uplink: UplinkId) -> [Count; 4] {
+        let start = uplink.index() * Uncounted::ALL.len();
+        std::array::from_fn(|reason| self.uncounted.get(start + reason).map_or(Count::default(), Row::get))
+    }
+}
+
+/// Cumulative counters wrap; they never saturate.
+#[derive(Default)]
+struct Sum(Count);
+
+impl AddAssign<Count> for Sum {
+    fn add_assign(&mut self, count: Count) {
+        self.0.bytes = self.0.bytes.wrapping_add(count.bytes);
+        self.0.packets = self.0.packets.wrapping_add(count.packets);
+    }
+}
+
+fn low_half(bytes: u64) -> u32 {
+    u32::try_from(bytes & u64::from(u32::MAX)).unwrap_or_default()
+}

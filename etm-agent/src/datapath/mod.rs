@@ -1,0 +1,364 @@
+//! The adapter to the kernel programs: loads, attaches, fills and reads them.
+//!
+//! One start gives several handles for several threads: `Datapath` (attachments), `PrefixTable` (writer of the
+//! tries), `Counters` (sampler), `Lease`, `OffSwitch` (read by the agent, written by `etm off`), `Live`. Pins outlive the process on purpose: counters and attachments
+//! go on, and the lease, not a file descriptor, is what ends ETM's effect.
+//!
+//! Never decides anything, never reads a clock, and never touches a program or pin that is not ETM's.
+
+mod btf;
+mod caps;
+mod clsact;
+mod counters;
+mod detach;
+mod error;
+mod klog;
+mod lease;
+mod links;
+mod live;
+mod pins;
+mod rows;
+mod shape;
+mod sys;
+mod table;
+
+pub use counters::Counters;
+pub use detach::{Detached, detach};
+pub use error::DatapathError;
+pub use klog::KernelLog;
+pub use lease::{Lease, LeaseState, Marked, OffSwitch};
+pub use links::{Attached, Hook};
+pub use live::Live;
+pub use table::PrefixTable;
+
+use crate::core::decision::Adopted;
+use crate::types::{IfIndex, UplinkId};
+use aya::maps::{HashMap, Map, MapData};
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader};
+use counters::Grid;
+use etm_common::{UPLINK_WITHOUT_ETHERNET, Uplink, limits, names};
+use links::{Direction, Place};
+use pins::Pins;
+use rows::Rows;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The eBPF object that was built with this binary; empty if there was none.
+pub fn object() -> &'static [u8] {
+    static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/etm.bpf.o"));
+    OBJECT
+}
+
+/// Everything that the kernel side's sizes depend on. Changing a size means `detach` first.
+#[derive(Clone, Debug)]
+pub struct DatapathConfig {
+    /// Directory on a BPF file system; made where it is missing.
+    pub pin_root: PathBuf,
+    /// Rows per uplink, that is prefixes that can be counted at once, both families together.
+    pub slots: u32,
+    /// Uplinks there are rows for.
+    pub uplink_rows: u16,
+    /// Room of the IPv4 trie.
+    pub prefixes4: u32,
+    /// Room of the IPv6 trie.
+    pub prefixes6: u32,
+    /// Interface names in order of `UplinkId`, for the live statistics.
+    pub uplinks: Vec<String>,
+    /// How to attach.
+    pub hook: Hook,
+    /// Whether the kernel programs write debug lines.
+    pub kernel_log: KernelLogLevel,
+}
+
+/// Whether the kernel programs write debug lines; what is off is removed by the verifier and costs nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KernelLogLevel {
+    /// Silent.
+    #[default]
+    Off,
+    /// Malformed packets too.
+    Debug,
+}
+
+/// What the packets of an interface begin with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LinkHeader {
+    /// An Ethernet header.
+    #[default]
+    Ethernet,
+    /// The IP header: ARPHRD_NONE, tunnels, wireguard.
+    None,
+}
+
+/// The handles of one start.
+pub struct Opened {
+    /// Attachments. Dropping it before `keep` undoes the start.
+    pub datapath: Datapath,
+    /// For the table writer.
+    pub table: PrefixTable,
+    /// For the sampler.
+    pub counters: Counters,
+    /// For the lease renewer.
+    pub lease: Lease,
+    /// The operator's switch.
+    pub off: OffSwitch,
+    /// For the writer of live statistics.
+    pub live: Live,
+    /// Debug lines of the programs, where they are on.
+    pub log: Option<KernelLog>,
+    /// What an earlier run left.
+    pub adopted: Adopted,
+}
+
+/// The programs, where they are attached, and the pins.
+pub struct Datapath {
+    object: Ebpf,
+    uplinks: HashMap<MapData, u32, Uplink>,
+    rows: u16,
+    hook: Hook,
+    /// What this start attached where nothing was, until it is kept.
+    made: Vec<Place>,
+    kept: bool,
+    pins: Pins,
+}
+
+impl Datapath {
+    /// Loads the programs, with the maps of an earlier run where they fit.
+    ///
+    /// Until `keep`, dropping the result removes what this start made, and nothing that it found.
+    pub fn open(config: &DatapathConfig) -> Result<Opened, DatapathError> {
+        check(config)?;
+        if object().is_empty() {
+            return Err(DatapathError::NoObject);
+        }
+        caps::check()?;
+        let shapes = shape::shapes(config)?;
+        let mut pins = Pins::open(&config.pin_root)?;
+        // All pins before any is used: what is refused must not be half adopted.
+        for shape in &shapes {
+            if !shape::fits(pins.root(), shape)? {
+                pins.note(pins.root().join(shape.name));
+            }
+        }
+        let mut object = load(config, &shapes)?;
+        let live = open_live(&pins)?;
+        for program in [names::EGRESS_PROGRAM, names::MARK_PROGRAM] {
+            classifier(&mut object, program)?
+                .load()
+                .map_err(|source| DatapathError::Program { program, source })?;
+        }
+        let log = match config.kernel_log {
+            KernelLogLevel::Off => None,
+            KernelLogLevel::Debug => KernelLog::open(&mut object),
+        };
+        handles(config, object, live, log, pins)
+    }
+
+    /// Counts what leaves through an interface in the rows of `uplink`, first of all programs there.
+    pub fn attach_uplink(
+        &mut self,
+        uplink: UplinkId,
+        ifindex: IfIndex,
+        header: LinkHeader,
+    ) -> Result<Attached, DatapathError> {
+        if uplink.0 >= self.rows {
+            return Err(DatapathError::UplinkRow { uplink: uplink.0, rows: self.rows });
+        }
+        let flags = match header {
+            LinkHeader::Ethernet => 0,
+            LinkHeader::None => UPLINK_WITHOUT_ETHERNET,
+        };
+        // Before the program runs there: it counts nothing on an interface that it does not find.
+        let value = Uplink { index: u32::from(uplink.0), flags };
+        self.uplinks.insert(ifindex.get(), value, 0).map_err(uplinks_failed("write"))?;
+        self.attach(names::EGRESS_PROGRAM, Place { ifindex, direction: Direction::Egress })
+    }
+
+    /// Marks what comes in from an inside interface while the lease is fresh.
+    pub fn attach_inside(&mut self, ifindex: IfIndex) -> Result<Attached, DatapathError> {
+        self.attach(names::MARK_PROGRAM, Place { ifindex, direction: Direction::Ingress })
+    }
+
+    /// Takes the counting program off an interface, or clears up after one that vanished. Its counters stay.
+    pub fn detach_uplink(&mut self, ifindex: IfIndex) -> Result<(), DatapathError> {
+        self.take_off(Place { ifindex, direction: Direction::Egress })
+    }
+
+    /// Takes the marking program off an interface, or clears up after one that vanished.
+    pub fn detach_inside(&mut self, ifindex: IfIndex) -> Result<(), DatapathError> {
+        self.take_off(Place { ifindex, direction: Direction::Ingress })
+    }
+
+    /// Takes ETM off all interfaces but these: what an earlier run with another configuration left.
+    pub fn retain(&mut self, uplinks: &[IfIndex], inside: &[IfIndex]) -> Result<(), DatapathError> {
+        for place in links::pinned(&self.pins.links())? {
+            let wanted = match place.direction {
+                Direction::Egress => uplinks,
+                Direction::Ingress => inside,
+            };
+            if !wanted.contains(&place.ifindex) {
+                self.take_off(place)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The start succeeded: from now on links, maps and counters outlive the process.
+    pub fn keep(&mut self) {
+        self.kept = true;
+        self.made.clear();
+        self.pins.keep();
+    }
+
+    fn attach(&mut self, program: &'static str, place: Place) -> Result<Attached, DatapathError> {
+        let dir = self.pins.links();
+        let fresh = !links::exists(place, &dir);
+        let result = links::attach(classifier(&mut self.object, program)?, place, self.hook, &dir);
+        match &result {
+            Ok(_) if fresh && !self.kept => self.made.push(place),
+            Err(_) if fresh => undo(place, &dir),
+            Ok(_) | Err(_) => {}
+        }
+        result
+    }
+
+    fn take_off(&mut self, place: Place) -> Result<(), DatapathError> {
+        links::detach(place, &self.pins.links())?;
+        if place.direction == Direction::Egress {
+            match self.uplinks.remove(&place.ifindex.get()) {
+                Ok(()) => {}
+                Err(error) if table::errno(&error) == Some(libc::ENOENT) => {}
+                Err(source) => return Err(uplinks_failed("clear")(source)),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Datapath {
+    fn drop(&mut self) {
+        let dir = self.pins.links();
+        self.made.drain(..).rev().for_each(|place| undo(place, &dir));
+    }
+}
+
+/// Runs when something failed already, so it goes on where it cannot.
+fn undo(place: Place, dir: &Path) {
+    if let Err(error) = links::detach(place, dir) {
+        tracing::warn!(place = place.label(), %error, "cannot take back what the failed start attached");
+    }
+}
+
+fn check(config: &DatapathConfig) -> Result<(), DatapathError> {
+    // 2^24 slots per uplink: 14 times the Internet of 2024, and no product overflows.
+    let most = 1 << 24;
+    for (what, value, most) in [
+        ("the number of slots", config.slots, most),
+        ("the room for IPv4 prefixes", config.prefixes4, most),
+        ("the room for IPv6 prefixes", config.prefixes6, most),
+        ("the number of uplinks", u32::from(config.uplink_rows), limits::MAX_UPLINKS),
+    ] {
+        if !(1..=most).contains(&value) {
+            return Err(DatapathError::Size { what, value: value.into(), most: most.into() });
+        }
+    }
+    Ok(())
+}
+
+/// Loads the object: each map is opened by its pin, or made and pinned.
+fn load(config: &DatapathConfig, shapes: &[shape::Shape]) -> Result<Ebpf, DatapathError> {
+    let level: u8 = match config.kernel_log {
+        KernelLogLevel::Off => 0,
+        KernelLogLevel::Debug => 4,
+    };
+    let mut loader = EbpfLoader::new();
+    loader
+        // No program of ours is relocated against the running kernel's types.
+        .btf(None)
+        .override_global(names::GLOBAL_SLOTS, &config.slots, true)
+        .override_global(names::GLOBAL_LOG_LEVEL, &level, true);
+    for shape in shapes.iter().filter(|shape| shape.name != names::LIVE) {
+        loader.map_max_entries(shape.name, shape.entries);
+        loader.map_pin_path(shape.name, config.pin_root.join(shape.name));
+    }
+    loader.load(object()).map_err(|source| DatapathError::Load { source })
+}
+
+fn open_live(pins: &Pins) -> Result<MapData, DatapathError> {
+    let pin = pins.root().join(names::LIVE);
+    if pin.exists() {
+        let open = |source| DatapathError::Map { doing: "open", map: names::LIVE, source };
+        return MapData::from_pin(&pin).map_err(open);
+    }
+    let map = Live::create()?;
+    map.pin(&pin).map_err(|error| links::pin_failed(&pin, error))?;
+    Ok(map)
+}
+
+fn handles(
+    config: &DatapathConfig,
+    mut object: Ebpf,
+    live: MapData,
+    log: Option<KernelLog>,
+    pins: Pins,
+) -> Result<Opened, DatapathError> {
+    let slots = usize::try_from(config.slots).unwrap_or_default();
+    let uplinks = usize::from(config.uplink_rows);
+    let counted = map_rows(&mut object, names::COUNT, slots * uplinks)?;
+    let uncounted = map_rows(&mut object, names::UNCOUNTED, uplinks * reasons_per_uplink())?;
+    let grid = Arc::new(Grid::new(counted, slots, config.uplink_rows));
+    let capacity = u64::from(config.prefixes4) + u64::from(config.prefixes6);
+    let (v4, v6) = (take(&mut object, names::PREFIX4)?, take(&mut object, names::PREFIX6)?);
+    let mut table = PrefixTable::new(v4, v6, capacity, Arc::clone(&grid))?;
+    let mut adopted = Adopted { entries: table.adopt()?, ..Adopted::default() };
+    let mut counters = Counters::new(grid, uncounted);
+    counters.changed(&mut adopted.rows);
+    let (lease, marked) = (take(&mut object, names::LEASE)?, take(&mut object, names::MARKED)?);
+    Ok(Opened {
+        table,
+        counters,
+        lease: Lease::new(lease, marked)?,
+        off: OffSwitch::new(take(&mut object, names::OFF)?)?,
+        live: Live::new(live, config.uplinks.clone())?,
+        log,
+        adopted,
+        datapath: Datapath {
+            uplinks: take(&mut object, names::UPLINKS)?.try_into().map_err(uplinks_failed("open"))?,
+            object,
+            rows: config.uplink_rows,
+            hook: config.hook,
+            made: Vec::new(),
+            kept: false,
+            pins,
+        },
+    })
+}
+
+fn reasons_per_uplink() -> usize {
+    crate::core::input::Uncounted::ALL.len()
+}
+
+fn map_rows(object: &mut Ebpf, name: &'static str, len: usize) -> Result<Rows, DatapathError> {
+    match take(object, name)? {
+        Map::Array(data) => Rows::map(&data, len)
+            .map_err(|source| DatapathError::Kernel { doing: "map the counters into memory", source }),
+        _ => Err(DatapathError::Missing { name }),
+    }
+}
+
+fn take(object: &mut Ebpf, name: &'static str) -> Result<Map, DatapathError> {
+    object.take_map(name).ok_or(DatapathError::Missing { name })
+}
+
+fn classifier<'a>(
+    object: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, DatapathError> {
+    let program = object.program_mut(name).ok_or(DatapathError::Missing { name })?;
+    program.try_into().map_err(|_| DatapathError::Missing { name })
+}
+
+fn uplinks_failed(doing: &'static str) -> impl Fn(aya::maps::MapError) -> DatapathError {
+    move |source| DatapathError::Map { doing, map: names::UPLINKS, source }
+}

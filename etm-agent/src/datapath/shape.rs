@@ -1,0 +1,99 @@
+//! What each map must look like, and the comparison of pinned maps with it before they are used.
+//!
+//! Loaders open an existing pin whatever it is: a wider value then overruns the reader's buffer, and a smaller
+//! map silently stays small. Never changes a pin.
+
+use super::DatapathConfig;
+use super::error::DatapathError;
+use aya::maps::MapInfo;
+use etm_common::limits::{MAX_LIVE, MAX_UPLINKS};
+use etm_common::{Count, Lease, LiveKey, LiveValue, Off, Uplink, names, reasons};
+use std::io;
+use std::path::Path;
+
+// linux/bpf.h; compared as numbers, because a pin may be of any type the kernel knows.
+const HASH: u32 = 1;
+const ARRAY: u32 = 2;
+const PERCPU_ARRAY: u32 = 6;
+const LPM_TRIE: u32 = 11;
+const NO_PREALLOC: u32 = 1;
+const MMAPABLE: u32 = 1 << 10;
+
+/// Shape of one map.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) name: &'static str,
+    kind: u32,
+    key: u32,
+    value: u32,
+    pub(super) entries: u32,
+    flags: u32,
+}
+
+/// Shapes of all maps that are pinned, in the order in which they are made.
+pub(super) fn shapes(config: &DatapathConfig) -> Result<[Shape; 9], DatapathError> {
+    let rows = u64::from(config.slots) * u64::from(config.uplink_rows);
+    let entries = u32::try_from(rows).map_err(|_| DatapathError::Size {
+        what: "slots times uplinks",
+        value: rows,
+        most: u64::from(u32::MAX),
+    })?;
+    let uncounted = u32::from(config.uplink_rows) * reasons::REASONS;
+    let array = |name, value, entries, flags| Shape { name, kind: ARRAY, key: 4, value, entries, flags };
+    let trie =
+        |name, key, entries| Shape { name, kind: LPM_TRIE, key, value: 4, entries, flags: NO_PREALLOC };
+    let hash = |name, key, value, entries| Shape { name, kind: HASH, key, value, entries, flags: 0 };
+    Ok([
+        trie(names::PREFIX4, 4 + 4, config.prefixes4),
+        trie(names::PREFIX6, 4 + 16, config.prefixes6),
+        hash(names::UPLINKS, 4, size::<Uplink>(), MAX_UPLINKS),
+        array(names::COUNT, size::<Count>(), entries, MMAPABLE),
+        array(names::UNCOUNTED, size::<Count>(), uncounted, MMAPABLE),
+        array(names::LEASE, size::<Lease>(), 1, 0),
+        array(names::OFF, size::<Off>(), 1, 0),
+        Shape { kind: PERCPU_ARRAY, ..array(names::MARKED, size::<Count>(), 2, 0) },
+        hash(names::LIVE, size::<LiveKey>(), size::<LiveValue>(), MAX_LIVE),
+    ])
+}
+
+/// The shape of the operator's switch, which clients open alone.
+pub(super) fn off_shape() -> Shape {
+    Shape { name: names::OFF, kind: ARRAY, key: 4, value: size::<Off>(), entries: 1, flags: 0 }
+}
+
+/// Sizes of the ABI are small; a larger one could not be written down as a key or value size anyway.
+fn size<T>() -> u32 {
+    u32::try_from(size_of::<T>()).unwrap_or(u32::MAX)
+}
+
+/// Whether the pin of `shape` exists under `root` and fits; an error where it exists and does not.
+pub(super) fn fits(root: &Path, shape: &Shape) -> Result<bool, DatapathError> {
+    let pin = root.join(shape.name);
+    match pin.symlink_metadata() {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(source) => return Err(DatapathError::Path { doing: "look at", path: pin, source }),
+    }
+    let info = MapInfo::from_pin(&pin).map_err(|source| DatapathError::Map {
+        doing: "open the pin of",
+        map: shape.name,
+        source,
+    })?;
+    let found = [
+        ("type", info.map_type().map_or(u32::MAX, |kind| kind as u32), shape.kind),
+        ("key size", info.key_size(), shape.key),
+        ("value size", info.value_size(), shape.value),
+        ("max_entries", info.max_entries(), shape.entries),
+        ("flags", info.map_flags(), shape.flags),
+    ];
+    match found.into_iter().find(|(_, found, wanted)| found != wanted) {
+        None => Ok(true),
+        Some((field, found, wanted)) => Err(DatapathError::PinShape {
+            pin,
+            root: root.to_path_buf(),
+            field,
+            found: found.to_string(),
+            wanted: wanted.to_string(),
+        }),
+    }
+}

@@ -1,0 +1,112 @@
+//! A BGP speaker for tests, as good or as bad as the script wants it.
+
+use bytes::{Bytes, BytesMut};
+use rustbgpd_wire as wire;
+use std::net::{Ipv4Addr, SocketAddr};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use wire::{AddPathFamily, AddPathMode, Afi, Capability, Message, OpenMessage, Safi};
+
+/// Where the scripted peer is reached.
+pub(super) struct Listener {
+    socket: TcpListener,
+}
+
+/// One connection to the session under test.
+pub(super) struct Peer {
+    pub(super) stream: TcpStream,
+    inbox: BytesMut,
+}
+
+impl Listener {
+    pub(super) async fn new() -> Listener {
+        Listener { socket: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+    }
+
+    pub(super) fn addr(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap()
+    }
+
+    pub(super) async fn accept(&self) -> Peer {
+        let (stream, _) = self.socket.accept().await.unwrap();
+        Peer { stream, inbox: BytesMut::new() }
+    }
+
+    /// A session brought up, after which the script begins.
+    pub(super) async fn establish(&self) -> Peer {
+        let mut peer = self.accept().await;
+        peer.send(&open(64500, Ipv4Addr::new(10, 0, 0, 1))).await;
+        assert!(matches!(peer.next().await, Some(Message::Open(_))));
+        peer.send(&Message::Keepalive).await;
+        assert_eq!(peer.next().await, Some(Message::Keepalive));
+        peer
+    }
+}
+
+impl Peer {
+    pub(super) async fn send(&mut self, message: &Message) {
+        self.send_bytes(&wire::encode_message(message).unwrap()).await;
+    }
+
+    pub(super) async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+    }
+
+    /// The next message; none when the session has closed.
+    pub(super) async fn next(&mut self) -> Option<Message> {
+        loop {
+            if let Some(len) = wire::peek_message_length(&self.inbox, u16::MAX).unwrap()
+                && self.inbox.len() >= usize::from(len)
+            {
+                let mut message = self.inbox.split_to(usize::from(len)).freeze();
+                return Some(wire::decode_message(&mut message, u16::MAX).unwrap());
+            }
+            if self.stream.read_buf(&mut self.inbox).await.unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+    }
+
+    /// The next message that is not a KEEPALIVE.
+    pub(super) async fn next_news(&mut self) -> Option<Message> {
+        loop {
+            match self.next().await {
+                Some(Message::Keepalive) => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+/// An OPEN with both families, ADD-PATH sending for IPv4 and route refresh.
+pub(super) fn open(asn: u32, id: Ipv4Addr) -> Message {
+    let unicast = |afi| Capability::MultiProtocol { afi, safi: Safi::Unicast };
+    let add_path = AddPathFamily { afi: Afi::Ipv4, safi: Safi::Unicast, send_receive: AddPathMode::Send };
+    Message::Open(OpenMessage {
+        version: 4,
+        my_as: u16::try_from(asn).unwrap(),
+        hold_time: 90,
+        bgp_identifier: id,
+        capabilities: vec![
+            unicast(Afi::Ipv4),
+            unicast(Afi::Ipv6),
+            Capability::AddPath(vec![add_path]),
+            Capability::RouteRefresh,
+            Capability::FourOctetAs { asn },
+        ],
+    })
+}
+
+/// An UPDATE of raw attributes and IPv4 NLRI with path id 1.
+pub(super) fn update(attributes: &[&[u8]], nlri: &[[u8; 3]]) -> Message {
+    let mut body = Vec::new();
+    for prefix in nlri {
+        body.extend_from_slice(&[0, 0, 0, 1, 24]);
+        body.extend_from_slice(prefix);
+    }
+    Message::Update(wire::UpdateMessage {
+        withdrawn_routes: Bytes::new(),
+        path_attributes: Bytes::from(attributes.concat()),
+        nlri: Bytes::from(body),
+    })
+}

@@ -1,0 +1,256 @@
+//! Why a session is not up, in words that say what to do. Never raised for a single bad route.
+
+use crate::types::{Asn, Family, RouterId};
+use rustbgpd_wire as wire;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+use wire::NotificationCode;
+
+/// Who noticed that both ends have the same BGP identifier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouterIdOwner {
+    /// We did, reading the peer's OPEN.
+    Us,
+    /// The peer did, and sent NOTIFICATION 2/3.
+    Peer,
+}
+
+/// Why a session, or an attempt to have one, ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SessionFault {
+    /// The local address does not exist on this machine.
+    #[error("binding {local}: {error}; give this machine that address or correct bgp.local_address")]
+    LocalAddress {
+        /// Address configured.
+        local: IpAddr,
+        /// The kernel's words.
+        error: String,
+    },
+    /// TCP reset in answer to SYN.
+    #[error(
+        "connecting to {remote}: connection refused; start the routing daemon there, or let it listen on that \
+         address and port"
+    )]
+    Refused {
+        /// Peer.
+        remote: SocketAddr,
+    },
+    /// No answer to SYN.
+    #[error(
+        "connecting to {remote}: no answer within {} s; check the route to it, filters on TCP port {}, and that \
+         both ends use the same TCP-MD5 password or none",
+        waited.as_secs(), remote.port()
+    )]
+    Timeout {
+        /// Peer.
+        remote: SocketAddr,
+        /// How long we tried.
+        waited: Duration,
+    },
+    /// No route, or another error of connect(2).
+    #[error("connecting to {remote}: {error}; check the route to it and the local address of the session")]
+    Unreachable {
+        /// Peer.
+        remote: SocketAddr,
+        /// The kernel's words.
+        error: String,
+    },
+    /// The peer's OPEN has another AS than configured.
+    #[error(
+        "the peer is in {found}, the configuration says {expected}; correct the peer's AS in the configuration"
+    )]
+    WrongAs {
+        /// Configured.
+        expected: Asn,
+        /// In the peer's OPEN.
+        found: Asn,
+    },
+    /// NOTIFICATION 2/2: the peer expects another AS from us.
+    #[error(
+        "the peer refuses our AS number, {local}; correct our AS in the configuration or the neighbor statement of the peer"
+    )]
+    LocalAsRefused {
+        /// Ours.
+        local: Asn,
+    },
+    /// Both ends have the same BGP identifier.
+    #[error("BGP identifier {id} is also the peer's; set bgp.router_id to something else")]
+    SameRouterId {
+        /// Ours.
+        id: RouterId,
+        /// Who noticed.
+        noticed: RouterIdOwner,
+    },
+    /// The peer offers none of our address families.
+    #[error("the peer offers neither IPv4 nor IPv6 unicast; enable a channel of one of them on its side")]
+    NoFamily,
+    /// The peer wants a family we do not offer, or lacks one that is required.
+    #[error("the peer refuses our capabilities (NOTIFICATION 2/7); enable {} unicast on its side", families(.wanted))]
+    CapabilityRefused {
+        /// What we offered.
+        wanted: Vec<Family>,
+    },
+    /// Nothing heard for the hold time.
+    #[error("nothing heard from the peer for {} s (hold timer expired); it hangs, or the way to it is broken", hold.as_secs())]
+    HoldExpired {
+        /// Negotiated.
+        hold: Duration,
+    },
+    /// NOTIFICATION 4: the peer heard nothing from us.
+    #[error(
+        "the peer heard nothing from us for its hold time; this machine is overloaded, or the way to it is broken"
+    )]
+    PeerHoldExpired,
+    /// The peer took no byte for the send hold time (RFC 9687).
+    #[error("the peer read nothing for {} s though data waited for it (send hold timer expired); it hangs", waited.as_secs())]
+    SendHoldExpired {
+        /// How long.
+        waited: Duration,
+    },
+    /// What answers does not speak BGP.
+    #[error("{remote} answers, but not in BGP; check address and port of the peer")]
+    NotBgp {
+        /// Peer.
+        remote: SocketAddr,
+    },
+    /// The byte stream is broken (RFC 4271 section 6.1 and 6.2).
+    #[error(
+        "the peer sent a message that cannot be read: {detail}; if it repeats, report it with a capture of the session"
+    )]
+    BadMessage {
+        /// What is wrong.
+        detail: String,
+    },
+    /// An UPDATE that cannot be isolated (RFC 7606 section 3 j).
+    #[error(
+        "the peer sent an UPDATE that cannot be read ({attribute}: {detail}); the session had to be reset (RFC 7606)"
+    )]
+    BadUpdate {
+        /// Attribute, or `NLRI`.
+        attribute: &'static str,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The peer closed before its OPEN.
+    #[error(
+        "the peer closed the connection before saying anything; it has no matching session for our address {local}, or \
+         waits after an earlier error (BIRD: `error wait time`), or its session is disabled"
+    )]
+    ClosedBeforeOpen {
+        /// Our end.
+        local: IpAddr,
+    },
+    /// The peer closed without NOTIFICATION.
+    #[error("the peer closed the connection without saying why; it was stopped or restarted")]
+    Closed,
+    /// The connection broke.
+    #[error("the connection broke: {error}")]
+    Broken {
+        /// The kernel's words.
+        error: String,
+    },
+    /// Cease, administrative: the peer's operator did it (RFC 4486, 9003).
+    #[error("the peer ended the session: {reason}{}", quoted(.text))]
+    Ceased {
+        /// The subcode in words.
+        reason: &'static str,
+        /// RFC 9003.
+        text: Option<String>,
+    },
+    /// Any other NOTIFICATION.
+    #[error("the peer ended the session with NOTIFICATION {code}/{subcode} ({words})")]
+    Notified {
+        /// Error code.
+        code: u8,
+        /// Error subcode.
+        subcode: u8,
+        /// The code in words.
+        words: String,
+    },
+    /// We were asked to stop.
+    #[error("stopped by ETM")]
+    Stopped,
+}
+
+impl SessionFault {
+    /// True where trying again cannot help before someone changes a configuration.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            SessionFault::LocalAddress { .. }
+            | SessionFault::WrongAs { .. }
+            | SessionFault::LocalAsRefused { .. }
+            | SessionFault::SameRouterId { .. }
+            | SessionFault::NoFamily
+            | SessionFault::NotBgp { .. }
+            | SessionFault::CapabilityRefused { .. } => true,
+            SessionFault::Refused { .. }
+            | SessionFault::Timeout { .. }
+            | SessionFault::Unreachable { .. }
+            | SessionFault::HoldExpired { .. }
+            | SessionFault::PeerHoldExpired
+            | SessionFault::SendHoldExpired { .. }
+            | SessionFault::BadMessage { .. }
+            | SessionFault::BadUpdate { .. }
+            | SessionFault::ClosedBeforeOpen { .. }
+            | SessionFault::Closed
+            | SessionFault::Broken { .. }
+            | SessionFault::Ceased { .. }
+            | SessionFault::Notified { .. }
+            | SessionFault::Stopped => false,
+        }
+    }
+}
+
+/// What a NOTIFICATION received means for us.
+pub(super) fn of_notification(
+    notification: &wire::NotificationMessage,
+    local_as: Asn,
+    router_id: RouterId,
+) -> SessionFault {
+    match (notification.code, notification.subcode) {
+        (NotificationCode::OpenMessage, 2) => SessionFault::LocalAsRefused { local: local_as },
+        (NotificationCode::OpenMessage, 3) => {
+            SessionFault::SameRouterId { id: router_id, noticed: RouterIdOwner::Peer }
+        }
+        (NotificationCode::OpenMessage, 7) => {
+            SessionFault::CapabilityRefused { wanted: Family::ALL.to_vec() }
+        }
+        (NotificationCode::HoldTimerExpired, _) => SessionFault::PeerHoldExpired,
+        (NotificationCode::Cease, subcode) => SessionFault::Ceased {
+            reason: cease_words(subcode),
+            text: wire::notification::extract_shutdown_communication(notification)
+                .ok()
+                .flatten()
+                .filter(|text| !text.is_empty())
+                // The peer's words go to logs and terminals: nothing that could move a cursor.
+                .map(|text| text.chars().filter(|c| !c.is_control()).collect()),
+        },
+        (code, subcode) => SessionFault::Notified { code: code.as_u8(), subcode, words: code.to_string() },
+    }
+}
+
+/// RFC 4486 section 3, RFC 8538, RFC 9384.
+fn cease_words(subcode: u8) -> &'static str {
+    match subcode {
+        1 => "maximum number of prefixes reached",
+        2 => "administrative shutdown",
+        3 => "peer de-configured",
+        4 => "administrative reset",
+        5 => "connection rejected; it may wait after an earlier error",
+        6 => "other configuration change",
+        7 => "connection collision resolution",
+        8 => "out of resources",
+        9 => "hard reset",
+        10 => "BFD down",
+        _ => "cease",
+    }
+}
+
+fn quoted(text: &Option<String>) -> String {
+    text.as_ref().map_or_else(String::new, |text| format!(", saying \"{text}\""))
+}
+
+fn families(list: &[Family]) -> String {
+    let words: Vec<String> = list.iter().map(Family::to_string).collect();
+    words.join(" and ")
+}

@@ -1,0 +1,25 @@
+//! BGP-4 (RFC 4271) as ETM speaks it: IPv4 and IPv6 unicast, ADD-PATH received, never sent.
+//!
+//! The codec is `rustbgpd-wire`, the state machine `rustbgpd-fsm`; their types end here. What this
+//! module adds is the translation to `RouteChange`-like values, the martian filter, the error
+//! dispositions of RFC 7606 as counters and notices, and the Adj-RIB-Out.
+//!
+//! Never here: sockets, timers, the choice of a best route. Never advertised: graceful restart, in
+//! any form, because a route of ETM must not outlive the process that watches over it.
+
+mod attrs;
+mod fault;
+mod frame;
+mod machine;
+mod martian;
+mod out;
+mod pack;
+mod update;
+
+pub use fault::{RouterIdOwner, SessionFault};
+pub use frame::{Frame, FrameReader, Malformed};
+pub use machine::{Event, Machine, Negotiated, Speaker, Step};
+pub use martian::is_martian;
+pub use out::{AdjRibOut, Diff, OutRoute};
+pub use pack::{DEFAULT_LOCAL_PREF, OutPolicy, Packed, end_of_rib, pack};
+pub use update::{Change, Dispositions, Notice, Reset, Translated, Translator};

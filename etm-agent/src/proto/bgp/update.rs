@@ -1,0 +1,391 @@
+//! An UPDATE as changes of an Adj-RIB-In, with the error handling of RFC 7606.
+//!
+//! Never keeps a route: the receiver of the changes does. Never ends a session: it says that one must end.
+//! Deviations: a route whose AS_PATH holds an AS_SET is accepted (RFC 9774 would treat it as withdrawn),
+//! because the router ETM listens to forwards by it and ETM must know that; it is never announced again.
+
+use super::attrs::{Received, attribute_name};
+use super::frame::Frame;
+use super::machine::Negotiated;
+use super::martian::is_martian;
+use crate::types::{AsPathSegment, Asn, Family, PathId, Prefix, RouteAttrs};
+use ipnet::{Ipv4Net, Ipv6Net};
+use rustbgpd_wire as wire;
+use serde::Serialize;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use wire::validate::validate_update_attributes_with_context;
+use wire::{Afi, DecodeError, ErrorDisposition, Safi};
+
+/// One change of an Adj-RIB-In.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// New, or replacing the route with the same prefix and path id.
+    Announce {
+        /// Destination.
+        prefix: Prefix,
+        /// RFC 7911.
+        path_id: PathId,
+        /// Shared by all prefixes of one UPDATE and family.
+        attrs: Arc<RouteAttrs>,
+    },
+    /// No longer feasible, or never acceptable.
+    Withdraw {
+        /// Destination.
+        prefix: Prefix,
+        /// RFC 7911.
+        path_id: PathId,
+    },
+}
+
+/// What had to be done about faulty UPDATEs and unusable routes, since the session's owner started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Dispositions {
+    /// UPDATEs whose routes were withdrawn because an attribute was wrong (RFC 7606 section 2).
+    pub treat_as_withdraw: u64,
+    /// UPDATEs that lost an attribute of no effect on route selection (RFC 7606 section 2).
+    pub attribute_discard: u64,
+    /// UPDATEs that ended the session.
+    pub session_reset: u64,
+    /// Routes to destinations that are never routed.
+    pub martian: u64,
+    /// Routes with our own AS in the AS_PATH, on an eBGP session (RFC 4271 section 9.1.2).
+    pub as_loop: u64,
+    /// Routes with an AS_SET in the AS_PATH, accepted (see the module's deviations).
+    pub as_set: u64,
+    /// Routes of address families that were not negotiated, ignored.
+    pub foreign_family: u64,
+}
+
+/// Something about an UPDATE that an operator should see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// What was done: `treat-as-withdraw`, `attribute-discard`, `martian`, `as-loop`.
+    pub kind: &'static str,
+    /// The attribute, by its name in the RFCs; empty where none is at fault.
+    pub attribute: &'static str,
+    /// The first prefix concerned, where the UPDATE holds any.
+    pub prefix: Option<Prefix>,
+    /// How many prefixes the UPDATE holds.
+    pub routes: usize,
+    /// What is wrong with it.
+    pub detail: String,
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.kind)?;
+        match self.prefix {
+            Some(prefix) if self.routes > 1 => write!(f, " of {prefix} and {} more", self.routes - 1)?,
+            Some(prefix) => write!(f, " of {prefix}")?,
+            None => {}
+        }
+        if !self.attribute.is_empty() {
+            write!(f, " for {}", self.attribute)?;
+        }
+        write!(f, ": {}", self.detail)
+    }
+}
+
+/// An UPDATE so broken that the session must end with this NOTIFICATION (RFC 7606 section 3 j).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("reading an UPDATE ({attribute}): {detail}")]
+pub struct Reset {
+    /// The attribute, or `NLRI`.
+    pub attribute: &'static str,
+    /// What is wrong with it.
+    pub detail: String,
+    pub(super) notification: wire::NotificationMessage,
+}
+
+/// What one UPDATE means.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Translated {
+    /// Changes, withdrawals first.
+    pub changes: Vec<Change>,
+    /// The peer has sent its whole table of this family (RFC 4724 section 2).
+    pub end_of_rib: Option<Family>,
+    /// What to tell the operator.
+    pub notices: Vec<Notice>,
+}
+
+/// Translates the UPDATEs of one session.
+#[derive(Clone, Debug)]
+pub struct Translator {
+    local_as: Asn,
+    internal: bool,
+    four_octet_as: bool,
+    families: Vec<Family>,
+    add_path: Vec<(Afi, Safi)>,
+    counts: Dispositions,
+}
+
+impl Translator {
+    /// For a session with these parameters; `counts` go on from where they are.
+    pub fn new(session: &Negotiated, counts: Dispositions) -> Translator {
+        let unicast = |family: &Family| match family {
+            Family::V4 => (Afi::Ipv4, Safi::Unicast),
+            Family::V6 => (Afi::Ipv6, Safi::Unicast),
+        };
+        Translator {
+            local_as: session.local_as,
+            internal: session.is_internal(),
+            four_octet_as: session.four_octet_as,
+            families: session.families.clone(),
+            add_path: session.add_path.iter().map(unicast).collect(),
+            counts,
+        }
+    }
+
+    /// What was counted so far.
+    pub fn counts(&self) -> Dispositions {
+        self.counts
+    }
+
+    /// Translates `frame`; anything but an UPDATE means nothing.
+    pub fn translate(&mut self, frame: &Frame) -> Result<Translated, Reset> {
+        let wire::Message::Update(update) = &frame.0 else { return Ok(Translated::default()) };
+        if update.withdrawn_routes.is_empty() && update.path_attributes.is_empty() && update.nlri.is_empty() {
+            return Ok(Translated { end_of_rib: Some(Family::V4), ..Translated::default() });
+        }
+        let add_path_v4 = self.add_path.contains(&(Afi::Ipv4, Safi::Unicast));
+        let (parsed, _) = update
+            .parse_revised_observed_with_error_context(
+                self.four_octet_as,
+                self.internal,
+                add_path_v4,
+                &self.add_path,
+            )
+            .map_err(|context| {
+                self.counts.session_reset += 1;
+                reset(&context.error, context.type_code)
+            })?;
+        let received = Received::of(&parsed.update.attributes, self.internal);
+        let mut out = Translated::default();
+        if let Some(family) = end_of_rib_v6(&parsed.update, &received) {
+            out.end_of_rib = Some(family);
+            return Ok(out);
+        }
+        let verdict = self.judge(&parsed, &received, &mut out.notices)?;
+        self.withdrawals(&parsed.update, &received, &mut out.changes);
+        self.announcements(&parsed.update, &received, verdict, &mut out);
+        Ok(out)
+    }
+
+    /// The strongest disposition any attribute calls for (RFC 7606 section 3 h); counted and noted.
+    fn judge(
+        &mut self,
+        parsed: &wire::RevisedParsedUpdate,
+        received: &Received<'_>,
+        notices: &mut Vec<Notice>,
+    ) -> Result<Option<ErrorDisposition>, Reset> {
+        let update = &parsed.update;
+        let mut found: Vec<(ErrorDisposition, u8, String)> = Vec::new();
+        for bad in &parsed.malformed {
+            if matches!(bad.error, DecodeError::ProhibitedAsSet { .. }) {
+                self.counts.as_set += u64::try_from(announced_len(update, received)).unwrap_or(u64::MAX);
+            } else {
+                found.push((bad.disposition, bad.type_code, bad.error.to_string()));
+            }
+        }
+        let in_body = !update.announced.is_empty();
+        let has_nlri = in_body || received.reach.is_some();
+        if let Err(bad) = validate_update_attributes_with_context(
+            &update.attributes,
+            has_nlri,
+            in_body,
+            !self.internal,
+            wire::UpdateValidationOptions::default(),
+        ) {
+            found.push((bad.error.disposition, bad.type_code, describe(bad.error.subcode)));
+        }
+        // RFC 7606 section 3 (d): mandatory on every session; the validator asks for it on eBGP only.
+        if in_body && received.next_hop.is_none() && !found.iter().any(|(_, code, _)| *code == 3) {
+            found.push((ErrorDisposition::TreatAsWithdraw, 3, describe(3)));
+        }
+        let Some(worst) = found.iter().map(|(disposition, ..)| *disposition).max() else { return Ok(None) };
+        self.count(worst);
+        for (disposition, code, detail) in found {
+            if disposition == ErrorDisposition::SessionReset {
+                let error = DecodeError::UpdateAttributeError { subcode: 1, data: Vec::new(), detail };
+                return Err(reset(&error, Some(code)));
+            }
+            notices.push(Notice {
+                kind: disposition.as_str(),
+                attribute: attribute_name(code),
+                prefix: first_announced(update, received),
+                routes: announced_len(update, received),
+                detail,
+            });
+        }
+        Ok(Some(worst))
+    }
+
+    fn count(&mut self, disposition: ErrorDisposition) {
+        match disposition {
+            ErrorDisposition::AttributeDiscard => self.counts.attribute_discard += 1,
+            ErrorDisposition::TreatAsWithdraw => self.counts.treat_as_withdraw += 1,
+            ErrorDisposition::SessionReset => self.counts.session_reset += 1,
+        }
+    }
+
+    fn withdrawals(&self, update: &wire::ParsedUpdate, received: &Received<'_>, changes: &mut Vec<Change>) {
+        changes.reserve(update.withdrawn.len() + update.announced.len());
+        for entry in &update.withdrawn {
+            changes
+                .push(Change::Withdraw { prefix: prefix_v4(entry.prefix), path_id: PathId(entry.path_id) });
+        }
+        let Some(unreach) = received.unreach else { return };
+        if self.unicast_family(unreach.afi, unreach.safi).is_some() {
+            for entry in &unreach.withdrawn {
+                changes
+                    .push(Change::Withdraw { prefix: prefix(entry.prefix), path_id: PathId(entry.path_id) });
+            }
+        }
+    }
+
+    fn announcements(
+        &mut self,
+        update: &wire::ParsedUpdate,
+        received: &Received<'_>,
+        verdict: Option<ErrorDisposition>,
+        out: &mut Translated,
+    ) {
+        let looped = !self.internal && has_as(received, self.local_as);
+        let usable = verdict != Some(ErrorDisposition::TreatAsWithdraw) && !looped;
+        if looped {
+            let routes = announced_len(update, received);
+            self.counts.as_loop += u64::try_from(routes).unwrap_or(u64::MAX);
+            out.notices.push(Notice {
+                kind: "as-loop",
+                attribute: attribute_name(2),
+                prefix: first_announced(update, received),
+                routes,
+                detail: format!("{} is our own AS", self.local_as),
+            });
+        }
+        if !update.announced.is_empty() {
+            let next_hop = received.next_hop.filter(|_| usable);
+            let attrs = next_hop.map(|addr| Arc::new(received.with_next_hop(IpAddr::V4(addr))));
+            let nlri = update.announced.iter().map(|entry| (prefix_v4(entry.prefix), entry.path_id));
+            self.announce(nlri, attrs.as_ref(), out);
+        }
+        let Some(reach) = received.reach else { return };
+        if self.unicast_family(reach.afi, reach.safi).is_none() {
+            self.counts.foreign_family += 1;
+            return;
+        }
+        let attrs = usable.then(|| Arc::new(received.with_next_hop(reach.next_hop)));
+        let nlri = reach.announced.iter().map(|entry| (prefix(entry.prefix), entry.path_id));
+        self.announce(nlri, attrs.as_ref(), out);
+    }
+
+    /// Announces `nlri` with `attrs`, or withdraws it where there are none.
+    fn announce(
+        &mut self,
+        nlri: impl Iterator<Item = (Prefix, u32)>,
+        attrs: Option<&Arc<RouteAttrs>>,
+        out: &mut Translated,
+    ) {
+        for (prefix, path_id) in nlri {
+            let path_id = PathId(path_id);
+            let martian = is_martian(prefix);
+            match attrs {
+                Some(attrs) if !martian => {
+                    out.changes.push(Change::Announce { prefix, path_id, attrs: Arc::clone(attrs) });
+                }
+                _ => out.changes.push(Change::Withdraw { prefix, path_id }),
+            }
+            if martian {
+                self.counts.martian += 1;
+                out.notices.push(Notice {
+                    kind: "martian",
+                    attribute: "",
+                    prefix: Some(prefix),
+                    routes: 1,
+                    detail: "a destination that is never routed, refused".to_owned(),
+                });
+            }
+        }
+    }
+
+    /// The family, where this session negotiated it.
+    fn unicast_family(&self, afi: Afi, safi: Safi) -> Option<Family> {
+        let family = match (afi, safi) {
+            (Afi::Ipv4, Safi::Unicast) => Family::V4,
+            (Afi::Ipv6, Safi::Unicast) => Family::V6,
+            _ => return None,
+        };
+        self.families.contains(&family).then_some(family)
+    }
+}
+
+/// RFC 4724 section 2: an MP_UNREACH_NLRI without NLRI and nothing else.
+fn end_of_rib_v6(update: &wire::ParsedUpdate, received: &Received<'_>) -> Option<Family> {
+    let unreach = received.unreach?;
+    let alone = update.attributes.len() == 1 && update.withdrawn.is_empty() && update.announced.is_empty();
+    if !alone || !unreach.withdrawn.is_empty() || unreach.safi != Safi::Unicast {
+        return None;
+    }
+    match unreach.afi {
+        Afi::Ipv4 => Some(Family::V4),
+        Afi::Ipv6 => Some(Family::V6),
+        Afi::L2Vpn | Afi::BgpLs => None,
+        // Families the codec may learn of later.
+        _ => None,
+    }
+}
+
+fn has_as(received: &Received<'_>, asn: Asn) -> bool {
+    received.as_path().0.iter().any(|segment| match segment {
+        AsPathSegment::Sequence(asns) | AsPathSegment::Set(asns) => asns.contains(&asn),
+    })
+}
+
+fn announced_len(update: &wire::ParsedUpdate, received: &Received<'_>) -> usize {
+    update.announced.len() + received.reach.map_or(0, |reach| reach.announced.len())
+}
+
+fn first_announced(update: &wire::ParsedUpdate, received: &Received<'_>) -> Option<Prefix> {
+    let in_body = update.announced.first().map(|entry| prefix_v4(entry.prefix));
+    in_body.or_else(|| received.reach?.announced.first().map(|entry| prefix(entry.prefix)))
+}
+
+fn prefix_v4(prefix: wire::Ipv4Prefix) -> Prefix {
+    Prefix::from(Ipv4Net::new(prefix.addr, prefix.len).unwrap_or_else(|_| Ipv4Net::from(prefix.addr)))
+}
+
+fn prefix(prefix: wire::Prefix) -> Prefix {
+    match prefix {
+        wire::Prefix::V4(v4) => prefix_v4(v4),
+        wire::Prefix::V6(v6) => {
+            Prefix::from(Ipv6Net::new(v6.addr, v6.len).unwrap_or_else(|_| Ipv6Net::from(v6.addr)))
+        }
+    }
+}
+
+/// The words of RFC 4271 section 4.5 for a subcode of UPDATE Message Error.
+fn describe(subcode: u8) -> String {
+    match subcode {
+        1 => "the attribute list is malformed",
+        2 => "a well-known attribute is not recognised",
+        3 => "a mandatory attribute is missing",
+        8 => "the next hop is not an address that packets can be sent to",
+        11 => "the AS_PATH is malformed",
+        _ => "the value is not allowed",
+    }
+    .to_owned()
+}
+
+fn reset(error: &DecodeError, type_code: Option<u8>) -> Reset {
+    let (code, subcode, data) = error.to_notification();
+    Reset {
+        attribute: type_code.map_or("NLRI", attribute_name),
+        detail: error.to_string(),
+        notification: wire::NotificationMessage::new(code, subcode, data),
+    }
+}
+
+#[cfg(test)]
+mod tests;

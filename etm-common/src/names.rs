@@ -1,0 +1,53 @@
+//! Names of maps, programs, globals and pins. Never longer than the kernel's 15 characters.
+
+/// Version of everything in this crate; part of the pin root, so that builds that disagree never meet.
+pub const ABI_VERSION: &str = "v1";
+/// Where maps and links are pinned unless configured otherwise.
+pub const PIN_ROOT: &str = "/sys/fs/bpf/etm/v1";
+/// Directory of pinned links under the pin root.
+pub const LINKS: &str = "links";
+
+/// LPM trie: IPv4 prefix -> slot.
+pub const PREFIX4: &str = "etm_prefix4";
+/// LPM trie: IPv6 prefix -> slot.
+pub const PREFIX6: &str = "etm_prefix6";
+/// Hash: interface index -> [`crate::Uplink`].
+pub const UPLINKS: &str = "etm_uplinks";
+/// Array of [`crate::Count`], row = uplink * slots + slot.
+pub const COUNT: &str = "etm_count";
+/// Array of [`crate::Count`], row = uplink * reasons + reason.
+pub const UNCOUNTED: &str = "etm_uncounted";
+/// Array of one [`crate::Lease`].
+pub const LEASE: &str = "etm_lease";
+/// Array of one [`crate::Off`].
+pub const OFF: &str = "etm_off";
+/// Per-CPU array of [`crate::Count`]: row [`MARKED_PLAIN`] and row [`MARKED_SET`].
+pub const MARKED: &str = "etm_marked";
+/// Hash made by the agent alone: text of prefix and uplink -> bytes, packets, rate of the top prefixes.
+pub const LIVE: &str = "etm_live";
+
+/// Row of [`MARKED`]: packets that passed without the mark.
+pub const MARKED_PLAIN: u32 = 0;
+/// Row of [`MARKED`]: packets that were marked.
+pub const MARKED_SET: u32 = 1;
+
+/// Classifier at TC egress of uplinks.
+pub const EGRESS_PROGRAM: &str = "etm_egress";
+/// Classifier at TC ingress of inside interfaces.
+pub const MARK_PROGRAM: &str = "etm_mark";
+
+/// Read-only global of the programs: slots per uplink.
+pub const GLOBAL_SLOTS: &str = "ETM_SLOTS";
+/// Read-only global of the programs, by the convention of aya-log: 0 is silent, 4 is debug.
+pub const GLOBAL_LOG_LEVEL: &str = "AYA_LOG_LEVEL";
+
+const _: () = {
+    // BPF_OBJ_NAME_LEN is 16 with the closing zero; the kernel would cut a longer name silently.
+    let names =
+        [PREFIX4, PREFIX6, UPLINKS, COUNT, UNCOUNTED, LEASE, OFF, MARKED, LIVE, EGRESS_PROGRAM, MARK_PROGRAM];
+    let mut i = 0;
+    while i < names.len() {
+        assert!(names[i].len() <= 15);
+        i += 1;
+    }
+};

@@ -1,0 +1,56 @@
+//! ETM's kernel programs: entry points only.
+//!
+//! Neither program ever drops, redirects, delays or rewrites a packet, and both always say "next":
+//! other programs on the same hooks see every packet as if ETM were not there. Nothing is kept about
+//! single packets or connections.
+//!
+//! * `maps`: the maps, as `etm-common` describes them
+//! * `parse`: from a packet to its destination address, or the reason why not
+//! * `account`: from a destination to a counter
+//! * `mark`: the lease
+//! * `macro_support`: where debug lines go
+#![no_std]
+#![no_main]
+#![allow(internal_features)] // atomic_xadd: the one way to the kernel's `lock +=` (docs/adr/0002)
+#![feature(core_intrinsics)]
+
+// aya-log's macros name this crate; `macro_support` says why it is us.
+extern crate self as aya_log_ebpf;
+
+mod account;
+pub mod macro_support;
+mod maps;
+mod mark;
+mod parse;
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+
+/// The packet goes on to whatever comes after ETM. In a tcx chain this is TCX_NEXT, in a classic
+/// filter TC_ACT_UNSPEC; both are -1.
+const NEXT: i32 = -1;
+
+/// TC egress of an uplink: counts each packet for its destination prefix.
+#[classifier]
+fn etm_egress(ctx: TcContext) -> i32 {
+    account::account(&ctx);
+    NEXT
+}
+
+/// TC ingress of an inside interface: marks packets while the lease is fresh.
+#[classifier]
+fn etm_mark(ctx: TcContext) -> i32 {
+    mark::mark(&ctx);
+    NEXT
+}
+
+/// GPL-only helpers are lent to programs that carry this word.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Unreachable: the verifier would refuse a loop without end.
+    loop {}
+}

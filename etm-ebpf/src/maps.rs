@@ -1,0 +1,47 @@
+//! The maps. Sizes here are placeholders: the loader sets them, and `etm-agent` compares the shape of
+//! pinned ones before use. Never a legacy map: bpftool and libbpf would refuse the whole object.
+
+use aya_ebpf::Global;
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::macros::btf_map;
+use etm_common::limits::MAX_UPLINKS;
+use etm_common::{Count, Lease, Off, Uplink};
+
+// The const parameters of aya's maps are usize; the flag is a u32 of the kernel's interface.
+const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
+
+/// IPv4 prefix -> slot. The value is a u32 because it sits at offset 4 of the node: a u64 would be misaligned.
+#[btf_map(name = "etm_prefix4")]
+pub static PREFIX4: LpmTrie<[u8; 4], u32, 1> = LpmTrie::new();
+
+/// IPv6 prefix -> slot.
+#[btf_map(name = "etm_prefix6")]
+pub static PREFIX6: LpmTrie<[u8; 16], u32, 1> = LpmTrie::new();
+
+/// Interface index -> its row.
+#[btf_map(name = "etm_uplinks")]
+pub static UPLINKS: HashMap<u32, Uplink, { MAX_UPLINKS as usize }> = HashMap::new();
+
+/// uplink * slots + slot -> what left there.
+#[btf_map(name = "etm_count")]
+pub static COUNT: Array<Count, 1, MMAPABLE> = Array::new();
+
+/// uplink * reasons + reason -> what was counted for no prefix.
+#[btf_map(name = "etm_uncounted")]
+pub static UNCOUNTED: Array<Count, 1, MMAPABLE> = Array::new();
+
+/// The agent's lease.
+#[btf_map(name = "etm_lease")]
+pub static LEASE: Array<Lease, 1> = Array::new();
+
+/// The operator's switch.
+#[btf_map(name = "etm_off")]
+pub static OFF: Array<Off, 1> = Array::new();
+
+/// Packets that passed plain and packets that were marked. Per CPU: every packet from inside comes by.
+#[btf_map(name = "etm_marked")]
+pub static MARKED: PerCpuArray<Count, 2> = PerCpuArray::new();
+
+/// Slots per uplink. In .rodata: for the verifier a constant.
+#[unsafe(no_mangle)]
+pub static ETM_SLOTS: Global<u32> = Global::new(1);

@@ -1,0 +1,140 @@
+//! From a packet to its destination address, or the reason why there is none.
+//!
+//! The outermost IP header decides. Never reads outside the packet: each access is bounded by `data_end`.
+//! Standards: IEEE 802.3, 802.1Q, 802.1ad; RFC 791 section 3.1; RFC 8200 section 3.
+
+use aya_ebpf::programs::TcContext;
+use etm_common::limits::MAX_VLAN_TAGS;
+use etm_common::reasons::{MALFORMED, NON_IP};
+
+const ETHERTYPE: usize = 12;
+const ETHERNET: usize = 14;
+const TAG: usize = 4;
+/// The most that is ever read: Ethernet, the tags that are looked through, an IPv6 header.
+const HEADERS: usize = ETHERNET + MAX_VLAN_TAGS * TAG + size_of::<Ipv6>();
+
+const IPV4: u16 = 0x0800_u16.to_be();
+const IPV6: u16 = 0x86dd_u16.to_be();
+const DOT1Q: u16 = 0x8100_u16.to_be();
+const DOT1AD: u16 = 0x88a8_u16.to_be();
+// Not a standard, but what equipment sent for stacked tags before 802.1ad.
+const OLD_QINQ: u16 = 0x9100_u16.to_be();
+
+/// Destination of a packet, in network order.
+pub enum Destination {
+    /// IPv4.
+    V4([u8; 4]),
+    /// IPv6.
+    V6([u8; 16]),
+}
+
+/// The destination, or the reason (`etm_common::reasons`) why there is none.
+#[inline(always)]
+pub fn destination(ctx: &TcContext, ethernet: bool) -> Result<Destination, u32> {
+    linearize(ctx);
+    if !ethernet {
+        // Only the low 16 bits of the field are the protocol; it is in network order.
+        return ip::<0>(ctx, ctx.skb.protocol() as u16);
+    }
+    // A tag in the skb's metadata is not in the packet: these offsets hold with and without it.
+    let outer: u16 = read::<_, ETHERTYPE>(ctx)?;
+    if !is_tag(outer) {
+        return ip::<ETHERNET>(ctx, outer);
+    }
+    let inner: u16 = read::<_, { ETHERTYPE + TAG }>(ctx)?;
+    if !is_tag(inner) {
+        return ip::<{ ETHERNET + TAG }>(ctx, inner);
+    }
+    // A third tag is not looked through; its type is not IP, so `ip` says the right thing.
+    let innermost: u16 = read::<_, { ETHERTYPE + 2 * TAG }>(ctx)?;
+    ip::<{ ETHERNET + 2 * TAG }>(ctx, innermost)
+}
+
+/// Moves the headers into the linear part of the skb, where they nearly always are already.
+/// The packet's octets stay as they are.
+#[inline(always)]
+fn linearize(ctx: &TcContext) {
+    let wanted = (ctx.len() as usize).min(HEADERS);
+    if ctx.data() + wanted > ctx.data_end() {
+        // Without memory for it the reads below fail, and the packet is counted as malformed.
+        let _ = ctx.pull_data(wanted as u32);
+    }
+}
+
+#[inline(always)]
+fn is_tag(ethertype: u16) -> bool {
+    ethertype == DOT1Q || ethertype == DOT1AD || ethertype == OLD_QINQ
+}
+
+#[inline(always)]
+fn ip<const AT: usize>(ctx: &TcContext, ethertype: u16) -> Result<Destination, u32> {
+    match ethertype {
+        IPV4 => ipv4::<AT>(ctx),
+        IPV6 => ipv6::<AT>(ctx),
+        _ => Err(NON_IP),
+    }
+}
+
+/// RFC 791 section 3.1: version and header length in the first octet, destination in the fifth word.
+/// Options do not move the destination, but the header they belong to must be there.
+#[inline(always)]
+fn ipv4<const AT: usize>(ctx: &TcContext) -> Result<Destination, u32> {
+    let header: *const Ipv4 = header::<_, AT>(ctx)?;
+    // SAFETY: `header` is inside the packet.
+    let (version_words, destination) = unsafe { ((*header).version_words, (*header).destination) };
+    let words = u32::from(version_words & 0xf);
+    if version_words >> 4 != 4 || words < 5 || AT as u32 + words * 4 > ctx.len() {
+        return Err(MALFORMED);
+    }
+    Ok(Destination::V4(destination.to_ne_bytes()))
+}
+
+/// The fixed part of an IPv4 header.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Ipv4 {
+    version_words: u8,
+    other: [u8; 15],
+    destination: u32,
+}
+
+/// RFC 8200 section 3: 40 octets, destination in the last 16.
+#[inline(always)]
+fn ipv6<const AT: usize>(ctx: &TcContext) -> Result<Destination, u32> {
+    let header: *const Ipv6 = header::<_, AT>(ctx)?;
+    // SAFETY: `header` is inside the packet.
+    let (version, destination) = unsafe { ((*header).version, (*header).destination) };
+    if version >> 4 != 6 {
+        return Err(MALFORMED);
+    }
+    // SAFETY: both are 16 octets without padding, and any octets are an address.
+    Ok(Destination::V6(unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(destination) }))
+}
+
+/// An IPv6 header.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Ipv6 {
+    version: u8,
+    other: [u8; 23],
+    destination: [u32; 4],
+}
+
+/// The octets at offset `AT`.
+#[inline(always)]
+fn read<T: Copy, const AT: usize>(ctx: &TcContext) -> Result<T, u32> {
+    // SAFETY: inside the packet; only called for integers, of which any octets are a value.
+    header::<T, AT>(ctx).map(|start| unsafe { *start })
+}
+
+/// Where the `T` at offset `AT` is, if the packet is long enough. Only for types without padding of which any
+/// octets are a value; the verifier proves the bound again. Alignment is that of the network stack
+/// (NET_IP_ALIGN), which the verifier checks where the machine cares.
+#[inline(always)]
+fn header<T, const AT: usize>(ctx: &TcContext) -> Result<*const T, u32> {
+    let start = ctx.data() + AT;
+    if start + size_of::<T>() > ctx.data_end() {
+        return Err(MALFORMED);
+    }
+    Ok(start as *const T)
+}

@@ -1,0 +1,85 @@
+//! `etm-lab`: the lab to play in, the demo and the benches. Thin: everything is in the library.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use etm_tests::demo::{self, Format};
+use etm_tests::error::LabError;
+use etm_tests::{bench, state};
+
+mod lab_command;
+
+/// A network in a box to try ETM in: content servers, a border router, two transits, an exchange, a core
+/// router and the rest of the Internet, each in a network namespace of its own, with real BIRD routers.
+#[derive(Parser)]
+#[command(name = "etm-lab", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Bring up a lab to play in, look into it, remove it.
+    #[command(subcommand)]
+    Lab(lab_command::LabCommand),
+    /// Watch ETM find an overloaded provider, move prefixes, survive a cut link and let go, with figures.
+    ///
+    /// Takes about a minute. Exit status: 0 everything held, 1 something did not, 2 it could not be run.
+    Demo {
+        /// One JSON object per line on standard output; the last holds every figure.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a bench by name; without a name, list them.
+    Bench {
+        /// Name of the bench.
+        name: Option<String>,
+        /// One JSON object per line on standard output.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a lab when its owner ends (started by the lab itself).
+    #[command(hide = true)]
+    Reap {
+        /// Lab id.
+        id: String,
+    },
+}
+
+/// The run could not be made, as opposed to made and failed.
+const CANNOT_RUN: u8 = 2;
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Lab(command) => lab_command::run(command),
+        Command::Demo { json } => run_demo(json),
+        Command::Bench { name, json } => run_bench(name.as_deref(), json),
+        Command::Reap { id } => state::reap(&id).map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error: LabError| {
+        eprintln!("etm-lab: {error}");
+        ExitCode::from(CANNOT_RUN)
+    })
+}
+
+fn run_demo(json: bool) -> Result<ExitCode, LabError> {
+    let verdict = demo::run(if json { Format::Json } else { Format::Text })?;
+    Ok(if verdict.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run_bench(name: Option<&str>, json: bool) -> Result<ExitCode, LabError> {
+    let Some(name) = name else {
+        for bench in &bench::BENCHES {
+            println!("{:<20} {}", bench.name, bench.about);
+        }
+        return Ok(ExitCode::SUCCESS);
+    };
+    match bench::find(name) {
+        Ok(bench) => (bench.run)(json).map(|()| ExitCode::SUCCESS),
+        Err(message) => {
+            eprintln!("etm-lab: {message}");
+            Ok(ExitCode::from(CANNOT_RUN))
+        }
+    }
+}

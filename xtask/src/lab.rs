@@ -1,0 +1,90 @@
+//! `cargo xtask lab`, `demo` and `bench`: build what they show, then become `etm-lab`, which does the work.
+//!
+//! Standard output belongs to `etm-lab` alone, so that `--json` stays clean; everything said here goes to standard error.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use crate::process::{self, Error, Result};
+use crate::setup::{self, Scope};
+use crate::{build_ebpf, workspace};
+
+/// The lab to play in: network namespaces with BIRD routers and ETM.
+///
+/// `up` makes a lab and leaves it, `shell` opens a shell in one of its namespaces, `down` removes it.
+/// Installs and builds what is needed, then hands the arguments to `etm-lab lab`; `cargo xtask lab --help` prints
+/// that program's help. Needs root.
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct LabArgs {
+    /// up, down, shell, ... and their options
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
+/// Watch ETM find an overloaded provider, move the right prefixes and put everything back.
+///
+/// Installs and builds what is needed, then runs `etm-lab demo` in network namespaces of its own: a timeline with
+/// figures and a verdict on standard output, under two minutes, exit status 0 only if everything held. With
+/// `--json` standard output ends with one object. Needs root.
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct DemoArgs {
+    /// Options of `etm-lab demo`, e.g. --json
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
+/// Measure one thing; with --json one object per line on standard output and nothing else.
+///
+/// Builds in release mode, then runs `etm-lab bench NAME`. Without a name `etm-lab` lists the benches it knows.
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct BenchArgs {
+    /// Name of the bench and its options, e.g. `--json`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
+/// Entry point of `cargo xtask lab`.
+pub(crate) fn lab(args: &LabArgs) -> Result<ExitCode> {
+    become_etm_lab("lab", &args.args)
+}
+
+/// Entry point of `cargo xtask demo`.
+pub(crate) fn demo(args: &DemoArgs) -> Result<ExitCode> {
+    become_etm_lab("demo", &args.args)
+}
+
+/// Entry point of `cargo xtask bench`.
+pub(crate) fn bench(args: &BenchArgs) -> Result<ExitCode> {
+    become_etm_lab("bench", &args.args)
+}
+
+fn become_etm_lab(command: &str, args: &[OsString]) -> Result<ExitCode> {
+    if !workspace::is_root() {
+        return Err(Error::Missing {
+            what: format!(
+                "`{command}` makes network namespaces and loads eBPF programs, which takes root; as root"
+            ),
+            commands: vec![format!("cargo xtask {command}")],
+        });
+    }
+    let (compiler, linker) = setup::ensure(Scope::Lab)?;
+    build_ebpf::build(&compiler, &linker)?;
+    process::run(workspace::cargo("build").args([
+        "--release",
+        "--bins",
+        "-p",
+        "etm-agent",
+        "-p",
+        "etm-tests",
+    ]))?;
+    let bins = workspace::target_dir().join("release");
+    let mut lab = Command::new(bins.join("etm-lab"));
+    lab.arg(command).args(args).env("ETM_BIN_DIR", &bins);
+    // Becoming it, rather than waiting for it, gives it our signals and gives our caller its exit status.
+    let source = lab.exec();
+    Err(Error::Start { command: process::shown(&lab), source })
+}
