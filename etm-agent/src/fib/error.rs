@@ -14,6 +14,17 @@ pub enum FibError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The process may not change routes.
+    #[error(
+        "changing routes needs CAP_NET_ADMIN in this network namespace; run as root or grant the capability"
+    )]
+    Privilege,
+    /// A table that is not ETM's to fill.
+    #[error("table {table} is the kernel's own; give ETM a `table` that nothing else uses, such as 179")]
+    ReservedTable {
+        /// The table given.
+        table: u32,
+    },
     /// Writing to, or reading from, a netlink socket.
     #[error("talking to the kernel by netlink failed: {source}")]
     Netlink {

@@ -12,6 +12,7 @@ use crate::fib::route_codec::{NextHop, RouteRow};
 use crate::fib::wire::{self, Attributes};
 use crate::types::{Family, IfIndex, Prefix};
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 const NLM_F_REPLACE: u16 = 0x100;
 const NLM_F_EXCL: u16 = 0x200;
@@ -76,9 +77,23 @@ pub(super) struct MainTable {
     /// Interfaces that routes lead out of.
     outputs: BTreeSet<IfIndex>,
     last_dumped: Option<RouteRow>,
+    /// Fingerprints of entries that are alone with their key, while a dump and what was notified during it are
+    /// put together: a notification that an entry is gone may be older than what the dump found in its place.
+    fresh: Option<BTreeMap<Key, u64>>,
 }
 
 impl MainTable {
+    /// An empty table, to be filled by a dump.
+    pub(super) fn before_dump() -> MainTable {
+        MainTable { fresh: Some(BTreeMap::new()), ..MainTable::default() }
+    }
+
+    /// Dump and notifications are put together: from now on each notification is news.
+    pub(super) fn dump_complete(&mut self) {
+        self.fresh = None;
+        self.last_dumped = None;
+    }
+
     /// A row of the dump, in the dump's order.
     pub(super) fn dumped(&mut self, mut row: RouteRow) -> Effect {
         if !self.complete(&mut row) {
@@ -120,15 +135,29 @@ impl MainTable {
     pub(super) fn gone(&mut self, mut row: RouteRow) -> Effect {
         let key = (row.prefix, row.metric);
         let unset = Effect::Change(FibChange::Unset { prefix: row.prefix, metric: row.metric });
-        let Some(entries) = self.shared.get(&key) else { return unset };
+        if self.fresh.is_none() && !self.shared.contains_key(&key) {
+            return unset;
+        }
         if !self.resolve(&mut row) {
             return Effect::Unclear;
         }
-        let mut entries = entries.clone();
+        let Some(mut entries) = self.shared.get(&key).cloned() else {
+            let found = fingerprint(&row);
+            let fresh = self.fresh.get_or_insert_default();
+            return match fresh.get(&key) == Some(&found) {
+                true => {
+                    fresh.remove(&key);
+                    unset
+                }
+                false => Effect::Nothing,
+            };
+        };
         let holds = |entry: &RouteRow| {
             entry.kind == row.kind && row.next_hops.iter().all(|hop| entry.next_hops.contains(hop))
         };
-        let Some(at) = entries.iter().position(holds) else { return Effect::Unclear };
+        let Some(at) = entries.iter().position(holds) else {
+            return if self.fresh.is_some() { Effect::Nothing } else { Effect::Unclear };
+        };
         entries[at].next_hops.retain(|hop| !row.next_hops.contains(hop));
         if entries[at].next_hops.is_empty() {
             entries.remove(at);
@@ -217,20 +246,33 @@ impl MainTable {
     fn keep(&mut self, row: &RouteRow) {
         let key = (row.prefix, row.metric);
         let goes_piecemeal = row.prefix.family() == Family::V6 && row.next_hops.len() > 1;
-        match goes_piecemeal {
-            true => self.shared.insert(key, vec![row.clone()]),
-            false => self.shared.remove(&key),
-        };
+        if goes_piecemeal {
+            self.shared.insert(key, vec![row.clone()]);
+            return;
+        }
+        self.shared.remove(&key);
+        if let Some(fresh) = &mut self.fresh {
+            fresh.insert(key, fingerprint(row));
+        }
     }
 }
 
+fn fingerprint(row: &RouteRow) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (row.kind, &row.next_hops).hash(&mut hasher);
+    hasher.finish()
+}
+
 fn set(row: &RouteRow) -> Effect {
+    // Dumps and notifications list the next hops of IPv6 in different orders.
+    let mut next_hops = row.next_hops.clone();
+    next_hops.sort_unstable();
     Effect::Change(FibChange::Set(KernelRoute {
         prefix: row.prefix,
         metric: row.metric,
         protocol: row.protocol,
         unicast: row.is_unicast() && !row.next_hops.is_empty(),
-        next_hops: row.next_hops.clone(),
+        next_hops,
     }))
 }
 
@@ -274,7 +316,7 @@ mod tests {
         let mut table = MainTable::default();
         assert_eq!(hops(&table.made(row("2001:db8::/32", &[1, 2, 3]), CREATE)), [1, 2, 3]);
         assert_eq!(hops(&table.gone(row("2001:db8::/32", &[2]))), [1, 3]);
-        assert_eq!(hops(&table.made(row("2001:db8::/32", &[4, 1, 3]), CREATE | APPEND)), [4, 1, 3]);
+        assert_eq!(hops(&table.made(row("2001:db8::/32", &[4, 1, 3]), CREATE | APPEND)), [1, 3, 4]);
         assert_eq!(hops(&table.gone(row("2001:db8::/32", &[1, 3]))), [4]);
         assert!(is_unset(&table.gone(row("2001:db8::/32", &[4]))));
         assert!(table.shared.is_empty());
@@ -315,6 +357,19 @@ mod tests {
         assert_eq!(table.object_gone(6), Effect::Unclear);
         assert_eq!(table.object_gone(99), Effect::Nothing);
         assert_eq!(table.made(object("198.20.0.0/15", 99), CREATE | NLM_F_EXCL), Effect::Unclear);
+    }
+
+    #[test]
+    fn a_notification_older_than_the_dump_takes_nothing_away() {
+        let mut table = MainTable::before_dump();
+        table.dumped(row("2001:db8::/32", &[2]));
+        table.dumped(row("2001:db9::/32", &[1, 2]));
+        assert_eq!(table.gone(row("2001:db8::/32", &[1])), Effect::Nothing);
+        assert_eq!(table.gone(row("2001:db9::/32", &[3])), Effect::Nothing);
+        assert_eq!(table.gone(row("2001:dba::/32", &[1])), Effect::Nothing);
+        assert!(is_unset(&table.gone(row("2001:db8::/32", &[2]))));
+        table.dump_complete();
+        assert!(is_unset(&table.gone(row("2001:dba::/32", &[1]))));
     }
 
     #[test]

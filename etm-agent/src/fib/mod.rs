@@ -14,11 +14,14 @@
 //! | `cleanup` | removes all of it |
 //! | `socket`, `wire`, `route_codec` | netlink itself |
 
+mod bird;
+mod cleanup;
 mod error;
 mod links;
 mod main_table;
 mod overrides;
 mod plan;
+mod probe;
 mod route_codec;
 mod routes;
 mod rules;
@@ -26,9 +29,12 @@ mod socket;
 mod stats;
 mod wire;
 
+pub use bird::{BirdReport, KernelProtocol, ask_bird};
+pub use cleanup::{Cleaned, cleanup};
 pub use error::FibError;
 pub use links::{LinkMonitor, LinkReport, LinkState, resolve};
 pub use overrides::{Outcome, Overrides};
+pub use probe::{Finding, check_privileges, probe_bird, probe_kernel};
 pub use routes::RouteMonitor;
 pub use rules::{MarkRule, ensure_rules, remove_rules};
 pub use stats::{StatsError, StatsReader};

@@ -46,7 +46,7 @@ impl Overrides {
     ///
     /// Refuses a table that holds routes of another protocol.
     pub async fn open(own: OwnTable) -> Result<Overrides, FibError> {
-        let mut overrides = Overrides { own, requests: Endpoint::open()?, installed: Routes::new() };
+        let mut overrides = Overrides::unread(own)?;
         let rows = overrides.rows().await?;
         let mut foreign = rows.iter().filter(|row| row.protocol != own.protocol);
         if let Some(first) = foreign.next() {
@@ -59,6 +59,15 @@ impl Overrides {
         }
         overrides.adopt(rows).await?;
         Ok(overrides)
+    }
+
+    /// The table without a look into it.
+    pub(super) fn unread(own: OwnTable) -> Result<Overrides, FibError> {
+        // Unspecified, and compat, default, main, local of rtnetlink(7).
+        if matches!(own.table, 0 | 252..=255) {
+            return Err(FibError::ReservedTable { table: own.table });
+        }
+        Ok(Overrides { own, requests: Endpoint::open()?, installed: Routes::new() })
     }
 
     /// What is installed, as far as known.

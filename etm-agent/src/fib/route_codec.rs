@@ -170,6 +170,8 @@ pub(super) fn own_route(own: OwnTable, prefix: Prefix, action: KernelAction) -> 
     let header = &mut message.header;
     header.address_family = family_of(prefix);
     header.destination_prefix_length = prefix.len();
+    // The attribute says it for every table; the kernel's own messages also say it here where it fits.
+    header.table = u8::try_from(own.table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
     header.protocol = RouteProtocol::from(own.protocol);
     header.scope = RouteScope::Universe;
     header.kind = match action {

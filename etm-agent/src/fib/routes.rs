@@ -73,24 +73,30 @@ impl RouteMonitor {
         events: mpsc::Sender<FibEvent>,
         mut shutdown: watch::Receiver<bool>,
     ) -> Result<(), FibError> {
+        let mut not_before = Instant::now();
         loop {
-            let begun = Instant::now();
             let turn = tokio::select! {
                 () = super::stopped(&mut shutdown) => return Ok(()),
-                turn = self.turn(&events) => turn?,
+                turn = self.turn(&events, &mut not_before) => turn?,
             };
             match turn {
                 Turn::Stop => return Ok(()),
-                Turn::Resync => tokio::time::sleep_until(begun + PAUSE).await,
+                Turn::Resync => {}
             }
         }
     }
 
     /// One reading of the table and what follows, until it must be read anew.
-    async fn turn(&mut self, events: &mpsc::Sender<FibEvent>) -> Result<Turn, FibError> {
+    async fn turn(
+        &mut self,
+        events: &mpsc::Sender<FibEvent>,
+        not_before: &mut Instant,
+    ) -> Result<Turn, FibError> {
         if events.send(FibEvent::Reset).await.is_err() {
             return Ok(Turn::Stop);
         }
+        tokio::time::sleep_until(*not_before).await;
+        *not_before = Instant::now() + PAUSE;
         let turn = match self.read_table(events).await {
             Ok(Some(turn)) => turn,
             Ok(None) => match events.send(FibEvent::Synced).await {
@@ -123,7 +129,9 @@ impl RouteMonitor {
 
     /// Sends the table, then what was notified meanwhile. Nothing returned means that it succeeded.
     async fn read_table(&mut self, events: &mpsc::Sender<FibEvent>) -> Result<Option<Turn>, FibError> {
-        self.table = MainTable::default();
+        self.table = MainTable::before_dump();
+        // The dump supersedes what is waiting.
+        while self.notifications.try_receive()?.is_some() {}
         let mut requests = Endpoint::open()?;
         // Once the kernel answers, an interface that was being set down has lost its routes.
         requests.barrier().await?;
@@ -142,7 +150,9 @@ impl RouteMonitor {
             }
         }
         self.drain(&mut kept, KEPT)?;
-        match self.effects(kept) {
+        let changes = self.effects(kept);
+        self.table.dump_complete();
+        match changes {
             None => Ok(Some(Turn::Resync)),
             Some(changes) if changes.is_empty() => Ok(None),
             Some(changes) => match events.send(FibEvent::Changes(changes)).await {

@@ -77,6 +77,7 @@ pub struct StatsReader {
 #[derive(Clone, Copy, Debug, Default)]
 struct Widened {
     handle: u32,
+    bytes: u64,
     drops: u64,
 }
 
@@ -112,11 +113,13 @@ impl StatsReader {
 
     fn widen(&mut self, ifindex: IfIndex, root: Root) -> DeviceCount {
         let known = self.wide.entry(ifindex).or_default();
-        let drops = match known.handle == root.handle {
+        // A qdisc put in place of another may have the same handle, but its 64-bit counter begins anew.
+        let same = known.handle == root.handle && known.bytes <= root.sent.bytes;
+        let drops = match same {
             true => widen(known.drops, root.drops),
             false => u64::from(root.drops),
         };
-        *known = Widened { handle: root.handle, drops };
+        *known = Widened { handle: root.handle, bytes: root.sent.bytes, drops };
         DeviceCount { sent: root.sent, dropped: drops, backlog: root.backlog, basis: Basis::Qdisc }
     }
 

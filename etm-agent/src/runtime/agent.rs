@@ -1,14 +1,14 @@
 //! A run of the agent: open everything, start the parts, wait for a reason to end, end in order.
 
 use super::error::{AgentError, ExitStatus};
-use super::open::{cleanup, clear_routing, open, own_table};
+use super::open::{clear_routing, open, own_table};
 use super::start::start;
 use super::stop::{Parts, stop};
 use super::{machine, sampler::Note};
 use crate::config::Settings;
 use crate::core::policy::Role;
 use crate::datapath::{self, OffSwitch};
-use crate::fib::OwnTable;
+use crate::fib::{self, OwnTable};
 use crate::telemetry::{self, LogFormat};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -79,7 +79,7 @@ pub fn detach(from: &DetachFrom) -> Result<Vec<String>, AgentError> {
     // Marking ends first: from then on nothing looks into the table that is being emptied.
     let DetachFrom { pin_root, own } = from;
     let detached = datapath::detach(pin_root)?;
-    let cleaned = on_this_thread(async { Ok(cleanup(*own).await?) })?;
+    let cleaned = on_this_thread(async { Ok(fib::cleanup(*own).await?) })?;
     let (links, maps) = (detached.links.join(", "), detached.maps.join(", "));
     Ok(vec![
         format!("{}: removed links [{links}] and maps [{maps}]", pin_root.display()),

@@ -92,13 +92,11 @@ pub enum AgentError {
         /// As configured.
         list: String,
     },
-    /// The routing daemon would take ETM's routes for its own.
-    #[error("{daemon}; mode \"enforce\" is refused: {advice}")]
-    DaemonLearns {
-        /// What was found.
-        daemon: String,
-        /// What to do.
-        advice: String,
+    /// Acting here could break traffic or leak routes.
+    #[error("mode \"enforce\" is refused: {finding}; mode \"observe\" works as things are")]
+    Unsafe {
+        /// What was found and what to do about it.
+        finding: String,
     },
     /// The system refused a thread, a runtime or a signal.
     #[error("cannot {doing}: {source}")]
@@ -121,7 +119,7 @@ impl AgentError {
     pub fn status(&self) -> ExitStatus {
         match self {
             AgentError::Control(ControlError::Io { .. }) | AgentError::Stats(_) => ExitStatus::Failed,
-            AgentError::Control(_) | AgentError::DaemonLearns { .. } => ExitStatus::Refused,
+            AgentError::Control(_) | AgentError::Unsafe { .. } => ExitStatus::Refused,
             AgentError::Datapath(error) => match error {
                 DatapathError::InUse { .. } | DatapathError::PinShape { .. } => ExitStatus::Refused,
                 DatapathError::Size { .. } => ExitStatus::Config,
@@ -130,7 +128,7 @@ impl AgentError {
             AgentError::Fib(error) => match error {
                 FibError::NoInterface { .. } | FibError::RulePriority { .. } => ExitStatus::Config,
                 FibError::RuleConflict { .. } | FibError::ForeignRoutes { .. } => ExitStatus::Refused,
-                FibError::Open { .. } => ExitStatus::Machine,
+                FibError::Open { .. } | FibError::Privilege => ExitStatus::Machine,
                 _ => ExitStatus::Failed,
             },
             AgentError::Peering(_) | AgentError::NextHops { .. } => ExitStatus::Config,

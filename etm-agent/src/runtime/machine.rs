@@ -2,8 +2,14 @@
 //! Never changes a route, link, sysctl or file.
 
 use super::error::AgentError;
+use super::open::{enforcing, own_table};
 use crate::config::Settings;
-use crate::fib::{LinkReport, LinkState, resolve};
+use crate::fib::{self, Finding, LinkReport, LinkState, resolve};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How often the routing daemon is asked.
+const DAEMON_PAUSE: Duration = Duration::from_secs(30);
 
 /// Interfaces as found.
 #[derive(Clone, Debug)]
@@ -16,6 +22,7 @@ pub(super) struct Interfaces {
 
 /// Finds every interface of the configuration.
 pub(super) async fn interfaces(settings: &Settings) -> Result<Interfaces, AgentError> {
+    fib::check_privileges()?;
     let names: Vec<String> = settings.policy.uplinks.iter().map(|uplink| uplink.name.clone()).collect();
     let all: Vec<String> = names.iter().chain(&settings.kernel.inside).cloned().collect();
     let mut uplinks = resolve(&all).await?;
@@ -26,7 +33,44 @@ pub(super) async fn interfaces(settings: &Settings) -> Result<Interfaces, AgentE
     Ok(Interfaces { uplinks, inside })
 }
 
-/// What the routing setup says against steering here: an error where it would be unsafe, notes otherwise.
-pub(super) async fn routing(_settings: &Settings, _found: &Interfaces) -> Result<Vec<String>, AgentError> {
-    Ok(Vec::new())
+/// What the machine says against steering here: an error where it would be unsafe to enforce, notes otherwise.
+pub(super) async fn routing(settings: &Settings, found: &Interfaces) -> Result<Vec<String>, AgentError> {
+    let own = own_table(settings);
+    let uplinks: Vec<String> = found.uplinks.iter().map(|link| link.name.clone()).collect();
+    let mut findings = fib::probe_kernel(own, &uplinks).await?;
+    if let Some(socket) = &settings.agent.bird_socket {
+        findings.extend(fib::probe_bird(own, socket).await?);
+    }
+    judge(settings, &findings)
+}
+
+/// Asks the routing daemon again and again, for what it learns shows only once there is something to learn.
+pub(super) async fn watch_daemon(
+    settings: Settings,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), AgentError> {
+    let Some(socket) = settings.agent.bird_socket.clone().filter(|_| enforcing(&settings)) else {
+        let _ = stop.wait_for(|stop| *stop).await;
+        return Ok(());
+    };
+    loop {
+        let told = tokio::time::timeout(DAEMON_PAUSE, async {
+            let _ = stop.wait_for(|stop| *stop).await;
+        });
+        if told.await.is_ok() {
+            return Ok(());
+        }
+        match fib::probe_bird(own_table(&settings), &socket).await {
+            Ok(findings) => drop(judge(&settings, &findings)?),
+            // A daemon that restarts cannot be asked; its session is down then, and nothing is decided.
+            Err(error) => tracing::debug!(%error, "the routing daemon cannot be asked"),
+        }
+    }
+}
+
+fn judge(settings: &Settings, findings: &[Finding]) -> Result<Vec<String>, AgentError> {
+    match findings.iter().find(|finding| enforcing(settings) && finding.refuses_enforce()) {
+        Some(finding) => Err(AgentError::Unsafe { finding: finding.to_string() }),
+        None => Ok(findings.iter().map(ToString::to_string).collect()),
+    }
 }

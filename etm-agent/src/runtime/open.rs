@@ -48,7 +48,7 @@ pub(super) async fn open(settings: &Settings) -> Result<Opening, AgentError> {
         }
     } else {
         datapath.lease.expire()?;
-        let left = cleanup(own).await?;
+        let left = fib::cleanup(own).await?;
         if left.routes + left.rules > 0 {
             tracing::warn!(
                 routes = left.routes,
@@ -62,7 +62,7 @@ pub(super) async fn open(settings: &Settings) -> Result<Opening, AgentError> {
 
 /// No rule and no route of ETM stays. A failure is said, for there is nobody left to return it to.
 pub(super) async fn clear_routing(own: OwnTable) {
-    if let Err(error) = cleanup(own).await {
+    if let Err(error) = fib::cleanup(own).await {
         tracing::error!(%error, "routes or rules of ETM may be left; `etm-agent detach` removes them");
     }
 }
@@ -104,18 +104,4 @@ fn attach(settings: &Settings, interfaces: &Interfaces, opened: &mut Opened) -> 
         tracing::info!(interface = %link.name, hook = ?how, "marking what comes in, while the lease is fresh");
     }
     Ok(())
-}
-
-/// What a clean-up removed.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Cleaned {
-    pub(super) routes: usize,
-    pub(super) rules: usize,
-}
-
-/// Removes every route and rule of ETM. Rules go first: then nothing looks into the table that is being emptied.
-pub(super) async fn cleanup(own: OwnTable) -> Result<Cleaned, fib::FibError> {
-    let rules = fib::remove_rules(own).await?;
-    let routes = fib::Overrides::open(own).await?.clear().await?;
-    Ok(Cleaned { routes, rules })
 }

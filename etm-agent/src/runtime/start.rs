@@ -3,6 +3,7 @@
 use super::clock::boottime;
 use super::decider::{Decider, Identity, Sources, uplink_id};
 use super::error::AgentError;
+use super::machine;
 use super::open::{Opening, enforcing, header, own_table};
 use super::sampler::{Note, Sampler};
 use super::sessions::{self, Session};
@@ -76,6 +77,7 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     spawn_table(tasks, (table, live), jobs_rx, inputs.clone(), fill)?;
     spawn_links(tasks, &interfaces.uplinks, links, notes, &rest_rx)?;
     spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
+    spawn_daemon_watch(tasks, settings.clone(), rest_rx.clone());
     spawn_control(tasks, socket, requests, rest_rx);
     spawn_sessions(tasks, sessions);
     Ok(parts)
@@ -239,6 +241,12 @@ fn spawn_control(
     tasks.spawn(async move {
         control::serve(socket, requests, stop).await;
         ("the control socket", End::Plain)
+    });
+}
+
+fn spawn_daemon_watch(tasks: &mut Tasks, settings: Settings, stop: watch::Receiver<bool>) {
+    tasks.spawn(async move {
+        ("the watch on the routing daemon", plain(machine::watch_daemon(settings, stop).await))
     });
 }
 

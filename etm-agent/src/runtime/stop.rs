@@ -2,7 +2,7 @@
 
 use super::decider::Directive;
 use super::error::AgentError;
-use super::open::{cleanup, own_table};
+use super::open::own_table;
 use super::sampler::Note;
 use crate::config::Settings;
 use crate::core::policy::Role;
@@ -160,7 +160,7 @@ async fn clear_routes(settings: &Settings, parts: &mut Parts) -> bool {
         None => Ok(()),
     };
     let cleaned = match cleared {
-        Ok(()) => cleanup(own).await.map(|_| ()),
+        Ok(()) => fib::cleanup(own).await.map(|_| ()),
         Err(error) => Err(error),
     };
     if let Err(error) = &cleaned {

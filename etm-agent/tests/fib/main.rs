@@ -8,6 +8,8 @@ mod netns;
 #[cfg(test)]
 mod overrides;
 #[cfg(test)]
+mod probe;
+#[cfg(test)]
 mod routes;
 #[cfg(test)]
 mod rules;

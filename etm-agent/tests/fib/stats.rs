@@ -126,6 +126,26 @@ fn a_device_that_is_down_or_gone_gives_figures_or_a_clear_error() {
 }
 
 #[test]
+fn a_replaced_qdisc_begins_anew_and_is_not_taken_for_a_wrapped_counter() {
+    in_netns(async || {
+        let up = uplink();
+        let mut reader = StatsReader::open().unwrap();
+        for _ in 0..2 {
+            run("tc qdisc add dev up1 root handle 1: tbf rate 100mbit burst 32kb limit 60kb");
+            flood(1_000, 958);
+            let count = reader.read(up).unwrap();
+            assert!(count.dropped > 0 && enqueued(count) == 1_000, "{count:?}");
+            run(
+                "tc qdisc del dev up1 root; tc qdisc add dev up1 root handle 1: tbf rate 100mbit burst 32kb limit 60kb",
+            );
+            let anew = reader.read(up).unwrap();
+            assert_eq!((anew.sent.packets, anew.dropped), (0, 0));
+            run("tc qdisc del dev up1 root");
+        }
+    });
+}
+
+#[test]
 fn reading_three_uplinks_takes_microseconds() {
     in_netns(async || {
         for n in 1..=3 {
