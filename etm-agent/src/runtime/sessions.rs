@@ -49,7 +49,9 @@ pub(super) fn prepare(
                 config.check_inject(&inject)?;
                 let decisions = decisions.clone();
                 // An unconfirmed parting is logged where it happens; the closed connection withdraws anyway.
-                Box::pin(async move { drop(run_inject(config, inject, decisions, ports).await) })
+                Box::pin(async move {
+                    let _parting = run_inject(config, inject, decisions, ports).await;
+                })
             }
         };
         sessions.push(Session { name: settings.name.clone(), role: settings.role, status, future });
