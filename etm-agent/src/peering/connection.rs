@@ -374,7 +374,11 @@ impl Connection<'_> {
             traffic.withdrawn_in += tally.withdrawn;
             traffic.held_back += u64::from(held_back);
             status.dispositions = counts.unwrap_or_default();
-            status.end_of_rib.extend(&tally.end_of_rib);
+            for family in &tally.end_of_rib {
+                if !status.end_of_rib.contains(family) {
+                    status.end_of_rib.push(*family);
+                }
+            }
             if let Some(notice) = &tally.notice {
                 status.last_notice = Some(notice.clone());
             }
