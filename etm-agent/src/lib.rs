@@ -4,6 +4,7 @@
 //! `types`; `proto`, `core`, `config` (pure); `datapath`, `fib`, `peering`, `control`, `telemetry`
 //! (one outside thing each); `runtime` (composition); `cli`.
 
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod core;
@@ -11,4 +12,6 @@ pub mod datapath;
 pub mod fib;
 pub mod peering;
 pub mod proto;
+pub mod runtime;
+pub mod telemetry;
 pub mod types;

@@ -11,7 +11,7 @@ const ETHERTYPE: usize = 12;
 const ETHERNET: usize = 14;
 const TAG: usize = 4;
 /// The most that is ever read: Ethernet, the tags that are looked through, an IPv6 header.
-const HEADERS: usize = ETHERNET + MAX_VLAN_TAGS * TAG + size_of::<Ipv6>();
+const HEADERS: u32 = (ETHERNET + MAX_VLAN_TAGS * TAG + size_of::<Ipv6>()) as u32;
 
 const IPV4: u16 = 0x0800_u16.to_be();
 const IPV6: u16 = 0x86dd_u16.to_be();
@@ -31,7 +31,15 @@ pub enum Destination {
 /// The destination, or the reason (`etm_common::reasons`) why there is none.
 #[inline(always)]
 pub fn destination(ctx: &TcContext, ethernet: bool) -> Result<Destination, u32> {
-    linearize(ctx);
+    match parse(ctx, ethernet) {
+        // Perhaps the headers are there, but not in the linear part of the skb. The packet's octets stay as they are.
+        Err(MALFORMED) if ctx.pull_data(ctx.len().min(HEADERS)).is_ok() => parse(ctx, ethernet),
+        result => result,
+    }
+}
+
+#[inline(always)]
+fn parse(ctx: &TcContext, ethernet: bool) -> Result<Destination, u32> {
     if !ethernet {
         // Only the low 16 bits of the field are the protocol; it is in network order.
         return ip::<0>(ctx, ctx.skb.protocol() as u16);
@@ -48,17 +56,6 @@ pub fn destination(ctx: &TcContext, ethernet: bool) -> Result<Destination, u32> 
     // A third tag is not looked through; its type is not IP, so `ip` says the right thing.
     let innermost: u16 = read::<_, { ETHERTYPE + 2 * TAG }>(ctx)?;
     ip::<{ ETHERNET + 2 * TAG }>(ctx, innermost)
-}
-
-/// Moves the headers into the linear part of the skb, where they nearly always are already.
-/// The packet's octets stay as they are.
-#[inline(always)]
-fn linearize(ctx: &TcContext) {
-    let wanted = (ctx.len() as usize).min(HEADERS);
-    if ctx.data() + wanted > ctx.data_end() {
-        // Without memory for it the reads below fail, and the packet is counted as malformed.
-        let _ = ctx.pull_data(wanted as u32);
-    }
 }
 
 #[inline(always)]

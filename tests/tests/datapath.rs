@@ -1,6 +1,8 @@
 //! The adapter's life on real interfaces: attach, count, restart, detach. Each test has a network namespace and a pin
 //! root of its own; nothing outside of them is touched. Needs root.
 
+#![allow(clippy::unwrap_used, reason = "an unwrap is the assertion of a test")]
+
 use etm_agent::core::decision::{LiveRow, TableChange};
 use etm_agent::core::input::{SlotCount, Uncounted};
 use etm_agent::datapath::{
@@ -386,6 +388,30 @@ fn an_interface_that_is_no_longer_configured_is_let_go() {
 }
 
 #[test]
+fn bpftool_shows_prefixes_and_counters_by_field_name() {
+    let Some(_serial) = start() else { return };
+    in_namespace(|| {
+        let root = Root::new("dump");
+        let mut opened = root.open(Hook::Auto);
+        opened.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap();
+        opened.table.apply(&[insert(TABLE[0], 3)]).unwrap();
+        send("198.18.0.1", 7, 58);
+        let words = |map: &str| {
+            let text = run(&format!("bpftool map dump pinned {}/{map}", root.0.display()));
+            text.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        let shown = words("etm_prefix4");
+        for text in ["\"prefix_len\": 15", "[198,18,0,0", "\"value\": 3"] {
+            assert!(shown.contains(text), "{text}: {shown}");
+        }
+        let shown = words("etm_count");
+        assert!(shown.contains("\"bytes\": 700, \"packets\": 7"), "{shown}");
+        let shown = words("etm_uplinks");
+        assert!(shown.contains("{ \"key\": 40, \"value\": { \"index\": 1"), "{shown}");
+    });
+}
+
+#[test]
 fn bpftool_shows_live_statistics_as_text() {
     let Some(_serial) = start() else { return };
     let root = Root::new("live");
@@ -399,7 +425,6 @@ fn bpftool_shows_live_statistics_as_text() {
     opened.live.refresh(&[live("198.18.0.0/15", 1), live("198.19.0.0/16", 2)]).unwrap();
     opened.live.refresh(&[live("198.18.0.0/15", 3), live("2001:db8::/32", 4)]).unwrap();
     let shown = run(&format!("bpftool map dump pinned {}/etm_live", root.0.display()));
-    println!("{shown}");
     for text in [
         "\"prefix\": \"198.18.0.0/15\"",
         "\"prefix\": \"2001:db8::/32\"",

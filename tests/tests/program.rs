@@ -1,13 +1,17 @@
 //! The kernel programs, run by BPF_PROG_TEST_RUN on packets with titles. No interface, no traffic; needs root.
 //! Never pins anything: each test loads its own copy of the object.
 
+#![allow(clippy::unwrap_used, reason = "an unwrap is the assertion of a test")]
+
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunOptions};
+use aya_log::EbpfLogger;
 use etm_agent::core::input::Uncounted;
 use etm_agent::datapath;
 use etm_common::{Count, Lease, MarkSetting, Off, UPLINK_WITHOUT_ETHERNET, Uplink, names};
+use std::sync::Mutex;
 use std::time::Duration;
 
 const SLOTS: u32 = 8;
@@ -41,12 +45,16 @@ fn skip() -> bool {
 /// A loaded object with a small table.
 struct Programs(Ebpf);
 
+/// Levels of aya-log.
+const SILENT: u8 = 0;
+const DEBUG: u8 = 4;
+
 impl Programs {
-    fn load() -> Programs {
+    fn load(log_level: u8) -> Programs {
         let mut object = EbpfLoader::new()
             .btf(None)
             .override_global(names::GLOBAL_SLOTS, &SLOTS, true)
-            .override_global(names::GLOBAL_LOG_LEVEL, &0_u8, true)
+            .override_global(names::GLOBAL_LOG_LEVEL, &log_level, true)
             .map_max_entries(names::PREFIX4, 8)
             .map_max_entries(names::PREFIX6, 8)
             .map_max_entries(names::COUNT, SLOTS * UPLINKS)
@@ -62,7 +70,7 @@ impl Programs {
 
     /// With the table of the cases, and the loopback interface as uplink 0.
     fn with_table(default: bool) -> Programs {
-        let mut programs = Programs::load();
+        let mut programs = Programs::load(SILENT);
         programs.uplink(0, 0);
         let mut v4: LpmTrie<_, [u8; 4], u32> = programs.map(names::PREFIX4);
         for (len, addr, slot) in [
@@ -383,10 +391,48 @@ fn an_interface_that_is_no_uplink_is_not_counted() {
     if skip() {
         return;
     }
-    let mut programs = Programs::load();
+    let mut programs = Programs::load(SILENT);
     let packet = ethernet(&[], IP4, &v4([198, 18, 7, 7]));
     programs.run(names::EGRESS_PROGRAM, &packet, &Context::default(), 1);
     assert_eq!(programs.counted(), []);
+}
+
+/// Lines that aya-log's reader would log.
+#[derive(Default)]
+struct Lines(Mutex<Vec<String>>);
+
+impl log::Log for &Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().unwrap().push(record.args().to_string());
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn a_malformed_packet_is_told_of_where_debug_lines_are_on() {
+    if skip() {
+        return;
+    }
+    for (level, expected) in [(SILENT, 0), (DEBUG, 1)] {
+        let lines = Lines::default();
+        let mut programs = Programs::load(level);
+        programs.uplink(1, 0);
+        let mut logger = EbpfLogger::init_with_logger(&mut programs.0, &lines).unwrap();
+        let packet = ethernet(&[DOT1Q], IP4, &v4([198, 18, 7, 7])[..19]);
+        programs.run(names::EGRESS_PROGRAM, &packet, &Context::default(), 1);
+        logger.flush();
+        let lines = lines.0.lock().unwrap();
+        assert_eq!(lines.len(), expected);
+        assert!(
+            lines.iter().all(|line| line.contains("malformed packet of 37 bytes on uplink 1")),
+            "{lines:?}"
+        );
+    }
 }
 
 /// One case of the mark program: title, switch, deadline from now in seconds, mark before and after.
@@ -414,7 +460,7 @@ fn packets_are_marked_while_the_lease_is_fresh_and_nobody_switched_off() {
         return;
     }
     for (title, off, deadline, before, after) in MARK_CASES {
-        let mut programs = Programs::load();
+        let mut programs = Programs::load(SILENT);
         let deadline_ns = deadline.map_or(0, |seconds| {
             let now = i64::try_from(boottime().as_nanos()).unwrap();
             u64::try_from(now + seconds * 1_000_000_000).unwrap()

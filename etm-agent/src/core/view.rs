@@ -1,11 +1,11 @@
 //! What operators see: plain, serializable values made on demand. These are the control API's answers.
 //! Never used to decide; renaming a field here breaks scripts, so it needs a changelog entry.
 
-use super::audit::{Event, Weight};
-use super::conservation::{BookState, WindowReport, WorstWindows};
-use super::guard::{Hold, State};
+pub use super::audit::{Event, Weight};
+pub use super::conservation::{BookState, WindowReport, WorstWindows};
+pub use super::guard::{Hold, State};
 use super::input::Basis;
-use super::policy::Mode;
+pub use super::policy::{Mode, Role};
 use crate::types::{BitRate, Count, Generation, Prefix, Share, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -59,7 +59,7 @@ pub struct SessionView {
     /// Its name.
     pub name: String,
     /// `learn` or `inject`.
-    pub role: super::policy::Role,
+    pub role: Role,
     /// Established.
     pub up: bool,
     /// Every family's table is complete (learn).

@@ -14,7 +14,7 @@ const BPF: u32 = 39;
 pub(super) fn check() -> Result<(), DatapathError> {
     let path = PathBuf::from("/proc/self/status");
     let status =
-        fs::read_to_string(&path).map_err(|source| DatapathError::Path { doing: "read", path, source })?;
+        fs::read_to_string(&path).map_err(|cause| DatapathError::Path { doing: "read", path, cause })?;
     let effective = effective(&status).unwrap_or_default();
     let missing = missing(effective);
     if !missing.is_empty() {

@@ -3,13 +3,13 @@
 //! Standard: rtnetlink(7), linux/rtnetlink.h, linux/pkt_sched.h.
 
 use super::links::{Direction, Place};
+use super::sys;
 use crate::types::IfIndex;
 use aya::programs::ProgramError;
 use aya::programs::tc::{self, TcError};
 use etm_common::names;
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
 
 const RTM_DELQDISC: u16 = 37;
 const RTM_NEWTFILTER: u16 = 44;
@@ -52,17 +52,16 @@ pub(super) fn remove_filter(place: Place, interface: &str) -> Result<(), Program
 
 /// Removes the qdisc unless a filter is left on it.
 pub(super) fn remove_empty_qdisc(ifindex: IfIndex) -> io::Result<()> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
+    // Unbound and unconnected, such a socket speaks with the kernel.
+    let mut socket = File::from(sys::route_socket()?);
     for parent in FILTER_PARENTS {
         let dump = request(RTM_GETTFILTER, NLM_F_DUMP, ifindex, 0, parent)?;
-        if exchange(&socket, &dump)? {
+        if exchange(&mut socket, &dump)? {
             return Ok(());
         }
     }
     let delete = request(RTM_DELQDISC, NLM_F_ACK, ifindex, CLSACT_HANDLE, CLSACT_PARENT)?;
-    exchange(&socket, &delete).map(drop)
+    exchange(&mut socket, &delete).map(drop)
 }
 
 /// nlmsghdr and tcmsg, without attributes.
@@ -84,12 +83,14 @@ fn request(kind: u16, flags: u16, ifindex: IfIndex, handle: u32, parent: u32) ->
 }
 
 /// Sends a request and reads to the end of its answer; whether a filter was in it.
-fn exchange(socket: &Socket, request: &[u8]) -> io::Result<bool> {
-    socket.send(request, 0)?;
+fn exchange(socket: &mut File, request: &[u8]) -> io::Result<bool> {
+    socket.write_all(request)?;
     let mut filter = false;
+    // The kernel fills at most this in one go (netlink(7)).
+    let mut buffer = [0; 32 * 1024];
     loop {
-        let (datagram, _) = socket.recv_from_full()?;
-        let mut rest = &datagram[..];
+        let len = socket.read(&mut buffer)?;
+        let mut rest = buffer.get(..len).unwrap_or_default();
         while let Some((kind, body, next)) = message(rest) {
             match kind {
                 NLMSG_DONE => return Ok(filter),

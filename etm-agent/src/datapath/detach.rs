@@ -71,8 +71,6 @@ fn remove_dir(dir: &Path, done: &mut Detached) -> Result<(), DatapathError> {
             Ok(())
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => {
-            Err(DatapathError::Path { doing: "remove directory", path: dir.to_path_buf(), source })
-        }
+        Err(cause) => Err(DatapathError::Path { doing: "remove directory", path: dir.to_path_buf(), cause }),
     }
 }

@@ -1,9 +1,12 @@
 //! Why the datapath could not do something, and what the operator can do about it.
-//! Never logs: whoever handles the error does.
+//! Never logs: whoever handles the error does. Each message is whole: aya and the kernel spread theirs over a chain
+//! of sources, which is put into one line here and is therefore not offered as `source()` again.
 
 use crate::types::{IfIndex, Prefix};
 use aya::maps::MapError;
 use aya::programs::ProgramError;
+use std::error::Error;
+use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
 
@@ -64,32 +67,31 @@ pub enum DatapathError {
         wanted: String,
     },
     /// A file operation on bpffs or /proc failed.
-    #[error("cannot {doing} {path}: {source}; check that the user owns the pin root and may reach it")]
+    #[error("cannot {doing} {path}: {cause}; check that the user owns the pin root and may reach it")]
     Path {
         /// Verb.
         doing: &'static str,
         /// What on.
         path: PathBuf,
         /// The kernel's answer.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The object was refused.
     #[error(
-        "cannot load the eBPF object; run `etm doctor`, and report the verifier's words if it says nothing"
+        "cannot load the eBPF object: {}; check that the kernel is 5.15 or newer with CONFIG_BPF_SYSCALL",
+        chain(&**cause)
     )]
     Load {
         /// What aya or the kernel said.
-        #[source]
-        source: aya::EbpfError,
+        cause: Box<aya::EbpfError>,
     },
     /// The verifier refused a program.
-    #[error("cannot load program {program}; the kernel is older than 5.15 or refuses it: {source}")]
+    #[error("the kernel refuses program {program}: {}; check that it is 5.15 or newer", chain(&**cause))]
     Program {
         /// Name.
         program: &'static str,
         /// The verifier's words.
-        #[source]
-        source: ProgramError,
+        cause: Box<ProgramError>,
     },
     /// The object does not hold what it must: agent and object are of different builds.
     #[error("the eBPF object has no usable {name}: run `cargo xtask build-ebpf` and build the agent again")]
@@ -98,47 +100,45 @@ pub enum DatapathError {
         name: &'static str,
     },
     /// A map operation failed.
-    #[error("cannot {doing} map {map}: {source}")]
+    #[error("cannot {doing} map {map}: {}", chain(cause))]
     Map {
         /// Verb.
         doing: &'static str,
         /// Name of the map.
         map: &'static str,
         /// The kernel's answer.
-        #[source]
-        source: MapError,
+        cause: MapError,
     },
     /// A prefix could not be entered or taken out, for another reason than want of room.
-    #[error("cannot {doing} {prefix} in the kernel's table: {source}")]
+    #[error("cannot {doing} {prefix} in the kernel's table: {}", chain(cause))]
     Table {
         /// Verb.
         doing: &'static str,
         /// Destination.
         prefix: Prefix,
         /// The kernel's answer.
-        #[source]
-        source: MapError,
+        cause: MapError,
     },
     /// A bare system call failed.
-    #[error("cannot {doing}: {source}")]
+    #[error("cannot {doing}: {cause}")]
     Kernel {
         /// Verb and object.
         doing: &'static str,
         /// The kernel's answer.
-        source: io::Error,
+        cause: io::Error,
     },
     /// There is no interface of that index in this network namespace.
     #[error(
-        "interface index {ifindex} does not exist here: {source}; check the interface names of the configuration"
+        "interface index {ifindex} does not exist here: {cause}; check the interface names of the configuration"
     )]
     Interface {
         /// Which.
         ifindex: IfIndex,
         /// The kernel's answer.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A program could not be attached to an interface, or taken off.
-    #[error("cannot {doing} {direction} of interface {ifindex} by {hook}: {source}")]
+    #[error("cannot {doing} {direction} of interface {ifindex} by {hook}: {}", chain(&**cause))]
     Attach {
         /// Verb.
         doing: &'static str,
@@ -149,8 +149,7 @@ pub enum DatapathError {
         /// "tcx" or "clsact".
         hook: &'static str,
         /// The kernel's answer.
-        #[source]
-        source: ProgramError,
+        cause: Box<ProgramError>,
     },
     /// An uplink number that there is no row for.
     #[error("uplink {uplink} has no row in the counters, which hold {rows}")]
@@ -168,4 +167,48 @@ pub enum DatapathError {
         /// Bits owned.
         mask: u32,
     },
+}
+
+/// The verifier writes thousands of lines; what it could not prove is in the last ones.
+const LONGEST: usize = 600;
+
+/// An error and its sources in one line.
+fn chain(error: &impl Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        // Writing to a String cannot fail.
+        let _ = write!(text, ": {error}");
+        next = error.source();
+    }
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let line = words.join(" ");
+    match line.char_indices().rev().nth(LONGEST) {
+        Some((at, _)) => format!("... {}", &line[at..]),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_holds_the_kernels_answer() {
+        let cause =
+            MapError::CreateError { name: "etm_count".into(), io_error: io::ErrorKind::OutOfMemory.into() };
+        let error = DatapathError::Map { doing: "make", map: "etm_count", cause };
+        assert_eq!(
+            error.to_string(),
+            "cannot make map etm_count: failed to create map `etm_count`: out of memory"
+        );
+        assert!(error.source().is_none(), "it would be printed twice");
+    }
+
+    #[test]
+    fn of_a_long_text_the_end_is_kept() {
+        let cause = io::Error::other(format!("{} the reason", "x ".repeat(1000)));
+        let text = chain(&cause);
+        assert!(text.starts_with("...") && text.ends_with("the reason") && text.len() < 700);
+    }
 }

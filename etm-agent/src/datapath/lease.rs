@@ -132,5 +132,5 @@ impl OffSwitch {
 }
 
 fn failed(doing: &'static str, map: &'static str) -> impl Fn(MapError) -> DatapathError {
-    move |source| DatapathError::Map { doing, map, source }
+    move |cause| DatapathError::Map { doing, map, cause }
 }

@@ -77,7 +77,8 @@ pub(super) struct Place {
 impl Place {
     fn failed(self, doing: &'static str, hook: &'static str) -> impl Fn(ProgramError) -> DatapathError {
         let Place { ifindex, direction } = self;
-        move |source| DatapathError::Attach { doing, direction: direction.as_str(), ifindex, hook, source }
+        let direction = direction.as_str();
+        move |cause| DatapathError::Attach { doing, direction, ifindex, hook, cause: Box::new(cause) }
     }
 
     /// How the place is called in pins and reports: `3-egress`.
@@ -99,7 +100,7 @@ impl Place {
 
     pub(super) fn name(self) -> Result<String, DatapathError> {
         sys::interface_name(self.ifindex)
-            .map_err(|source| DatapathError::Interface { ifindex: self.ifindex, source })
+            .map_err(|cause| DatapathError::Interface { ifindex: self.ifindex, cause })
     }
 }
 
@@ -124,8 +125,8 @@ pub(super) fn attach(
 
 /// Kernels before 6.6 do not know the attach type and say EINVAL; ours asks for nothing else that could be invalid.
 fn has_no_tcx(error: &DatapathError) -> bool {
-    let DatapathError::Attach { source, .. } = error else { return false };
-    errno(source) == Some(libc::EINVAL)
+    let DatapathError::Attach { cause, .. } = error else { return false };
+    errno(cause) == Some(libc::EINVAL)
 }
 
 fn attach_tcx(
@@ -250,7 +251,7 @@ pub(super) fn detach(place: Place, dir: &Path) -> Result<(), DatapathError> {
     if qdisc.exists() && last {
         if name.is_some() {
             clsact::remove_empty_qdisc(place.ifindex)
-                .map_err(|source| DatapathError::Kernel { doing: "remove the clsact qdisc", source })?;
+                .map_err(|cause| DatapathError::Kernel { doing: "remove the clsact qdisc", cause })?;
         }
         remove_pin(&qdisc)?;
     }
@@ -259,7 +260,7 @@ pub(super) fn detach(place: Place, dir: &Path) -> Result<(), DatapathError> {
 
 /// The places that have a pin under `dir`.
 pub(super) fn pinned(dir: &Path) -> Result<Vec<Place>, DatapathError> {
-    let failed = |source| DatapathError::Path { doing: "list", path: dir.to_path_buf(), source };
+    let failed = |cause| DatapathError::Path { doing: "list", path: dir.to_path_buf(), cause };
     let mut places = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
@@ -281,19 +282,19 @@ pub(super) fn remove_pin(pin: &Path) -> Result<(), DatapathError> {
     match fs::remove_file(pin) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(DatapathError::Path { doing: "remove pin", path: pin.to_path_buf(), source }),
+        Err(cause) => Err(DatapathError::Path { doing: "remove pin", path: pin.to_path_buf(), cause }),
     }
 }
 
 pub(super) fn pin_failed(pin: &Path, error: aya::pin::PinError) -> DatapathError {
     let path: PathBuf = pin.to_path_buf();
-    let source = match error {
+    let cause = match error {
         aya::pin::PinError::SyscallError(error) => error.io_error,
         aya::pin::PinError::NoFd { .. } | aya::pin::PinError::InvalidPinPath { .. } => {
             io::ErrorKind::InvalidInput.into()
         }
     };
-    DatapathError::Path { doing: "pin", path, source }
+    DatapathError::Path { doing: "pin", path, cause }
 }
 
 /// The kernel's answer inside aya's error.

@@ -31,7 +31,7 @@ struct Key {
 impl Live {
     /// Makes the map, which the eBPF object does not have.
     pub(super) fn create() -> Result<MapData, DatapathError> {
-        let kernel = |doing| move |source| DatapathError::Kernel { doing, source };
+        let kernel = |doing| move |cause| DatapathError::Kernel { doing, cause };
         let blob = btf::blob();
         let types = sys::load_btf(&blob).map_err(kernel("load the type information of etm_live"))?;
         let fd = sys::create_hash(&HashShape {
@@ -64,7 +64,7 @@ impl Live {
             match self.map.remove(&LiveKey { prefix: key.prefix, uplink: key.uplink }) {
                 Ok(()) => {}
                 Err(error) if table::errno(&error) == Some(libc::ENOENT) => {}
-                Err(source) => return Err(failed("clear")(source)),
+                Err(cause) => return Err(failed("clear")(cause)),
             }
         }
         for row in rows {
@@ -95,7 +95,7 @@ fn text<const N: usize>(text: &str) -> [u8; N] {
 }
 
 fn failed(doing: &'static str) -> impl Fn(MapError) -> DatapathError {
-    move |source| DatapathError::Map { doing, map: names::LIVE, source }
+    move |cause| DatapathError::Map { doing, map: names::LIVE, cause }
 }
 
 #[cfg(test)]

@@ -146,7 +146,7 @@ impl Datapath {
         for program in [names::EGRESS_PROGRAM, names::MARK_PROGRAM] {
             classifier(&mut object, program)?
                 .load()
-                .map_err(|source| DatapathError::Program { program, source })?;
+                .map_err(|cause| DatapathError::Program { program, cause: Box::new(cause) })?;
         }
         let log = match config.kernel_log {
             KernelLogLevel::Off => None,
@@ -201,6 +201,12 @@ impl Datapath {
                 self.take_off(place)?;
             }
         }
+        let known: Result<Vec<u32>, _> = self.uplinks.keys().collect();
+        for ifindex in known.map_err(uplinks_failed("read"))? {
+            if !uplinks.contains(&IfIndex(ifindex)) {
+                self.forget(IfIndex(ifindex))?;
+            }
+        }
         Ok(())
     }
 
@@ -225,14 +231,18 @@ impl Datapath {
 
     fn take_off(&mut self, place: Place) -> Result<(), DatapathError> {
         links::detach(place, &self.pins.links())?;
-        if place.direction == Direction::Egress {
-            match self.uplinks.remove(&place.ifindex.get()) {
-                Ok(()) => {}
-                Err(error) if table::errno(&error) == Some(libc::ENOENT) => {}
-                Err(source) => return Err(uplinks_failed("clear")(source)),
-            }
+        match place.direction {
+            Direction::Egress => self.forget(place.ifindex),
+            Direction::Ingress => Ok(()),
         }
-        Ok(())
+    }
+
+    fn forget(&mut self, ifindex: IfIndex) -> Result<(), DatapathError> {
+        match self.uplinks.remove(&ifindex.get()) {
+            Ok(()) => Ok(()),
+            Err(error) if table::errno(&error) == Some(libc::ENOENT) => Ok(()),
+            Err(cause) => Err(uplinks_failed("clear")(cause)),
+        }
     }
 }
 
@@ -282,13 +292,13 @@ fn load(config: &DatapathConfig, shapes: &[shape::Shape]) -> Result<Ebpf, Datapa
         loader.map_max_entries(shape.name, shape.entries);
         loader.map_pin_path(shape.name, config.pin_root.join(shape.name));
     }
-    loader.load(object()).map_err(|source| DatapathError::Load { source })
+    loader.load(object()).map_err(|cause| DatapathError::Load { cause: Box::new(cause) })
 }
 
 fn open_live(pins: &Pins) -> Result<MapData, DatapathError> {
     let pin = pins.root().join(names::LIVE);
     if pin.exists() {
-        let open = |source| DatapathError::Map { doing: "open", map: names::LIVE, source };
+        let open = |cause| DatapathError::Map { doing: "open", map: names::LIVE, cause };
         return MapData::from_pin(&pin).map_err(open);
     }
     let map = Live::create()?;
@@ -342,7 +352,7 @@ fn reasons_per_uplink() -> usize {
 fn map_rows(object: &mut Ebpf, name: &'static str, len: usize) -> Result<Rows, DatapathError> {
     match take(object, name)? {
         Map::Array(data) => Rows::map(&data, len)
-            .map_err(|source| DatapathError::Kernel { doing: "map the counters into memory", source }),
+            .map_err(|cause| DatapathError::Kernel { doing: "map the counters into memory", cause }),
         _ => Err(DatapathError::Missing { name }),
     }
 }
@@ -360,5 +370,5 @@ fn classifier<'a>(
 }
 
 fn uplinks_failed(doing: &'static str) -> impl Fn(aya::maps::MapError) -> DatapathError {
-    move |source| DatapathError::Map { doing, map: names::UPLINKS, source }
+    move |cause| DatapathError::Map { doing, map: names::UPLINKS, cause }
 }

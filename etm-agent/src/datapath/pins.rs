@@ -71,8 +71,8 @@ fn check_bpffs(root: &Path) -> Result<(), DatapathError> {
             Ok(true) => return Ok(()),
             Ok(false) => break,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => {
-                return Err(DatapathError::Path { doing: "look at", path: dir.to_path_buf(), source });
+            Err(cause) => {
+                return Err(DatapathError::Path { doing: "look at", path: dir.to_path_buf(), cause });
             }
         }
     }
@@ -83,10 +83,10 @@ fn make_dirs(root: &Path, made: &mut Vec<Made>) -> Result<(), DatapathError> {
     let links = root.join(names::LINKS);
     let mut missing: Vec<&Path> = links.ancestors().take_while(|dir| !dir.exists()).collect();
     while let Some(dir) = missing.pop() {
-        fs::create_dir(dir).map_err(|source| DatapathError::Path {
+        fs::create_dir(dir).map_err(|cause| DatapathError::Path {
             doing: "make directory",
             path: dir.to_path_buf(),
-            source,
+            cause,
         })?;
         made.push(Made::Dir(dir.to_path_buf()));
     }
@@ -95,12 +95,12 @@ fn make_dirs(root: &Path, made: &mut Vec<Made>) -> Result<(), DatapathError> {
 
 /// Takes the lock on `root`, or says that another process has it.
 pub(super) fn lock(root: &Path) -> Result<File, DatapathError> {
-    let failed = |source| DatapathError::Path { doing: "lock", path: root.to_path_buf(), source };
+    let failed = |cause| DatapathError::Path { doing: "lock", path: root.to_path_buf(), cause };
     let dir = File::open(root).map_err(failed)?;
     match dir.try_lock() {
         Ok(()) => Ok(dir),
         Err(TryLockError::WouldBlock) => Err(DatapathError::InUse { path: root.to_path_buf() }),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
+        Err(TryLockError::Error(cause)) => Err(failed(cause)),
     }
 }
 

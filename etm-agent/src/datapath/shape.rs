@@ -72,12 +72,12 @@ pub(super) fn fits(root: &Path, shape: &Shape) -> Result<bool, DatapathError> {
     match pin.symlink_metadata() {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(source) => return Err(DatapathError::Path { doing: "look at", path: pin, source }),
+        Err(cause) => return Err(DatapathError::Path { doing: "look at", path: pin, cause }),
     }
-    let info = MapInfo::from_pin(&pin).map_err(|source| DatapathError::Map {
+    let info = MapInfo::from_pin(&pin).map_err(|cause| DatapathError::Map {
         doing: "open the pin of",
         map: shape.name,
-        source,
+        cause,
     })?;
     let found = [
         ("type", info.map_type().map_or(u32::MAX, |kind| kind as u32), shape.kind),

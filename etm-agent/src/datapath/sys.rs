@@ -1,18 +1,21 @@
 //! System calls that neither std nor aya wraps. Never more than one call per function, and no policy.
-#![allow(unsafe_code)] // bpf(2), statfs(2), membarrier(2), if_indextoname(3) by libc
+#![allow(unsafe_code)] // bpf(2), statfs(2), membarrier(2), socket(2), if_indextoname(3) by libc
 
 use crate::types::IfIndex;
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 /// f_type of bpffs (linux/magic.h).
 const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
 const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_BTF_LOAD: libc::c_long = 18;
 const BPF_MAP_TYPE_HASH: u32 = 1;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
 const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
 
 /// Whether `path` is on a BPF file system.
@@ -34,7 +37,40 @@ pub(super) fn is_bpffs(path: &Path) -> io::Result<bool> {
 pub(super) fn grace_period() -> io::Result<()> {
     // SAFETY: no pointers.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        // membarrier(2): refused on kernels with nohz_full, where packet processing is often isolated.
+        Some(libc::EINVAL | libc::ENOSYS) => grace_period_by_map(),
+        _ => Err(error),
+    }
+}
+
+/// Another call that waits as long: after writing to a map of maps the kernel waits for the programs that may still
+/// use the map which was there before (kernel/bpf/syscall.c, `maybe_wait_bpf_programs`, since 4.18).
+fn grace_period_by_map() -> io::Result<()> {
+    let array = MapCreate {
+        map_type: BPF_MAP_TYPE_ARRAY,
+        key_size: 4,
+        value_size: 4,
+        max_entries: 1,
+        ..MapCreate::default()
+    };
+    let inner = bpf_fd(BPF_MAP_CREATE, &array)?;
+    let inner_fd = fd_number(inner.as_fd())?;
+    let outer = MapCreate { map_type: BPF_MAP_TYPE_ARRAY_OF_MAPS, inner_map_fd: inner_fd, ..array };
+    let outer = bpf_fd(BPF_MAP_CREATE, &outer)?;
+    let key = 0_u32;
+    let update = MapUpdate {
+        map_fd: fd_number(outer.as_fd())?,
+        padding: 0,
+        key: std::ptr::from_ref(&key).expose_provenance() as u64,
+        value: std::ptr::from_ref(&inner_fd).expose_provenance() as u64,
+        flags: 0,
+    };
+    bpf(BPF_MAP_UPDATE_ELEM, &update).map(drop)
 }
 
 /// Name of an interface of this network namespace.
@@ -47,6 +83,18 @@ pub(super) fn interface_name(ifindex: IfIndex) -> io::Result<String> {
     }
     let name = CStr::from_bytes_until_nul(&name).map_err(|_| io::ErrorKind::InvalidData)?;
     Ok(name.to_string_lossy().into_owned())
+}
+
+/// A socket to the kernel's routing and traffic control.
+pub(super) fn route_socket() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers.
+    let fd =
+        unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// What a new hash map is made of.
@@ -94,7 +142,7 @@ struct BtfLoad {
 pub(super) fn load_btf(blob: &[u8]) -> io::Result<OwnedFd> {
     let btf_size = u32::try_from(blob.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let attr = BtfLoad { btf: blob.as_ptr().expose_provenance() as u64, btf_size, ..BtfLoad::default() };
-    bpf(BPF_BTF_LOAD, &attr)
+    bpf_fd(BPF_BTF_LOAD, &attr)
 }
 
 /// Makes a hash map whose fields have names.
@@ -104,7 +152,7 @@ pub(super) fn create_hash(shape: &HashShape<'_>) -> io::Result<OwnedFd> {
         key_size: shape.key_size,
         value_size: shape.value_size,
         max_entries: shape.max_entries,
-        btf_fd: u32::try_from(shape.btf.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        btf_fd: fd_number(shape.btf)?,
         btf_key_type_id: shape.btf_key,
         btf_value_type_id: shape.btf_value,
         ..MapCreate::default()
@@ -113,18 +161,48 @@ pub(super) fn create_hash(shape: &HashShape<'_>) -> io::Result<OwnedFd> {
     for (to, from) in attr.map_name.iter_mut().take(15).zip(shape.name.bytes()) {
         *to = from;
     }
-    bpf(BPF_MAP_CREATE, &attr)
+    bpf_fd(BPF_MAP_CREATE, &attr)
+}
+
+/// The part of `union bpf_attr` that BPF_MAP_UPDATE_ELEM reads.
+#[repr(C)]
+struct MapUpdate {
+    map_fd: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+fn fd_number(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    u32::try_from(fd.as_raw_fd()).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
 
 /// A command of bpf(2) that answers with a file descriptor.
-fn bpf<A>(command: libc::c_long, attr: &A) -> io::Result<OwnedFd> {
+fn bpf_fd<A>(command: libc::c_long, attr: &A) -> io::Result<OwnedFd> {
+    let fd = i32::try_from(bpf(command, attr)?).map_err(|_| io::ErrorKind::InvalidData)?;
+    // SAFETY: the commands that this is called for answer with a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A command of bpf(2).
+fn bpf<A>(command: libc::c_long, attr: &A) -> io::Result<libc::c_long> {
     // SAFETY: `attr` is a prefix of `union bpf_attr` for this command and its length is given; the kernel takes
     // the rest for zero. Pointers inside it stay valid during the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<A>()) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_of_waiting_for_programs_work() {
+        grace_period().unwrap();
+        match grace_period_by_map() {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => println!("SKIP needs CAP_BPF"),
+            result => result.unwrap(),
+        }
     }
-    let fd = i32::try_from(result).map_err(|_| io::ErrorKind::InvalidData)?;
-    // SAFETY: both commands answer with a new descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

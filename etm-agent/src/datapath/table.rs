@@ -41,7 +41,7 @@ impl PrefixTable {
         capacity: u64,
         grid: Arc<Grid>,
     ) -> Result<PrefixTable, DatapathError> {
-        let open = |map| move |source| DatapathError::Map { doing: "open", map, source };
+        let open = |map| move |cause| DatapathError::Map { doing: "open", map, cause };
         Ok(PrefixTable {
             v4: v4.try_into().map_err(open(names::PREFIX4))?,
             v6: v6.try_into().map_err(open(names::PREFIX6))?,
@@ -55,7 +55,7 @@ impl PrefixTable {
     /// What the tries hold: after a restart, what an earlier run left there.
     pub(super) fn adopt(&mut self) -> Result<Vec<(Prefix, SlotId)>, DatapathError> {
         let mut entries = Vec::new();
-        let read = |map| move |source| DatapathError::Map { doing: "read", map, source };
+        let read = |map| move |cause| DatapathError::Map { doing: "read", map, cause };
         for entry in self.v4.iter() {
             let (key, slot) = entry.map_err(read(names::PREFIX4))?;
             entries.extend(prefix(key.data().into(), key.prefix_len()).map(|prefix| (prefix, SlotId(slot))));
@@ -92,9 +92,9 @@ impl PrefixTable {
             return Ok(Released::default());
         }
         self.retry_refused()?;
-        sys::grace_period().map_err(|source| DatapathError::Kernel {
-            doing: "wait for a grace period by membarrier(2)",
-            source,
+        sys::grace_period().map_err(|cause| DatapathError::Kernel {
+            doing: "wait until no packet uses the removed prefixes",
+            cause,
         })?;
         let rows = slots.iter().flat_map(|&slot| self.grid.of_slot(slot)).collect();
         Ok(Released { slots, rows })
@@ -136,7 +136,7 @@ impl PrefixTable {
                 Ok(Outcome::Done)
             }
             Err(error) if errno(&error) == Some(libc::ENOSPC) => Ok(Outcome::NoRoom),
-            Err(source) => Err(DatapathError::Table { doing: "enter", prefix, source }),
+            Err(cause) => Err(DatapathError::Table { doing: "enter", prefix, cause }),
         }
     }
 
@@ -153,7 +153,7 @@ impl PrefixTable {
             }
             // Not there is what was wanted.
             Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(()),
-            Err(source) => Err(DatapathError::Table { doing: "take out", prefix, source }),
+            Err(cause) => Err(DatapathError::Table { doing: "take out", prefix, cause }),
         }
     }
 }

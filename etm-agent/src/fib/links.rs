@@ -105,7 +105,7 @@ impl LinkMonitor {
                 }
             }
             tokio::select! {
-                _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
+                () = super::stopped(&mut shutdown) => return Ok(()),
                 read = self.notifications.receive() => match read {
                     Ok(datagram) => Messages(datagram).for_each(|message| learn(&mut self.links, &message)),
                     Err(FibError::Overrun) => self.links = read_links(&mut Endpoint::open()?).await?,

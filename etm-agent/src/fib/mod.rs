@@ -54,3 +54,9 @@ impl Default for OwnTable {
         OwnTable { table: 179, protocol: 179 }
     }
 }
+
+/// Waits until `shutdown` says true, or until nobody can say so any more.
+async fn stopped(shutdown: &mut tokio::sync::watch::Receiver<bool>) {
+    // The guard that `wait_for` returns must not live across another await.
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}

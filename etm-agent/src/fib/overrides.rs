@@ -107,7 +107,7 @@ impl Overrides {
                 }
             }
             tokio::select! {
-                _ = shutdown.wait_for(|stop| *stop) => return Ok(self),
+                () = super::stopped(&mut shutdown) => return Ok(self),
                 changed = decisions.changed() => if changed.is_err() { return Ok(self) },
                 disturbed = disturbance(&mut monitor, self.own, self.requests.port()) => {
                     disturbed?;

@@ -76,7 +76,7 @@ impl RouteMonitor {
         let mut not_before = Instant::now();
         loop {
             let turn = tokio::select! {
-                _ = shutdown.wait_for(|stop| *stop) => return Ok(()),
+                () = super::stopped(&mut shutdown) => return Ok(()),
                 turn = self.turn(&events, &mut not_before) => turn?,
             };
             match turn {

@@ -72,6 +72,16 @@ pub enum ConfigError {
         /// The peer's.
         peer_as: Asn,
     },
+    /// The receiver would take such a route for unreachable, and say nothing.
+    #[error(
+        "session {name}: next hop {remote} is the peer itself; name an address of the router the exit is on"
+    )]
+    OwnNextHop {
+        /// Session.
+        name: String,
+        /// The peer.
+        remote: IpAddr,
+    },
     /// RFC 6286 section 2.1.
     #[error("session {name}: BGP identifier 0.0.0.0; set bgp.router_id to an address of this machine")]
     RouterId {
@@ -124,8 +134,11 @@ impl SessionConfig {
     }
 
     /// Also what an inject session needs.
-    pub fn check_inject(&self) -> Result<(), ConfigError> {
+    pub fn check_inject(&self, inject: &InjectConfig) -> Result<(), ConfigError> {
         self.check()?;
+        if inject.next_hops.all().any(|addr| addr == self.remote) {
+            return Err(ConfigError::OwnNextHop { name: self.name.clone(), remote: self.remote });
+        }
         if self.local_as != self.peer_as {
             return Err(ConfigError::ExternalInject {
                 name: self.name.clone(),
@@ -175,7 +188,13 @@ impl NextHops {
             Family::V4 => self.v4,
             Family::V6 => self.v6,
         };
-        self.per_exit.get(&(exit, family)).copied().or(default)
+        let next_hop = self.per_exit.get(&(exit, family)).copied().or(default);
+        // RFC 8950 next hops are not announced.
+        next_hop.filter(|addr| Family::of(*addr) == family)
+    }
+
+    fn all(&self) -> impl Iterator<Item = IpAddr> {
+        self.v4.into_iter().chain(self.v6).chain(self.per_exit.values().copied())
     }
 }
 

@@ -3,6 +3,8 @@
 //! Invariants: reading stops while the decision has not taken what was read, writing and keepalives never do;
 //! no buffer grows beyond one read, or one decision. Never reconnects.
 
+mod farewell;
+
 use super::config::{Ports, SessionConfig};
 use super::inject::{Inject, Lesson};
 use super::learn::Learn;
@@ -14,9 +16,8 @@ use bytes::{Buf, BytesMut};
 use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// Bytes taken from the socket at once: some thousand routes, half a millisecond of work.
 const READ: usize = 64 * 1024;
@@ -24,8 +25,6 @@ const READ: usize = 64 * 1024;
 const OUTBOX_FULL: usize = 256 * 1024;
 /// Pause between two looks at what the peer's TCP has acknowledged.
 const ACKNOWLEDGE_POLL: Duration = Duration::from_millis(2);
-/// Longest wait for a peer to take our last words.
-const FAREWELL: Duration = Duration::from_secs(1);
 /// Pause between Established and our End-of-RIB on learn sessions. BIRD 2.0.12 can leave its first UPDATEs lying
 /// until something wakes it, at worst its own keepalive timer; a message that arrives a little later does.
 const NUDGE: Duration = Duration::from_millis(50);
@@ -33,8 +32,6 @@ const NUDGE: Duration = Duration::from_millis(50);
 /// complete, or for this long where the peer never says so.
 const IMPATIENT: Duration = Duration::from_secs(30);
 const IMPATIENT_KEEPALIVE: Duration = Duration::from_secs(1);
-/// What the peer's operator reads when ETM stops (RFC 9003).
-const STOP_TEXT: &str = "ETM is stopping";
 
 /// What a session is for.
 #[derive(Debug)]
@@ -49,6 +46,8 @@ pub(super) struct Ended {
     pub(super) fault: SessionFault,
     /// How long it was established.
     pub(super) up: Option<Duration>,
+    /// False where the peer was told something that it may still believe while the connection closes.
+    pub(super) confirmed: bool,
 }
 
 /// Runs one connection to its end; says all that is to be said to the peer, and nothing about the end to others.
@@ -62,7 +61,7 @@ pub(super) async fn converse(
     let ends = stream.local_addr().and_then(|local| stream.peer_addr().map(|remote| (local, remote)));
     let (local, remote) = match ends {
         Ok(ends) => ends,
-        Err(error) => return Ended { fault: broken(error), up: None },
+        Err(error) => return Ended { fault: broken(error), up: None, confirmed: true },
     };
     let speaker = config.speaker(matches!(role, Role::Learn(_)));
     let (machine, steps) = Machine::start(speaker, local, remote);
@@ -86,6 +85,7 @@ pub(super) async fn converse(
         families: Vec::new(),
         awaited: 0,
         state: "",
+        confirmed: true,
         end: None,
     };
     connection.apply(steps);
@@ -97,12 +97,12 @@ pub(super) async fn converse(
         connection.on_wake(wake).await;
     };
     connection.close().await;
-    let up = connection.up.map(|since| since.elapsed());
+    let (up, confirmed) = (connection.up.map(|since| since.elapsed()), connection.confirmed);
     match connection.role {
         Role::Learn(learn) => learn.down(),
         Role::Inject(inject) => inject.down(),
     }
-    Ended { fault, up }
+    Ended { fault, up, confirmed }
 }
 
 /// Why the task runs again.
@@ -145,6 +145,8 @@ struct Connection<'a> {
     awaited: usize,
     /// As last shown.
     state: &'static str,
+    /// The withdrawals of an orderly end were acknowledged.
+    confirmed: bool,
     end: Option<SessionFault>,
 }
 
@@ -417,67 +419,6 @@ impl Connection<'_> {
         if inject.oldest_mark() == Some(oldest) && oldest.since.elapsed() > waited {
             self.end.get_or_insert(SessionFault::SendHoldExpired { waited });
         }
-    }
-
-    /// An orderly end: withdraw, wait until that has arrived, then say Cease.
-    async fn finish(&mut self) {
-        if let Role::Inject(inject) = &mut *self.role {
-            let lesson = inject.withdraw_all();
-            self.teach(&lesson);
-            let told = timeout(FAREWELL, self.drain()).await;
-            if told.is_err() {
-                tracing::warn!(
-                    peer = %self.config.name,
-                    "the peer does not take the withdrawals; closing, which withdraws everything too"
-                );
-            }
-        }
-        self.feed(Event::Stop(STOP_TEXT));
-        self.end.get_or_insert(SessionFault::Stopped);
-    }
-
-    /// Writes everything and waits until it is acknowledged.
-    async fn drain(&mut self) {
-        while !self.outbox.is_empty() && self.flush_once().await {}
-        while socket::unacknowledged(&self.stream).is_ok_and(|open| open > 0) {
-            sleep(ACKNOWLEDGE_POLL).await;
-        }
-    }
-
-    /// False where the connection is broken.
-    async fn flush_once(&mut self) -> bool {
-        if self.stream.writable().await.is_err() {
-            return false;
-        }
-        match self.stream.try_write(&self.outbox) {
-            Ok(count) => self.outbox.advance(count),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return false,
-        }
-        true
-    }
-
-    /// Last words, then the end. Unread data would turn our close into a reset that overtakes them, so it is
-    /// read and thrown away until the peer has closed too.
-    async fn close(&mut self) {
-        let farewell = async {
-            while !self.outbox.is_empty() && self.flush_once().await {}
-            if self.stream.shutdown().await.is_err() {
-                return;
-            }
-            loop {
-                self.inbox.clear();
-                self.inbox.reserve(READ);
-                let readable = self.stream.readable().await;
-                match readable.and_then(|()| self.stream.try_read_buf(&mut self.inbox)) {
-                    Ok(0) => return,
-                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
-                    Ok(_) | Err(_) => {}
-                }
-            }
-        };
-        // Late is as good as never: the peer has its own timers.
-        let _ = timeout(FAREWELL, farewell).await;
     }
 }
 

@@ -17,6 +17,15 @@ use tokio::time::sleep;
 /// A session that lived this long is not flapping: its end is followed by the shortest pause.
 const STEADY: Duration = Duration::from_secs(30);
 
+/// How a session ended that was asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parting {
+    /// The peer's TCP acknowledged the withdrawals, or there was nothing to withdraw.
+    Clean,
+    /// It did not within a second; the connection is closed, so the peer withdraws when it notices.
+    Unconfirmed,
+}
+
 /// Learns from one peer until `ports.stop`.
 pub async fn run_learn(config: SessionConfig, ports: Ports) {
     let role = Role::Learn(Learn::new(config.peer));
@@ -29,16 +38,16 @@ pub async fn run_inject(
     inject: InjectConfig,
     decisions: watch::Receiver<Arc<Decision>>,
     ports: Ports,
-) {
+) -> Parting {
     let role = Role::Inject(Inject::new(inject, decisions));
-    drive(config, role, ports).await;
+    drive(config, role, ports).await
 }
 
-async fn drive(config: SessionConfig, mut role: Role, mut ports: Ports) {
+async fn drive(config: SessionConfig, mut role: Role, mut ports: Ports) -> Parting {
     let mut pause = config.retry_min;
     let mut last = None;
     loop {
-        let Ended { fault, up } = attempt(&config, &mut role, &mut ports).await;
+        let Ended { fault, up, confirmed } = attempt(&config, &mut role, &mut ports).await;
         let now = (ports.clock)();
         ports.status.send_modify(|status| status.down(&fault, now));
         // An attempt that fails like the one before is no news.
@@ -46,14 +55,14 @@ async fn drive(config: SessionConfig, mut role: Role, mut ports: Ports) {
             report(&config, &fault, up, &mut ports).await;
         }
         if *ports.stop.borrow() || ports.inputs.is_closed() {
-            return;
+            return if confirmed { Parting::Clean } else { Parting::Unconfirmed };
         }
         if up.is_some_and(|up| up >= STEADY) {
             pause = config.retry_min;
         }
         last = Some(fault);
         tokio::select! {
-            _ = ports.stop.wait_for(|stop| *stop) => return,
+            _ = ports.stop.wait_for(|stop| *stop) => return Parting::Clean,
             () = sleep(pause) => {}
         }
         pause = pause.saturating_mul(2).min(config.retry_max);
@@ -69,7 +78,7 @@ async fn attempt(config: &SessionConfig, role: &mut Role, ports: &mut Ports) -> 
     };
     match connected {
         Ok(stream) => converse(stream, config, role, ports).await,
-        Err(fault) => Ended { fault, up: None },
+        Err(fault) => Ended { fault, up: None, confirmed: true },
     }
 }
 

@@ -27,5 +27,5 @@ mod tests;
 
 pub use crate::proto::bgp::{DEFAULT_LOCAL_PREF, Dispositions, OutPolicy, RouterIdOwner, SessionFault};
 pub use config::{ConfigError, InjectConfig, NextHops, Ports, SessionConfig};
-pub use driver::{run_inject, run_learn};
+pub use driver::{Parting, run_inject, run_learn};
 pub use status::{LastFault, PeerStatus, Traffic, status_channel};

@@ -8,7 +8,7 @@ use super::status::{PeerStatus, status_channel};
 use crate::core::decision::{Announcement, Decision};
 use crate::core::input::{Input, RouteChange, SessionChange};
 use crate::proto::bgp::{OutPolicy, RouterIdOwner, SessionFault};
-use crate::types::{Asn, ExitId, Family, Generation, PeerId, RouteAttrs, RouterId, Timestamp};
+use crate::types::{Asn, ExitId, Family, Generation, PeerId, Prefix, RouteAttrs, RouterId, Timestamp};
 use peer::{Listener, Peer, open, update};
 use rustbgpd_wire as wire;
 use std::collections::BTreeSet;
@@ -74,6 +74,10 @@ impl Agent {
         let decision = Decision { generation: Generation(generation), announce, ..Decision::default() };
         self.decisions.send_replace(Arc::new(decision));
     }
+}
+
+fn up() -> SessionChange {
+    SessionChange::Up { families: Family::ALL.to_vec() }
 }
 
 fn clock() -> Timestamp {
@@ -184,7 +188,7 @@ async fn each_way_to_be_no_peer_is_named() {
             assert!(matches!(peer.next().await, Some(Message::Open(_))));
             script(&mut peer).await;
             if let Some(code) = code {
-                let Some(Message::Notification(sent)) = peer.next().await else { panic!("no NOTIFICATION") };
+                let sent = peer.notification().await;
                 assert_eq!((sent.code.as_u8(), sent.subcode), code);
             }
             drop(peer);
@@ -205,7 +209,7 @@ async fn a_learn_session_delivers_routes_and_says_nothing_but_end_of_rib() {
         let mut peer = listener.establish().await;
         peer.send(&update(&[ORIGIN, AS_PATH, NEXT_HOP], &[[198, 18, 0], [198, 18, 1]])).await;
         peer.send(&update(&[], &[])).await;
-        assert!(matches!(agent.session().await, SessionChange::Up { .. }));
+        assert_eq!(agent.session().await, up());
         let Input::Routes(batch) = agent.input().await else { panic!("no routes") };
         assert_eq!((batch.peer, batch.changes.len()), (PeerId(3), 2));
         assert_eq!(agent.session().await, SessionChange::EndOfRib(Family::V4));
@@ -216,7 +220,7 @@ async fn a_learn_session_delivers_routes_and_says_nothing_but_end_of_rib() {
             assert_eq!(status.traffic.announced_in, 2);
         }
         agent.stop.send_replace(true);
-        let Some(Message::Notification(cease)) = peer.next_news().await else { panic!("no Cease") };
+        let cease = peer.notification().await;
         assert_eq!((cease.code, cease.subcode), (NotificationCode::Cease, 2));
         assert_eq!(peer.next().await, None);
     })
@@ -231,7 +235,7 @@ async fn a_malformed_attribute_costs_its_routes_and_not_the_session() {
         let bad: &[u8] = &[0xC0, 8, 5, 1, 2, 3, 4, 5];
         peer.send(&update(&[ORIGIN, AS_PATH, NEXT_HOP, bad], &[[198, 18, 0]])).await;
         peer.send(&update(&[ORIGIN, AS_PATH, NEXT_HOP], &[[198, 18, 1]])).await;
-        assert!(matches!(agent.session().await, SessionChange::Up { .. }));
+        assert_eq!(agent.session().await, up());
         let mut seen = Vec::new();
         while seen.len() < 2 {
             let Input::Routes(batch) = agent.input().await else { panic!("no routes") };
@@ -263,13 +267,13 @@ async fn nlri_that_cannot_be_read_resets_the_session_and_it_comes_back() {
             nlri: bytes::Bytes::from_static(&[0, 0, 0, 1, 33, 1, 2, 3, 4, 5]),
         };
         peer.send(&Message::Update(broken)).await;
-        let Some(Message::Notification(sent)) = peer.next_news().await else { panic!("no NOTIFICATION") };
+        let sent = peer.notification().await;
         assert_eq!((sent.code.as_u8(), sent.subcode), (3, 10));
         drop(peer);
         let reason = agent.down().await;
         assert!(reason.contains("(NLRI: UPDATE invalid network field"), "{reason}");
-        listener.establish().await;
-        assert!(matches!(agent.session().await, SessionChange::Up { .. }));
+        let _peer = listener.establish().await;
+        assert_eq!(agent.session().await, up());
         agent.stop.send_replace(true);
     })
     .await;
@@ -280,10 +284,10 @@ async fn a_silent_peer_is_given_up_after_the_hold_time() {
     let listener = Listener::new().await;
     learn(listener.addr(), 8, async |mut agent: Agent| {
         let mut peer = listener.establish().await;
-        assert!(matches!(agent.session().await, SessionChange::Up { .. }));
+        assert_eq!(agent.session().await, up());
         let start = Instant::now();
         end_of_ribs(&mut peer).await;
-        let Some(Message::Notification(sent)) = peer.next_news().await else { panic!("no NOTIFICATION") };
+        let sent = peer.notification().await;
         assert_eq!(sent.code, NotificationCode::HoldTimerExpired);
         assert!(start.elapsed() >= Duration::from_millis(2900), "{:?}", start.elapsed());
         drop(peer);
@@ -302,7 +306,7 @@ async fn a_slow_decision_delays_routes_and_never_keepalives() {
     let listener = Listener::new().await;
     learn(listener.addr(), 4, async |mut agent: Agent| {
         let mut peer = listener.establish().await;
-        assert!(matches!(agent.session().await, SessionChange::Up { .. }));
+        assert_eq!(agent.session().await, up());
         let (mut reader, mut writer) = peer.stream.split();
         let mut burst = Vec::new();
         for chunk in (0..ROUTES).collect::<Vec<_>>().chunks(100) {
@@ -401,10 +405,47 @@ async fn an_inject_session_converges_to_the_newest_decision_and_leaves_nothing()
         agent.stop.send_replace(true);
         let (_, withdrawn, _) = body(peer.next_news().await);
         assert_eq!(withdrawn, set(&["198.18.1.0/24", "198.18.2.0/24"]));
-        let Some(Message::Notification(cease)) = peer.next_news().await else { panic!("no Cease") };
+        let cease = peer.notification().await;
         assert_eq!((cease.code, cease.subcode), (NotificationCode::Cease, 2));
         assert_eq!(&cease.data[1..], b"ETM is stopping");
         assert_eq!(peer.next().await, None);
+    })
+    .await;
+}
+
+/// A peer whose TCP takes no more, though its keepalives go on, must not keep overrides for ever.
+#[tokio::test]
+async fn a_peer_that_reads_nothing_is_given_up_after_the_send_hold_time() {
+    let listener = Listener::with_receive_buffer(4096).await;
+    inject(listener.addr(), async |mut agent: Agent| {
+        let announcement = |i: u32| {
+            let hop = RouteAttrs::to_next_hop(IpAddr::V4(Ipv4Addr::new(10, 9, 1, 2)));
+            let attrs = Arc::new(RouteAttrs { med: Some(i), ..hop });
+            let prefix = Prefix::new(IpAddr::V4(Ipv4Addr::from(0x6400_0000 + (i << 8))), 24).unwrap();
+            (prefix, Announcement { exit: ExitId(0), attrs })
+        };
+        let announce = (0..50_000).map(announcement).collect();
+        agent.decisions.send_replace(Arc::new(Decision {
+            generation: Generation(1),
+            announce,
+            ..Decision::default()
+        }));
+        let mut peer = listener.establish().await;
+        let start = Instant::now();
+        let reason = loop {
+            tokio::select! {
+                reason = agent.down() => break reason,
+                () = tokio::time::sleep(Duration::from_secs(1)) => {
+                    let keepalive = wire::encode_message(&Message::Keepalive).unwrap();
+                    // The session may be closed by now, which is what the test waits for.
+                    drop(tokio::io::AsyncWriteExt::write_all(&mut peer.stream, &keepalive).await);
+                }
+            }
+        };
+        assert!(reason.contains("read nothing for 6 s"), "{reason}");
+        assert!(start.elapsed() >= Duration::from_secs(6), "{:?}", start.elapsed());
+        assert_eq!(agent.status.borrow().told, None);
+        agent.stop.send_replace(true);
     })
     .await;
 }
@@ -415,7 +456,7 @@ async fn an_inject_session_learns_nothing() {
     inject(listener.addr(), async |mut agent: Agent| {
         let mut peer = listener.establish().await;
         peer.send(&update(&[ORIGIN, AS_PATH, NEXT_HOP], &[[198, 18, 0]])).await;
-        assert!(matches!(agent.session().await, SessionChange::Up { .. }));
+        assert_eq!(agent.session().await, up());
         assert_eq!(agent.told().await, (Generation(0), 0));
         agent.decide(1, &["198.18.1.0/24"]);
         assert_eq!(agent.told().await, (Generation(1), 1));
@@ -428,7 +469,7 @@ async fn an_inject_session_learns_nothing() {
 fn next_hops_are_a_function_of_exit_and_family() {
     let v4: IpAddr = "192.0.2.1".parse().unwrap();
     let own: IpAddr = "192.0.2.9".parse().unwrap();
-    let hops = NextHops { v4: Some(v4), v6: None, per_exit: [((ExitId(2), Family::V4), own)].into() };
+    let hops = NextHops { v4: Some(v4), v6: Some(v4), per_exit: [((ExitId(2), Family::V4), own)].into() };
     assert_eq!(hops.of(ExitId(1), Family::V4), Some(v4));
     assert_eq!(hops.of(ExitId(2), Family::V4), Some(own));
     assert_eq!(hops.of(ExitId(2), Family::V6), None);
@@ -437,11 +478,18 @@ fn next_hops_are_a_function_of_exit_and_family() {
 #[test]
 fn configurations_that_cannot_work_are_refused() {
     let good = config("127.0.0.1:179".parse().unwrap());
-    assert_eq!(good.check_inject(), Ok(()));
+    let inject = |next_hop: &str| InjectConfig {
+        out: OutPolicy { local_pref: 1_000_000, community: "64500:179".parse().unwrap() },
+        next_hops: NextHops { v4: Some(next_hop.parse().unwrap()), ..NextHops::default() },
+    };
+    let hops = inject("192.0.2.1");
+    assert_eq!(good.check_inject(&hops), Ok(()));
+    let own = good.check_inject(&inject("127.0.0.1")).unwrap_err().to_string();
+    assert!(own.contains("next hop 127.0.0.1 is the peer itself"), "{own}");
     let text = |change: fn(&mut SessionConfig)| {
         let mut config = good.clone();
         change(&mut config);
-        config.check_inject().unwrap_err().to_string()
+        config.check_inject(&hops).unwrap_err().to_string()
     };
     assert!(text(|config| config.hold_time = 2).contains("choose 3 s or more"));
     assert!(text(|config| config.router_id = RouterId(Ipv4Addr::UNSPECIFIED)).contains("bgp.router_id"));

@@ -92,7 +92,7 @@ impl Report {
         let mut notes: Vec<String> =
             outcome.failures.drain(..).map(|test| format!("failed: {test}")).collect();
         if !ended.status.success() {
-            tail(libtest::failures_of(&ended.log));
+            show(libtest::failures_of(&ended.log));
             notes.push(self.why(&ended, &name));
             // Crashed or was stopped: at least the test that was running did not pass.
             outcome.failed = outcome.failed.max(1);
@@ -168,7 +168,7 @@ impl Report {
     fn end_check(&mut self, title: &str, started: Instant, failure: Option<(String, String)>) {
         let failed = u64::from(failure.is_some());
         if let Some((text, _)) = &failure {
-            tail(text);
+            show(text);
         }
         self.end(Stage {
             title: title.to_owned(),
@@ -201,14 +201,14 @@ fn complaints(log: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn tail(text: &str) {
-    let lines: Vec<&str> = text.lines().collect();
-    let from = lines.len().saturating_sub(SHOWN);
-    if from > 0 {
-        println!("    | ({from} lines before these are in the log)");
-    }
-    for line in &lines[from..] {
+/// The first complaint is the one to mend first.
+fn show(text: &str) {
+    for line in text.lines().take(SHOWN) {
         println!("    | {line}");
+    }
+    let more = text.lines().count().saturating_sub(SHOWN);
+    if more > 0 {
+        println!("    | ({more} lines more are in the log)");
     }
 }
 

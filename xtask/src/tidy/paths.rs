@@ -3,13 +3,16 @@
 //! Does not resolve names: a re-export hides where a thing comes from, so re-exports at a crate's root are refused
 //! elsewhere (`arrows`).
 
-use super::source::is_word;
-
 /// A path of at least one name and the line it stands on.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Named {
     pub(super) line: usize,
     pub(super) names: Vec<String>,
+}
+
+/// Whether a byte of code belongs to a word.
+pub(super) fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || !byte.is_ascii()
 }
 
 /// All paths in blanked code, in order.

@@ -1,7 +1,8 @@
 //! Files and functions are read on few screens: limits, and a ratchet for what is over them.
 
 use super::Finding;
-use super::source::{Source, brace_end, is_word, line_at};
+use super::paths::is_word;
+use super::source::{Source, brace_end, line_at};
 use crate::ratchet::Ratchet;
 
 const FILE: usize = 500;

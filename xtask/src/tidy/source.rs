@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::paths::{Named, is_word, named};
+
 /// One Rust file.
 #[derive(Debug)]
 pub(super) struct Source {
@@ -17,6 +19,8 @@ pub(super) struct Source {
     pub(super) code: String,
     /// `code` without `#[cfg(test)]` items; empty for a file that is all test.
     pub(super) product: String,
+    /// The paths that `product` names.
+    pub(super) named: Vec<Named>,
     /// Lines that are not in `#[cfg(test)]` items.
     pub(super) product_lines: usize,
     /// Modules declared `#[cfg(test)] mod name;`: their files are tests.
@@ -33,6 +37,7 @@ impl Source {
             path: path.to_owned(),
             raw: raw.to_owned(),
             product_lines: raw.lines().count().saturating_sub(test_lines),
+            named: named(&product),
             code,
             product,
             test_modules,
@@ -52,6 +57,7 @@ impl Source {
     fn make_test(&mut self) {
         self.test = true;
         self.product.clear();
+        self.named.clear();
         self.product_lines = 0;
     }
 }
@@ -120,10 +126,6 @@ fn after_word(bytes: &[u8], at: usize) -> bool {
         Some(b'b' | b'c') => word(2),
         _ => word(1),
     }
-}
-
-pub(super) fn is_word(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_' || !byte.is_ascii()
 }
 
 fn line_end(bytes: &[u8], at: usize) -> usize {

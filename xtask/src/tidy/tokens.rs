@@ -2,8 +2,8 @@
 //!
 //! The tables are data; each row says what to do instead.
 
-use super::paths::named;
-use super::source::{Source, is_word, line_at};
+use super::paths::is_word;
+use super::source::{Source, line_at};
 use super::{Document, Finding};
 
 /// What a rule looks for in code without comments and strings.
@@ -142,22 +142,18 @@ fn file(source: &Source) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (place, find, instead) in RULES {
         if place.holds(&source.path) {
-            let code = if *place == Where::TestsToo { &source.code } else { &source.product };
-            let what = |text: &str| format!("`{text}`: {instead}");
-            findings.extend(
-                find.lines(code).map(|line| Finding::new(&source.path, line, "token", what(&find.shown()))),
-            );
+            let what = format!("`{}`: {instead}", find.shown());
+            let lines = find.lines(source, *place);
+            findings
+                .extend(lines.iter().map(|line| Finding::new(&source.path, *line, "token", what.clone())));
         }
     }
     findings.extend(unsafe_code(source));
     findings.extend(names(source));
     for mark in UNFINISHED {
-        let lines = Find::Text(mark).lines(&source.raw).collect::<Vec<_>>();
-        findings.extend(
-            lines
-                .iter()
-                .map(|line| Finding::new(&source.path, *line, "token", format!("`{mark}`: {FINISHED}"))),
-        );
+        let what = format!("`{mark}`: {FINISHED}");
+        let lines = lines_with(&source.raw, mark);
+        findings.extend(lines.iter().map(|line| Finding::new(&source.path, *line, "token", what.clone())));
     }
     findings
 }
@@ -166,8 +162,7 @@ fn file(source: &Source) -> Vec<Finding> {
 pub(super) fn leaks(path: &str, text: &str) -> Vec<Finding> {
     let found = |mark: &&'static str| {
         let what = format!("`{mark}` is a path of one machine; name the thing relative to the repository");
-        let lines: Vec<usize> = Find::Text(mark).lines(text).collect();
-        lines.into_iter().map(move |line| Finding::new(path, line, "leak", what.clone()))
+        lines_with(text, mark).into_iter().map(move |line| Finding::new(path, line, "leak", what.clone()))
     };
     MACHINE.iter().flat_map(found).collect()
 }
@@ -203,14 +198,16 @@ impl Find {
         }
     }
 
-    /// Lines of `code` on which it stands, each once.
-    fn lines(self, code: &str) -> std::vec::IntoIter<usize> {
-        let mut lines: Vec<usize> = match self {
-            Self::Text(text) => positions(code, text).map(|at| line_at(code, at)).collect(),
-            _ => named(code).iter().filter(|path| self.is_in(&path.names)).map(|path| path.line).collect(),
-        };
+    /// Lines on which it stands in the part of the file that the rule looks at, each once.
+    fn lines(self, source: &Source, place: Where) -> Vec<usize> {
+        let code = if place == Where::TestsToo { &source.code } else { &source.product };
+        if let Self::Text(text) = self {
+            return lines_with(code, text);
+        }
+        let paths = source.named.iter().filter(|path| self.is_in(&path.names));
+        let mut lines: Vec<usize> = paths.map(|path| path.line).collect();
         lines.dedup();
-        lines.into_iter()
+        lines
     }
 
     fn is_in(self, names: &[String]) -> bool {
@@ -221,6 +218,13 @@ impl Find {
             Self::Text(_) => false,
         }
     }
+}
+
+/// Lines on which `text` stands, each once.
+fn lines_with(code: &str, text: &str) -> Vec<usize> {
+    let mut lines: Vec<usize> = positions(code, text).map(|at| line_at(code, at)).collect();
+    lines.dedup();
+    lines
 }
 
 /// Where `text` stands in `code` without being part of a longer word.

@@ -4,22 +4,20 @@
 //! happen leaves as values, and what happened outside comes back as inputs.
 
 mod explain;
+mod intake;
 mod round;
 mod show;
 
 use super::audit::{Audit, EndReason, Event, EventKind};
-use super::conservation::{BookState, Conservation};
+use super::conservation::Conservation;
 use super::decision::{Adopted, Decision, KernelAction, LiveRow, Override, TableChange};
 use super::fib_view::FibView;
 use super::guard::{Hold, State};
-use super::input::{
-    FibEvent, Input, Installed, LinkEvent, Order, Released, RouteBatch, RouteChange, SessionChange,
-    SessionEvent, TableFill, Told, UplinkSample,
-};
+use super::input::{Input, Order, Released, RouteBatch, RouteChange, TableFill, UplinkSample};
 use super::overrides::Overrides;
 use super::policy::{Mode, Policy, Role};
 use super::rate::Rates;
-use super::rib::{Presence, Rib};
+use super::rib::Rib;
 use super::slots::Slots;
 use super::topology::Topology;
 use crate::types::{BitRate, Family, Generation, PathId, Prefix, RouteAttrs, Timestamp, UplinkId};
@@ -212,118 +210,6 @@ impl Controller {
         learn.into_iter().all(|(_, session)| session.up)
     }
 
-    fn session(&mut self, now: Timestamp, event: SessionEvent) {
-        let Some(peer) = self.policy.peers.get(usize::from(event.peer.0)) else { return };
-        let (name, role) = (peer.name.clone(), peer.role);
-        let Some(session) = self.sessions.get_mut(usize::from(event.peer.0)) else { return };
-        match event.change {
-            SessionChange::Up { families } => {
-                *session = Session { up: true, awaited: families, reason: None, told: None };
-                self.audit.push(now, EventKind::SessionUp { session: name });
-            }
-            SessionChange::EndOfRib(family) => {
-                session.awaited.retain(|awaited| *awaited != family);
-                self.audit.push(now, EventKind::EndOfRib { session: name, family });
-            }
-            SessionChange::Down { reason } => {
-                let before = std::mem::take(session);
-                session.reason = Some(reason.clone());
-                // A peer that refuses every few seconds is one event, not one per attempt.
-                if before.up || before.reason.as_ref() != Some(&reason) {
-                    self.audit.push(now, EventKind::SessionDown { session: name, reason });
-                }
-                if role == Role::Learn {
-                    for (prefix, presence) in self.rib.drop_peer(event.peer) {
-                        self.note_presence(prefix, presence);
-                    }
-                    self.settle(now);
-                }
-            }
-        }
-    }
-
-    /// Applies routes; true where an override may be concerned.
-    fn apply_routes(&mut self, batch: RouteBatch) -> bool {
-        let mut touched = Vec::with_capacity(batch.changes.len());
-        self.rib.apply(batch, |prefix, presence| touched.push((prefix, presence)));
-        let mut concerned = false;
-        for (prefix, presence) in touched {
-            self.note_presence(prefix, presence);
-            concerned |= self.overrides.concerned_by(prefix);
-        }
-        concerned
-    }
-
-    /// The kernel's tables follow the RIB.
-    fn note_presence(&mut self, prefix: Prefix, presence: Presence) {
-        match presence {
-            Presence::Appeared => self.slots.insert(prefix),
-            Presence::Vanished => self.slots.remove(prefix),
-            Presence::Kept => {}
-        }
-    }
-
-    fn link(&mut self, now: Timestamp, event: LinkEvent) {
-        let was = self.topology.link(event.uplink);
-        if !self.topology.set_link(event) {
-            return;
-        }
-        let is = self.topology.link(event.uplink);
-        let uplink = self.uplink_name(event.uplink);
-        if was.up != is.up && (was.known || !is.up) {
-            let kind = if is.up { EventKind::LinkUp { uplink } } else { EventKind::LinkDown { uplink } };
-            self.audit.push(now, kind);
-        }
-        if let Some(book) = self.conservation.book_mut(event.uplink) {
-            // The kernel empties the queue of a device that loses its carrier without counting it.
-            book.reopen(if is.up { BookState::Opening } else { BookState::Down });
-        }
-        self.unsettle_all(now);
-        self.settle(now);
-    }
-
-    fn fib_event(&mut self, now: Timestamp, event: FibEvent) {
-        let was_synced = self.fib.synced();
-        let touched = self.fib.apply(event);
-        let mut concerned = false;
-        for prefix in touched {
-            if self.slots.get(prefix).is_some_and(|slot| self.rates.demand(slot) > BitRate::ZERO) {
-                self.unsettled.insert(prefix, now);
-            }
-            concerned |= self.overrides.concerned_by(prefix);
-        }
-        // While a dump is under way the table looks emptier than it is: nothing is concluded from it.
-        if self.fib.synced() && (concerned || !was_synced) {
-            self.settle(now);
-        }
-    }
-
-    fn kernel_answered(&mut self, installed: Installed) {
-        for (prefix, reason) in &installed.failed {
-            if self.refused.get(prefix) != Some(reason) {
-                let (prefix, reason) = (*prefix, reason.clone());
-                self.audit.push(installed.at, EventKind::KernelRefused { prefix, reason });
-            }
-        }
-        self.refused = installed.failed.into_iter().collect();
-        self.installed = installed.generation;
-        if installed.changed > 0 {
-            let (generation, changed) = (installed.generation, installed.changed);
-            self.audit.push(installed.at, EventKind::KernelConverged { generation, changed });
-        }
-    }
-
-    fn peer_answered(&mut self, told: Told) {
-        let index = usize::from(told.peer.0);
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        session.told = Some(told.generation);
-        if told.changed > 0 {
-            let session = self.policy.peers.get(index).map_or_else(String::new, |peer| peer.name.clone());
-            let (generation, changed) = (told.generation, told.changed);
-            self.audit.push(told.at, EventKind::PeerTold { session, generation, changed });
-        }
-    }
-
     fn order(&mut self, now: Timestamp, order: Order) {
         let (kind, why) = match order {
             Order::Off if !self.off => (EventKind::SwitchedOff, Some(EndReason::SwitchedOff)),
@@ -387,15 +273,6 @@ impl Controller {
         self.audit.push(now, EventKind::OverrideEnded { prefix, to, why });
     }
 
-    /// After a link change every prefix may leave by another uplink for a moment.
-    fn unsettle_all(&mut self, now: Timestamp) {
-        for (slot, _) in self.rates.active() {
-            if let Some(prefix) = self.slots.prefix(slot) {
-                self.unsettled.insert(prefix, now);
-            }
-        }
-    }
-
     fn refresh_holds(&mut self, now: Timestamp) {
         let holds = self.find_holds(now);
         // The age of a sample changes all the time; the fact that it is stale does not.
@@ -406,6 +283,10 @@ impl Controller {
         };
         let known = |list: &[Hold], hold: &Hold| list.iter().any(|other| same(other, hold));
         let fresh = holds.iter().any(|hold| !known(&self.holds, hold));
+        if self.stopping {
+            self.holds = holds;
+            return;
+        }
         if fresh && !holds.is_empty() {
             self.audit.push(now, EventKind::Frozen { holds: holds.clone() });
         } else if holds.is_empty() && !self.holds.is_empty() {

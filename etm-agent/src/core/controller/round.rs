@@ -8,8 +8,8 @@ use super::super::input::{Sample, UplinkSample};
 use super::super::overrides::{Placed, Placing};
 use super::super::projection::{Projection, Sources, mismatch, project};
 use super::{Controller, uplink_id};
-use crate::types::{BitRate, Count, ExitId, Prefix, SlotId, Timestamp, UplinkId};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::types::{BitRate, ExitId, Prefix, SlotId, Timestamp, UplinkId};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// Rows of the live statistics map.
@@ -238,27 +238,17 @@ impl Controller {
 
     /// The busiest rows, for the map that bpftool shows.
     fn live_rows(&self) -> Vec<LiveRow> {
-        let mut rows: Vec<LiveRow> = self
-            .rates
-            .active()
-            .into_iter()
-            .filter_map(|(slot, uplink)| self.live_row(slot, uplink))
-            .collect();
+        let active = self.rates.active().into_iter();
+        let mut rows: Vec<LiveRow> =
+            active.filter_map(|(slot, uplink)| self.live_row(slot, uplink)).collect();
         rows.sort_by_key(|row| (std::cmp::Reverse(row.rate), row.prefix, row.uplink));
-        // One row per prefix: the map is keyed by it, and the busiest uplink is the one to show.
-        let mut seen = BTreeSet::new();
-        rows.retain(|row| seen.insert(row.prefix));
         rows.truncate(LIVE_ROWS);
         rows
     }
 
     fn live_row(&self, slot: SlotId, uplink: UplinkId) -> Option<LiveRow> {
         let prefix = self.slots.prefix(slot)?;
-        let rate = self.rates.rate(slot, uplink);
-        let mut count = Count::default();
-        for index in 0..self.policy.uplinks.len() {
-            count += self.rates.count(slot, uplink_id(index));
-        }
+        let (count, rate) = (self.rates.count(slot, uplink), self.rates.rate(slot, uplink));
         Some(LiveRow { prefix, uplink, count, rate })
     }
 }

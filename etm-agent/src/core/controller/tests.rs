@@ -1,8 +1,12 @@
 //! The whole decision maker, driven by inputs only.
 
 use super::*;
+use crate::core::conservation::BookState;
 use crate::core::decision::KernelAction;
-use crate::core::input::{Basis, DeviceCount, FibChange, KernelRoute, Sample, SlotCount};
+use crate::core::input::{
+    Basis, DeviceCount, FibChange, FibEvent, KernelRoute, LinkEvent, Sample, SessionChange, SessionEvent,
+    SlotCount,
+};
 use crate::core::policy::tests::two_exits;
 use crate::types::{AsPath, Count, ExitId, IfIndex, PeerId, Share};
 use proptest::prelude::*;

@@ -23,6 +23,14 @@ impl Listener {
         Listener { socket: TcpListener::bind("127.0.0.1:0").await.unwrap() }
     }
 
+    /// One whose connections take few bytes before they are read.
+    pub(super) async fn with_receive_buffer(bytes: u32) -> Listener {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(bytes).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        Listener { socket: socket.listen(8).unwrap() }
+    }
+
     pub(super) fn addr(&self) -> SocketAddr {
         self.socket.local_addr().unwrap()
     }
@@ -63,6 +71,17 @@ impl Peer {
             }
             if self.stream.read_buf(&mut self.inbox).await.unwrap_or(0) == 0 {
                 return None;
+            }
+        }
+    }
+
+    /// The next NOTIFICATION, whatever comes before it.
+    pub(super) async fn notification(&mut self) -> wire::NotificationMessage {
+        loop {
+            match self.next().await {
+                Some(Message::Notification(notification)) => return notification,
+                Some(_) => {}
+                None => panic!("no NOTIFICATION"),
             }
         }
     }

@@ -19,7 +19,7 @@ pub enum RouterIdOwner {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SessionFault {
     /// The local address does not exist on this machine.
-    #[error("binding {local}: {error}; give this machine that address or correct bgp.local_address")]
+    #[error("binding {local}: {error}; give this machine that address or correct `local` of the session")]
     LocalAddress {
         /// Address configured.
         local: IpAddr,
@@ -74,13 +74,20 @@ pub enum SessionFault {
         local: Asn,
     },
     /// Both ends have the same BGP identifier.
-    #[error("BGP identifier {id} is also the peer's; set bgp.router_id to something else")]
+    #[error(
+        "BGP identifier {id} is also the peer's; set `router_id` of the session, or bgp.router_id, to something else"
+    )]
     SameRouterId {
         /// Ours.
         id: RouterId,
         /// Who noticed.
         noticed: RouterIdOwner,
     },
+    /// The peer's OPEN has a hold time of 0.
+    #[error(
+        "the peer offers hold time 0, so that a dead session would never be noticed; set its hold time to 3 s or more"
+    )]
+    NoHoldTime,
     /// The peer offers none of our address families.
     #[error("the peer offers neither IPv4 nor IPv6 unicast; enable a channel of one of them on its side")]
     NoFamily,
@@ -180,6 +187,7 @@ impl SessionFault {
             | SessionFault::WrongAs { .. }
             | SessionFault::LocalAsRefused { .. }
             | SessionFault::SameRouterId { .. }
+            | SessionFault::NoHoldTime
             | SessionFault::NoFamily
             | SessionFault::NotBgp { .. }
             | SessionFault::CapabilityRefused { .. } => true,
@@ -225,7 +233,21 @@ pub(super) fn of_notification(
                 // The peer's words go to logs and terminals: nothing that could move a cursor.
                 .map(|text| text.chars().filter(|c| !c.is_control()).collect()),
         },
-        (code, subcode) => SessionFault::Notified { code: code.as_u8(), subcode, words: code.to_string() },
+        (code, subcode) => {
+            let words = open_words(code, subcode).map_or_else(|| code.to_string(), str::to_owned);
+            SessionFault::Notified { code: code.as_u8(), subcode, words }
+        }
+    }
+}
+
+/// RFC 4271 section 6.2, RFC 9234 section 4.2: where the bare code would not say what to change.
+fn open_words(code: NotificationCode, subcode: u8) -> Option<&'static str> {
+    match (code, subcode) {
+        (NotificationCode::OpenMessage, 1) => Some("it does not speak BGP-4"),
+        (NotificationCode::OpenMessage, 4) => Some("it does not know capabilities (RFC 5492)"),
+        (NotificationCode::OpenMessage, 6) => Some("it does not accept our hold time; raise bgp.hold_time"),
+        (NotificationCode::OpenMessage, 11) => Some("it insists on a BGP role, which iBGP has not"),
+        _ => None,
     }
 }
 

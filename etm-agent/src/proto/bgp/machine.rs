@@ -119,6 +119,8 @@ impl Machine {
         let mut config = fsm::PeerConfig::new(speaker.local_as.0, speaker.peer_as.0, speaker.router_id.0);
         config.hold_time = speaker.hold_time;
         config.families = vec![(Afi::Ipv4, Safi::Unicast), (Afi::Ipv6, Safi::Unicast)];
+        // Hold time 0 would let an override outlive a hung agent.
+        config.min_hold_time = Some(3);
         config.add_path_receive = speaker.add_path_receive;
         // Invariant: no address family is ever offered for graceful restart, nor LLGR, nor the N bit.
         config.graceful_restart = false;
@@ -226,6 +228,9 @@ impl Machine {
                 id: self.speaker.router_id,
                 noticed: RouterIdOwner::Us,
             });
+        }
+        if open.hold_time == 0 {
+            return Some(SessionFault::NoHoldTime);
         }
         let offers = |capability: &Capability| match capability {
             Capability::MultiProtocol { afi, safi } => Some(family_of(*afi, *safi).is_some()),

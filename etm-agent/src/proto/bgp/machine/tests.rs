@@ -23,16 +23,14 @@ fn start() -> (Machine, Vec<Step>) {
 }
 
 fn open(asn: u32, id: Ipv4Addr, capabilities: Vec<Capability>) -> wire::Message {
+    open_holding(90, asn, id, capabilities)
+}
+
+fn open_holding(hold_time: u16, asn: u32, id: Ipv4Addr, capabilities: Vec<Capability>) -> wire::Message {
     let my_as = u16::try_from(asn).unwrap_or(wire::constants::AS_TRANS);
     let mut all = vec![Capability::FourOctetAs { asn }];
     all.extend(capabilities);
-    wire::Message::Open(OpenMessage {
-        version: 4,
-        my_as,
-        hold_time: 90,
-        bgp_identifier: id,
-        capabilities: all,
-    })
+    wire::Message::Open(OpenMessage { version: 4, my_as, hold_time, bgp_identifier: id, capabilities: all })
 }
 
 fn unicast(afi: Afi) -> Capability {
@@ -140,6 +138,7 @@ fn each_objection_to_an_open_names_its_cause_and_its_notification() {
             3,
             true,
         ),
+        (open_holding(0, 64500, other, v4()), SessionFault::NoHoldTime, 6, true),
         (
             open(64500, other, vec![Capability::MultiProtocol { afi: Afi::L2Vpn, safi: Safi::Evpn }]),
             SessionFault::NoFamily,
@@ -164,8 +163,12 @@ fn each_notification_of_the_peer_says_what_to_do() {
     };
     for (message, words) in [
         (notification(2, 2, b""), "refuses our AS number, AS64500; correct"),
-        (notification(2, 3, b""), "BGP identifier 10.0.0.179 is also the peer's; set bgp.router_id"),
+        (
+            notification(2, 3, b""),
+            "BGP identifier 10.0.0.179 is also the peer's; set `router_id` of the session",
+        ),
         (notification(2, 7, b""), "enable ipv4 and ipv6 unicast"),
+        (notification(2, 6, b""), "raise bgp.hold_time"),
         (notification(4, 0, b""), "heard nothing from us"),
         (notification(6, 2, b"\x0bmaintenance"), "administrative shutdown, saying \"maintenance\""),
         (notification(6, 2, b"\x03a\x1bb"), "saying \"ab\""),

@@ -1,0 +1,197 @@
+//! `etm`: asks a running agent, and switches it off even when it does not answer.
+
+use super::render;
+use crate::control::schema::{Events, Ordered, Overrides, Prefixes, Providers, Status};
+use crate::control::{self, ClientError};
+use crate::core::view::ExplainView;
+use crate::runtime;
+use crate::types::Prefix;
+use clap::{Parser, Subcommand};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const AFTER_HELP: &str = "\
+Exit status: 0 done, 1 failed or refused, 2 wrong command line, 3 no agent answers.
+
+`etm off` first asks the agent, which also withdraws its announcements. Where no agent answers it turns the
+switch in the kernel by itself: marked packets take plain routing at once, and an agent that wakes up stays off.";
+
+/// Asks ETM's agent what it sees, what it does and why; switches it off and on.
+#[derive(Debug, Parser)]
+#[command(name = "etm", version, after_help = AFTER_HELP)]
+struct Args {
+    /// Control socket of the agent.
+    #[arg(long, short, global = true, value_name = "PATH", default_value = "/run/etm/etm.sock")]
+    socket: PathBuf,
+    /// Print the agent's answer as JSON.
+    #[arg(long, short, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Everything at a glance: state, what it waits for, uplinks, sessions.
+    Status,
+    /// Providers and uplinks: capacity, offered, sent, dropped, books.
+    Providers,
+    /// Prefixes with the most traffic.
+    Prefixes {
+        /// How many.
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        top: usize,
+    },
+    /// Prefixes that leave another way than plain routing says.
+    Overrides,
+    /// Why a prefix, or the prefix that holds an address, goes where it goes.
+    Explain {
+        /// Such as 198.51.100.0/24 or 2001:db8::1.
+        prefix: Prefix,
+    },
+    /// The decision log, oldest first.
+    Events {
+        /// Only entries after this number.
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        since: u64,
+    },
+    /// Back to plain routing, and stay there until `on`.
+    Off {
+        /// Pins of the agent, for when it does not answer.
+        #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/etm/v1")]
+        pin_root: PathBuf,
+    },
+    /// Act again as the mode says.
+    On,
+}
+
+/// Exit status where no agent answers.
+const UNREACHABLE: u8 = 3;
+
+/// Runs the client's command line.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // A closed terminal cannot be told that it is closed.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(format_args!("cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(execute(&args)) {
+        Ok(text) => show(&text),
+        Err(error) => {
+            complain(&error);
+            match error {
+                ClientError::Unreachable { .. } | ClientError::Silent { .. } => ExitCode::from(UNREACHABLE),
+                ClientError::Protocol { .. } | ClientError::Form { .. } | ClientError::Refused { .. } => {
+                    ExitCode::FAILURE
+                }
+            }
+        }
+    }
+}
+
+fn show(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader has seen enough (`etm events | head`).
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn complain(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "etm: {text}");
+}
+
+async fn execute(args: &Args) -> Result<String, ClientError> {
+    let ask = Ask { socket: &args.socket, json: args.json };
+    match &args.command {
+        Command::Status => ask.get("/v1/status", |status: &Status| render::status(status)).await,
+        Command::Providers => {
+            ask.get("/v1/providers", |answer: &Providers| render::providers(&answer.uplinks)).await
+        }
+        Command::Prefixes { top } => {
+            let resource = format!("/v1/prefixes?top={top}");
+            ask.get(&resource, |answer: &Prefixes| render::prefixes(&answer.prefixes)).await
+        }
+        Command::Overrides => {
+            ask.get("/v1/overrides", |answer: &Overrides| render::overrides(&answer.overrides)).await
+        }
+        Command::Explain { prefix } => {
+            let resource = format!("/v1/explain?prefix={prefix}");
+            ask.get(&resource, |answer: &ExplainView| render::explain(answer)).await
+        }
+        Command::Events { since } => {
+            let resource = format!("/v1/events?since={since}");
+            ask.get(&resource, |answer: &Events| render::events(&answer.events)).await
+        }
+        Command::Off { pin_root } => match ask.order("/v1/off").await {
+            Err(error @ (ClientError::Unreachable { .. } | ClientError::Silent { .. })) => {
+                switch_off(pin_root, error, args.json)
+            }
+            other => other,
+        },
+        Command::On => ask.order("/v1/on").await,
+    }
+}
+
+struct Ask<'a> {
+    socket: &'a Path,
+    json: bool,
+}
+
+impl Ask<'_> {
+    async fn get<T>(&self, resource: &str, render: impl Fn(&T) -> String) -> Result<String, ClientError>
+    where
+        T: DeserializeOwned + Serialize,
+    {
+        let answer: T = control::get(self.socket, resource).await?;
+        if self.json { json(&answer) } else { Ok(render(&answer)) }
+    }
+
+    async fn order(&self, resource: &str) -> Result<String, ClientError> {
+        let answer: Ordered = control::order(self.socket, resource).await?;
+        if self.json { json(&answer) } else { Ok(render::ordered(&answer)) }
+    }
+}
+
+fn json(answer: &impl Serialize) -> Result<String, ClientError> {
+    let text = serde_json::to_string(answer).map_err(|source| ClientError::Form { source })?;
+    Ok(text + "\n")
+}
+
+/// What `off` adds to the kernel's switch without an agent.
+#[derive(Serialize)]
+struct Forced {
+    state: &'static str,
+    forced: bool,
+    agent: String,
+}
+
+/// Turns the switch in the kernel by its pin: works when the agent is hung or gone.
+fn switch_off(pin_root: &Path, agent: ClientError, as_json: bool) -> Result<String, ClientError> {
+    let refused = |error: String| ClientError::Refused { error };
+    match runtime::switch_off(pin_root) {
+        Ok(true) if as_json => json(&Forced { state: "off", forced: true, agent: agent.to_string() }),
+        Ok(true) => Ok(format!(
+            "the kernel's switch is off: every packet takes plain routing now\n\
+             but {agent}\n\
+             its BGP announcements end with its sessions (hold time), or when the process ends\n"
+        )),
+        // Nothing pinned means that nothing is marked, but also that this may be the wrong directory.
+        Ok(false) => Err(agent),
+        Err(error) => Err(refused(format!("{agent}; and the kernel's switch cannot be turned: {error}"))),
+    }
+}

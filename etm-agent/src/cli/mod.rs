@@ -1,0 +1,5 @@
+//! The two programs' command lines: `etm-agent` (daemon) and `etm` (client). Thin: words in, calls out, text back.
+
+pub mod agent;
+pub mod client;
+mod render;

@@ -1,0 +1,175 @@
+//! A run of the agent: open everything, start the parts, wait for a reason to end, end in order.
+
+use super::error::{AgentError, ExitStatus};
+use super::open::{cleanup, clear_routing, open, own_table};
+use super::start::start;
+use super::stop::{Parts, stop};
+use super::{machine, sampler::Note};
+use crate::config::Settings;
+use crate::core::policy::Role;
+use crate::datapath::{self, OffSwitch};
+use crate::fib::OwnTable;
+use crate::telemetry::{self, LogFormat};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+
+/// How often a start looks whether its sessions are up, or cannot come up.
+const START_POLL: Duration = Duration::from_millis(100);
+
+/// Runs the agent until it is told to end. The result is the process's exit status.
+pub fn run(settings: &Settings, log: LogFormat) -> ExitStatus {
+    telemetry::start(log);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        mode = settings.policy.mode.as_str(),
+        "etm-agent starts"
+    );
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run_until_told(settings)),
+        Err(source) => Err(AgentError::System { doing: "start the runtime", source }),
+    };
+    match result {
+        Ok(status) => status,
+        Err(error) => {
+            tracing::error!("{error}");
+            error.status()
+        }
+    }
+}
+
+/// Checks configuration and machine as a run would, and changes nothing. The lines say what was found.
+pub fn check(settings: &Settings) -> Result<Vec<String>, AgentError> {
+    on_this_thread(async {
+        let found = machine::interfaces(settings).await?;
+        let mut lines: Vec<String> = found
+            .uplinks
+            .iter()
+            .chain(&found.inside)
+            .map(|link| format!("interface {} has index {} and is {}", link.name, link.ifindex, link.state))
+            .collect();
+        lines.extend(machine::routing(settings, &found).await?);
+        Ok(lines)
+    })
+}
+
+/// Where ETM is to be removed from.
+#[derive(Clone, Debug)]
+pub struct DetachFrom {
+    pin_root: PathBuf,
+    own: OwnTable,
+}
+
+impl DetachFrom {
+    /// These pins, and the default table and protocol.
+    pub fn pin_root(pin_root: PathBuf) -> DetachFrom {
+        DetachFrom { pin_root, own: OwnTable::default() }
+    }
+
+    /// What these settings name.
+    pub fn settings(settings: &Settings) -> DetachFrom {
+        DetachFrom { pin_root: settings.datapath.pin_root.clone(), own: own_table(settings) }
+    }
+}
+
+/// Removes everything of ETM from the machine. The lines say what was removed.
+pub fn detach(from: &DetachFrom) -> Result<Vec<String>, AgentError> {
+    // Marking ends first: from then on nothing looks into the table that is being emptied.
+    let DetachFrom { pin_root, own } = from;
+    let detached = datapath::detach(pin_root)?;
+    let cleaned = on_this_thread(async { Ok(cleanup(*own).await?) })?;
+    let (links, maps) = (detached.links.join(", "), detached.maps.join(", "));
+    Ok(vec![
+        format!("{}: removed links [{links}] and maps [{maps}]", pin_root.display()),
+        format!("table {}: {} routes and {} rules removed", own.table, cleaned.routes, cleaned.rules),
+    ])
+}
+
+/// Turns the operator's switch off by its pin, with no agent's help. False where nothing is pinned there.
+pub fn switch_off(pin_root: &Path) -> Result<bool, AgentError> {
+    let Some(mut switch) = OffSwitch::open(pin_root)? else { return Ok(false) };
+    switch.set()?;
+    Ok(true)
+}
+
+fn on_this_thread<T>(work: impl Future<Output = Result<T, AgentError>>) -> Result<T, AgentError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|source| AgentError::System { doing: "start the runtime", source })?.block_on(work)
+}
+
+async fn run_until_told(settings: &Settings) -> Result<ExitStatus, AgentError> {
+    let system = |source| AgentError::System { doing: "listen for signals", source };
+    let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
+    let opening = open(settings).await?;
+    let mut parts = match start(settings, opening) {
+        Ok(parts) => parts,
+        Err(error) => {
+            clear_routing(own_table(settings)).await;
+            return Err(error);
+        }
+    };
+    let reason = tokio::select! {
+        _ = terminate.recv() => Ok("SIGTERM"),
+        _ = interrupt.recv() => Ok("SIGINT"),
+        error = wait_for_trouble(settings, &mut parts) => Err(error),
+    };
+    match &reason {
+        Ok(signal) => tracing::info!("{signal}: ending"),
+        Err(error) => tracing::error!("{error}"),
+    }
+    let clean = tokio::select! {
+        clean = stop(settings, parts) => clean,
+        // A second signal means now: the lease and the closed sockets end what is left.
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+    };
+    Ok(match reason {
+        Err(error) => error.status(),
+        Ok(_) if clean => ExitStatus::Done,
+        Ok(_) => ExitStatus::Unconfirmed,
+    })
+}
+
+/// Returns when a part ends by itself, or when the start cannot succeed.
+async fn wait_for_trouble(settings: &Settings, parts: &mut Parts) -> AgentError {
+    let deadline = Instant::now() + settings.agent.startup_timeout;
+    loop {
+        if !parts.started {
+            if *parts.learning.borrow() {
+                parts.started = true;
+                // From now on counters and attachments outlive the process.
+                parts.note(Note::Keep).await;
+                tracing::info!("every learn session was Established: the start succeeded");
+            } else if let Some(error) = hopeless(settings, parts, Instant::now() >= deadline) {
+                return error;
+            }
+        }
+        tokio::select! {
+            Some(ended) = parts.tasks.join_next() => return parts.ended_early(ended),
+            () = tokio::time::sleep(START_POLL), if !parts.started => {}
+        }
+    }
+}
+
+/// Why the start cannot succeed: a fault that only a change of configuration mends, or time is up.
+fn hopeless(settings: &Settings, parts: &Parts, late: bool) -> Option<AgentError> {
+    for (session, role, status) in &parts.statuses {
+        let status = status.borrow();
+        if status.established > 0 {
+            continue;
+        }
+        let fault = status.last_fault.as_ref();
+        let reason = fault.map_or_else(|| "no answer yet".to_owned(), |fault| fault.text.clone());
+        if fault.is_some_and(|fault| fault.permanent) {
+            return Some(AgentError::SessionFault { session: session.clone(), reason });
+        }
+        if late && *role == Role::Learn {
+            let seconds = settings.agent.startup_timeout.as_secs();
+            return Some(AgentError::SessionTimeout { session: session.clone(), seconds, reason });
+        }
+    }
+    None
+}

@@ -1,0 +1,273 @@
+//! The decision thread: hands inputs to the controller one by one, and what follows from them to whoever acts.
+//!
+//! Links come before everything else, route floods after everything else. Never decides anything itself.
+
+use super::clock::boottime;
+use super::sampler::{histogram, quantiles, record};
+use super::table::Job;
+use crate::control::Request;
+use crate::control::schema::{
+    AgentView, Answer, Events, Ordered, Overrides, Prefixes, Problem, Providers, Quantiles, Query, Status,
+};
+use crate::core::audit::{Event, Weight};
+use crate::core::controller::{Controller, Outcome};
+use crate::core::decision::{Decision, TableChange};
+use crate::core::input::{Input, LinkEvent, Order, Sample};
+use crate::datapath::{DatapathError, Lease, Marked, OffSwitch};
+use crate::peering::PeerStatus;
+use crate::types::{Timestamp, UplinkId};
+use hdrhistogram::Histogram;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+
+/// Most table changes in one job: the kernel takes about 2.5 us for each.
+const CHANGES_PER_JOB: usize = 4096;
+
+/// What the supervisor tells the thread.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Directive {
+    /// End all effect.
+    Release,
+    /// End the thread.
+    End,
+}
+
+/// Where inputs come from.
+pub(super) struct Sources {
+    pub(super) directives: mpsc::Receiver<Directive>,
+    pub(super) links: mpsc::Receiver<LinkEvent>,
+    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) samples: mpsc::Receiver<Sample>,
+    pub(super) inputs: mpsc::Receiver<Input>,
+}
+
+/// What does not change while the agent runs.
+pub(super) struct Identity {
+    pub(super) started: Timestamp,
+    pub(super) pin_root: String,
+    pub(super) lease_span: Duration,
+    pub(super) peers: Vec<watch::Receiver<PeerStatus>>,
+    pub(super) sample_times: watch::Receiver<Quantiles>,
+}
+
+/// The thread's state.
+pub(super) struct Decider {
+    pub(super) controller: Controller,
+    pub(super) lease: Lease,
+    pub(super) off: OffSwitch,
+    pub(super) decisions: watch::Sender<Arc<Decision>>,
+    /// True once every learn session was Established: the start succeeded.
+    pub(super) learning: watch::Sender<bool>,
+    pub(super) jobs: SyncSender<Job>,
+    pub(super) identity: Identity,
+    pub(super) backlog: VecDeque<TableChange>,
+    pub(super) rounds: Histogram<u64>,
+    pub(super) lease_until: Timestamp,
+}
+
+impl Decider {
+    /// Decides until `Directive::End`.
+    pub(super) async fn run(mut self, mut sources: Sources) {
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                directive = sources.directives.recv() => match directive {
+                    Some(Directive::Release) => self.release(),
+                    Some(Directive::End) | None => return,
+                },
+                Some(event) = sources.links.recv() => self.feed(Input::Link(event)),
+                Some(request) = sources.requests.recv() => self.answer(request),
+                Some(sample) = sources.samples.recv() => self.round(sample),
+                Some(input) = sources.inputs.recv() => self.feed(input),
+                _ = tick.tick() => self.feed(Input::Tick),
+            }
+        }
+    }
+
+    fn feed(&mut self, input: Input) {
+        let outcome = self.controller.handle(boottime(), input);
+        self.act(outcome);
+    }
+
+    fn round(&mut self, sample: Sample) {
+        self.obey_switch();
+        let begun = Instant::now();
+        let outcome = self.controller.handle(boottime(), Input::Sample(sample));
+        record(&mut self.rounds, begun.elapsed());
+        self.act(outcome);
+        // The lease says: counters were read and a decision was made from them, just now.
+        self.renew();
+    }
+
+    fn act(&mut self, outcome: Outcome) {
+        if let Some(decision) = outcome.decision {
+            self.decisions.send_replace(decision);
+        }
+        self.backlog.extend(outcome.table);
+        self.hand_out_changes();
+        if let Some(rows) = outcome.live
+            && matches!(self.jobs.try_send(Job::Live(rows)), Err(TrySendError::Disconnected(_)))
+        {
+            tracing::debug!("the table thread has ended");
+        }
+        outcome.events.iter().for_each(log);
+        self.learning.send_if_modified(|learning| {
+            let now = *learning || self.controller.learning();
+            std::mem::replace(learning, now) != now
+        });
+    }
+
+    /// Never waits for the kernel: what the table thread cannot take now is kept, in order.
+    fn hand_out_changes(&mut self) {
+        while !self.backlog.is_empty() {
+            let count = self.backlog.len().min(CHANGES_PER_JOB);
+            let changes: Vec<TableChange> = self.backlog.drain(..count).collect();
+            match self.jobs.try_send(Job::Changes(changes)) {
+                Ok(()) => {}
+                Err(
+                    TrySendError::Full(Job::Changes(back)) | TrySendError::Disconnected(Job::Changes(back)),
+                ) => {
+                    back.into_iter().rev().for_each(|change| self.backlog.push_front(change));
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn renew(&mut self) {
+        let until = if self.controller.wants_lease() {
+            boottime() + self.identity.lease_span
+        } else if self.controller.enforcing() || self.lease_until == Timestamp(0) {
+            // What an earlier run left lives on its own lease until the first decision.
+            return;
+        } else {
+            Timestamp(0)
+        };
+        match self.lease.renew(until) {
+            Ok(()) => self.lease_until = until,
+            Err(error) => {
+                tracing::error!(%error, "lease not renewed: the kernel returns to plain routing when it ends");
+            }
+        }
+    }
+
+    fn expire(&mut self) -> Result<(), DatapathError> {
+        self.lease_until = Timestamp(0);
+        self.lease.expire()
+    }
+
+    /// `etm off` on a hung agent turns the kernel's switch by itself; an agent that wakes up must follow.
+    fn obey_switch(&mut self) {
+        match self.off.is_off() {
+            Ok(true) if !self.controller.is_off() => self.feed(Input::Order(Order::Off)),
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "the off switch cannot be read"),
+        }
+    }
+
+    fn release(&mut self) {
+        if let Err(error) = self.expire() {
+            tracing::error!(%error, "the lease cannot be ended; it ends by itself");
+        }
+        self.feed(Input::Order(Order::Stop));
+    }
+
+    fn answer(&mut self, request: Request) {
+        let now = boottime();
+        let answer = match request.query {
+            Query::Status => Answer::Status(Box::new(self.status(now))),
+            Query::Providers => Answer::Providers(Providers { uplinks: self.controller.uplinks() }),
+            Query::Prefixes { top } => Answer::Prefixes(Prefixes { prefixes: self.controller.prefixes(top) }),
+            Query::Overrides => Answer::Overrides(Overrides { overrides: self.controller.overrides() }),
+            Query::Explain { prefix } => Answer::Explain(Box::new(self.controller.explain(prefix))),
+            Query::Events { since } => Answer::Events(Events { events: self.controller.events(since) }),
+            Query::Off => self.order(Order::Off),
+            Query::On => self.order(Order::On),
+        };
+        // A client that went away needs no answer.
+        let _ = request.reply.send(answer);
+    }
+
+    /// The kernel's switch first: it is what takes the effect away, at once.
+    fn order(&mut self, order: Order) -> Answer {
+        let ended = self.controller.override_count();
+        let switched = match order {
+            Order::Off => self.off.set().and_then(|()| self.expire()),
+            Order::On => self.off.clear(),
+            Order::Stop => Ok(()),
+        };
+        if let Err(error) = switched {
+            return Answer::Failed(Problem { error: error.to_string() });
+        }
+        self.feed(Input::Order(order));
+        Answer::Ordered(Ordered {
+            state: self.controller.state(),
+            ended: ended.saturating_sub(self.controller.override_count()),
+        })
+    }
+
+    fn status(&self, now: Timestamp) -> Status {
+        let Marked { plain, marked } = self.lease.marked().unwrap_or_default();
+        Status {
+            agent: AgentView {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+                started_ns: self.identity.started,
+                lease_until_ns: self.lease_until,
+                switched_off: self.off.is_off().unwrap_or(false),
+                packets_marked: marked.packets,
+                packets_plain: plain.packets,
+                pin_root: self.identity.pin_root.clone(),
+                round_us: quantiles(&self.rounds),
+                sample_us: *self.identity.sample_times.borrow(),
+            },
+            decision: self.controller.status(now),
+            peers: self.identity.peers.iter().map(peer_view).collect(),
+        }
+    }
+}
+
+impl Decider {
+    pub(super) fn new(
+        controller: Controller,
+        (lease, off): (Lease, OffSwitch),
+        (decisions, learning): (watch::Sender<Arc<Decision>>, watch::Sender<bool>),
+        jobs: SyncSender<Job>,
+        identity: Identity,
+    ) -> Decider {
+        Decider {
+            controller,
+            lease,
+            off,
+            decisions,
+            learning,
+            jobs,
+            identity,
+            backlog: VecDeque::new(),
+            rounds: histogram(),
+            lease_until: Timestamp(0),
+        }
+    }
+}
+
+fn peer_view(status: &watch::Receiver<PeerStatus>) -> serde_json::Value {
+    serde_json::to_value(&*status.borrow()).unwrap_or(serde_json::Value::Null)
+}
+
+fn log(event: &Event) {
+    match event.kind.weight() {
+        Weight::Warning => tracing::warn!(seq = event.seq, at_ns = event.at_ns.0, "{}", event.kind),
+        Weight::Note => tracing::info!(seq = event.seq, at_ns = event.at_ns.0, "{}", event.kind),
+    }
+}
+
+/// Number of an uplink by its place in the configuration.
+pub(super) fn uplink_id(index: usize) -> UplinkId {
+    UplinkId(u16::try_from(index).unwrap_or(u16::MAX))
+}

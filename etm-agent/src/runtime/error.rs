@@ -1,0 +1,141 @@
+//! Why the agent could not start or go on, and the exit status that says so.
+
+use crate::control::ControlError;
+use crate::datapath::DatapathError;
+use crate::fib::{FibError, StatsError};
+use crate::peering;
+use std::process::ExitCode;
+
+/// Exit status of `etm-agent`. Documented in docs/operations.md; scripts rely on the numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitStatus {
+    /// Ended in order.
+    Done = 0,
+    /// Failed while running.
+    Failed = 1,
+    /// Wrong command line.
+    Usage = 2,
+    /// Ended, but it is not certain that nothing of ETM is left in effect.
+    Unconfirmed = 3,
+    /// The configuration is missing or wrong.
+    Config = 4,
+    /// Refused because acting would not be safe here.
+    Refused = 5,
+    /// A required BGP session did not come up.
+    Session = 6,
+    /// The machine lacks a privilege or a kernel feature.
+    Machine = 7,
+}
+
+impl From<ExitStatus> for ExitCode {
+    fn from(status: ExitStatus) -> ExitCode {
+        // A field-less enum of u8: every value is its number.
+        ExitCode::from(match status {
+            ExitStatus::Done => 0,
+            ExitStatus::Failed => 1,
+            ExitStatus::Usage => 2,
+            ExitStatus::Unconfirmed => 3,
+            ExitStatus::Config => 4,
+            ExitStatus::Refused => 5,
+            ExitStatus::Session => 6,
+            ExitStatus::Machine => 7,
+        })
+    }
+}
+
+/// An error that ends the agent.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Control socket.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// Kernel programs and maps.
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    /// Kernel routes, rules, links.
+    #[error(transparent)]
+    Fib(#[from] FibError),
+    /// Device statistics.
+    #[error(transparent)]
+    Stats(#[from] StatsError),
+    /// A BGP session cannot be run as configured.
+    #[error(transparent)]
+    Peering(#[from] peering::ConfigError),
+    /// A BGP session will never come up as things are.
+    #[error("BGP session {session}: {reason}")]
+    SessionFault {
+        /// Its name.
+        session: String,
+        /// What its peer said.
+        reason: String,
+    },
+    /// A learn session was not Established in time.
+    #[error(
+        "BGP session {session} was not Established within {seconds} s: {reason}; see `agent.startup_timeout`"
+    )]
+    SessionTimeout {
+        /// Its name.
+        session: String,
+        /// The bound.
+        seconds: u64,
+        /// What is known.
+        reason: String,
+    },
+    /// Next hops of an inject session.
+    #[error(
+        "BGP session {session} names more than one next hop per family: {list}; keep one IPv4 and one IPv6 address"
+    )]
+    NextHops {
+        /// Its name.
+        session: String,
+        /// As configured.
+        list: String,
+    },
+    /// The routing daemon would take ETM's routes for its own.
+    #[error("{daemon}; mode \"enforce\" is refused: {advice}")]
+    DaemonLearns {
+        /// What was found.
+        daemon: String,
+        /// What to do.
+        advice: String,
+    },
+    /// The system refused a thread, a runtime or a signal.
+    #[error("cannot {doing}: {source}")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A part of the agent ended by itself.
+    #[error("{part} ended unexpectedly; routing is put back and the agent ends")]
+    PartEnded {
+        /// Which.
+        part: &'static str,
+    },
+}
+
+impl AgentError {
+    /// The exit status that stands for it.
+    pub fn status(&self) -> ExitStatus {
+        match self {
+            AgentError::Control(ControlError::Io { .. }) | AgentError::Stats(_) => ExitStatus::Failed,
+            AgentError::Control(_) | AgentError::DaemonLearns { .. } => ExitStatus::Refused,
+            AgentError::Datapath(error) => match error {
+                DatapathError::InUse { .. } | DatapathError::PinShape { .. } => ExitStatus::Refused,
+                DatapathError::Size { .. } => ExitStatus::Config,
+                _ => ExitStatus::Machine,
+            },
+            AgentError::Fib(error) => match error {
+                FibError::NoInterface { .. } | FibError::RulePriority { .. } => ExitStatus::Config,
+                FibError::RuleConflict { .. } | FibError::ForeignRoutes { .. } => ExitStatus::Refused,
+                FibError::Open { .. } => ExitStatus::Machine,
+                _ => ExitStatus::Failed,
+            },
+            AgentError::Peering(_) | AgentError::NextHops { .. } => ExitStatus::Config,
+            AgentError::SessionFault { .. } | AgentError::SessionTimeout { .. } => ExitStatus::Session,
+            AgentError::System { .. } | AgentError::PartEnded { .. } => ExitStatus::Failed,
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Composition: settings become threads, tasks and channels, and end in order. Decides nothing.
+//!
+//! | channel | kind, depth | from -> to | when full |
+//! |---|---|---|---|
+//! | inputs | mpsc 4096 | sessions, fib, table -> decider | sender waits: TCP holds the peer back |
+//! | links | mpsc 64 | link monitor -> decider, sampler | sender waits; rare and small |
+//! | samples | mpsc 1 | sampler -> decider | sampler waits: counters are cumulative |
+//! | requests | mpsc 16 | control -> decider | the client is told "busy" |
+//! | directives | mpsc 4 | supervisor -> decider | sender waits |
+//! | decisions | watch | decider -> fib, inject sessions | latest wins: desired state |
+//! | jobs | sync 16 | decider -> table thread | kept by the decider, in order |
+//! | notes | sync 64 | link monitor, supervisor -> sampler | sender waits |
+//! | stop | watch, one per stage | supervisor -> all | - |
+
+mod agent;
+mod clock;
+mod decider;
+mod error;
+mod machine;
+mod open;
+mod sampler;
+mod sessions;
+mod start;
+mod stop;
+mod table;
+
+pub use crate::telemetry::LogFormat;
+pub use agent::{DetachFrom, check, detach, run, switch_off};
+pub use clock::boottime;
+pub use error::{AgentError, ExitStatus};

@@ -1,0 +1,121 @@
+//! Opening: everything that can be refused comes first, and only then is anything changed.
+//! What a failed opening made is removed by its owners when they are dropped.
+
+use super::decider::uplink_id;
+use super::error::AgentError;
+use super::machine::{self, Interfaces};
+use crate::config::{HookChoice, Settings};
+use crate::control;
+use crate::core::policy::Mode;
+use crate::datapath::{Datapath, DatapathConfig, Hook, KernelLogLevel, LinkHeader, Opened};
+use crate::fib::{self, LinkReport, MarkRule, OwnTable};
+use crate::types::IfIndex;
+
+/// Everything that is open before any part runs.
+pub(super) struct Opening {
+    pub(super) interfaces: Interfaces,
+    pub(super) datapath: Opened,
+    pub(super) routes: fib::Overrides,
+    pub(super) socket: control::Socket,
+}
+
+pub(super) fn own_table(settings: &Settings) -> OwnTable {
+    OwnTable { table: settings.kernel.table, protocol: settings.kernel.protocol }
+}
+
+pub(super) fn enforcing(settings: &Settings) -> bool {
+    settings.policy.mode == Mode::Enforce
+}
+
+/// Opens everything; an error leaves the machine as it was.
+pub(super) async fn open(settings: &Settings) -> Result<Opening, AgentError> {
+    let socket = control::bind(&settings.agent.control_socket)?;
+    let interfaces = machine::interfaces(settings).await?;
+    for note in machine::routing(settings, &interfaces).await? {
+        tracing::warn!("{note}");
+    }
+    let own = own_table(settings);
+    let routes = fib::Overrides::open(own).await?;
+    let mut datapath = Datapath::open(&datapath_config(settings, &interfaces))?;
+    attach(settings, &interfaces, &mut datapath)?;
+    if enforcing(settings) {
+        let kernel = &settings.kernel;
+        datapath.lease.arm(kernel.mark, kernel.mask)?;
+        let rule = MarkRule { mark: kernel.mark, mask: kernel.mask, priority: kernel.rule_priority };
+        if let Err(error) = fib::ensure_rules(own, rule).await {
+            clear_routing(own).await;
+            return Err(error.into());
+        }
+    } else {
+        datapath.lease.expire()?;
+        let left = cleanup(own).await?;
+        if left.routes + left.rules > 0 {
+            tracing::warn!(
+                routes = left.routes,
+                rules = left.rules,
+                "removed what an earlier run left: this one only observes"
+            );
+        }
+    }
+    Ok(Opening { interfaces, datapath, routes, socket })
+}
+
+/// No rule and no route of ETM stays. A failure is said, for there is nobody left to return it to.
+pub(super) async fn clear_routing(own: OwnTable) {
+    if let Err(error) = cleanup(own).await {
+        tracing::error!(%error, "routes or rules of ETM may be left; `etm-agent detach` removes them");
+    }
+}
+
+fn datapath_config(settings: &Settings, interfaces: &Interfaces) -> DatapathConfig {
+    let datapath = &settings.datapath;
+    DatapathConfig {
+        pin_root: datapath.pin_root.clone(),
+        slots: datapath.prefixes_ipv4 + datapath.prefixes_ipv6,
+        uplink_rows: u16::try_from(interfaces.uplinks.len()).unwrap_or(u16::MAX),
+        prefixes4: datapath.prefixes_ipv4,
+        prefixes6: datapath.prefixes_ipv6,
+        uplinks: interfaces.uplinks.iter().map(|link| link.name.clone()).collect(),
+        hook: match datapath.hook {
+            HookChoice::Auto => Hook::Auto,
+            HookChoice::Tcx => Hook::Tcx,
+            HookChoice::Clsact => Hook::Clsact,
+        },
+        kernel_log: KernelLogLevel::Off,
+    }
+}
+
+/// What the frames of an interface begin with.
+pub(super) fn header(link: &LinkReport) -> LinkHeader {
+    if link.ethernet { LinkHeader::Ethernet } else { LinkHeader::None }
+}
+
+fn attach(settings: &Settings, interfaces: &Interfaces, opened: &mut Opened) -> Result<(), AgentError> {
+    let uplinks: Vec<IfIndex> = interfaces.uplinks.iter().map(|link| link.ifindex).collect();
+    let inside: &[LinkReport] = if enforcing(settings) { &interfaces.inside } else { &[] };
+    let inside_indexes: Vec<IfIndex> = inside.iter().map(|link| link.ifindex).collect();
+    opened.datapath.retain(&uplinks, &inside_indexes)?;
+    for (index, link) in interfaces.uplinks.iter().enumerate() {
+        let how = opened.datapath.attach_uplink(uplink_id(index), link.ifindex, header(link))?;
+        tracing::info!(interface = %link.name, hook = ?how, "counting what leaves");
+    }
+    for link in inside {
+        let how = opened.datapath.attach_inside(link.ifindex)?;
+        tracing::info!(interface = %link.name, hook = ?how, "marking what comes in, while the lease is fresh");
+    }
+    Ok(())
+}
+
+/// What a clean-up removed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cleaned {
+    pub(super) routes: usize,
+    pub(super) rules: usize,
+}
+
+/// Removes every route and rule of ETM. Rules go first: then nothing looks into the table that is being emptied.
+pub(super) async fn cleanup(own: OwnTable) -> Result<Cleaned, fib::FibError> {
+    let rules = fib::remove_rules(own).await?;
+    let routes = fib::Overrides::open(own).await?.clear().await?;
+    Ok(Cleaned { routes, rules })
+}

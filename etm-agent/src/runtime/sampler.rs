@@ -1,0 +1,144 @@
+//! The sampler thread: reads counters and device statistics once per interval, and keeps the counting program
+//! attached to uplinks that come, go and return. Never decides, never sleeps past its stop.
+
+use super::clock::boottime;
+use crate::control::schema::Quantiles;
+use crate::core::input::{LinkEvent, Sample, SlotCount, TableFill, UplinkSample};
+use crate::datapath::{Counters, Datapath, LinkHeader};
+use crate::fib::StatsReader;
+use crate::types::{IfIndex, UplinkId};
+use hdrhistogram::Histogram;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+
+/// What others tell the sampler.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Note {
+    /// An uplink's link changed.
+    Link(LinkEvent),
+    /// The start succeeded: attachments and maps outlive the process.
+    Keep,
+    /// End.
+    Stop,
+}
+
+/// The thread's state.
+pub(super) struct Sampler {
+    pub(super) datapath: Datapath,
+    pub(super) counters: Counters,
+    pub(super) stats: StatsReader,
+    pub(super) interval: Duration,
+    /// Per uplink: the interface the program is attached to, and what its packets begin with.
+    pub(super) attached: Vec<(Option<IfIndex>, LinkHeader)>,
+    pub(super) fill: watch::Receiver<TableFill>,
+    pub(super) samples: mpsc::Sender<Sample>,
+    pub(super) durations: watch::Sender<Quantiles>,
+}
+
+impl Sampler {
+    /// Samples until `Note::Stop`; gives the attachments back so that they can be undone.
+    pub(super) fn run(mut self, notes: &Receiver<Note>) -> Datapath {
+        let mut spent = histogram();
+        let mut due = Instant::now();
+        loop {
+            match notes.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(Note::Link(event)) => self.follow(event),
+                Ok(Note::Keep) => self.datapath.keep(),
+                Ok(Note::Stop) | Err(RecvTimeoutError::Disconnected) => return self.datapath,
+                Err(RecvTimeoutError::Timeout) => {
+                    let begun = Instant::now();
+                    let sample = self.sample();
+                    record(&mut spent, begun.elapsed());
+                    self.durations.send_replace(quantiles(&spent));
+                    // One slot: a decision that is slower than the interval makes the sampler wait, and the
+                    // counters, being cumulative, lose nothing.
+                    if self.samples.blocking_send(sample).is_err() {
+                        return self.datapath;
+                    }
+                    due = next_due(due, self.interval);
+                }
+            }
+        }
+    }
+
+    /// Attaches to an uplink that appeared, clears up after one that vanished.
+    fn follow(&mut self, event: LinkEvent) {
+        let Some((attached, header)) = self.attached.get_mut(event.uplink.index()) else { return };
+        if *attached == event.ifindex {
+            return;
+        }
+        if let Some(old) = attached.take()
+            && let Err(error) = self.datapath.detach_uplink(old)
+        {
+            tracing::warn!(%error, ifindex = old.0, "cannot clear up after an uplink");
+        }
+        let Some(ifindex) = event.ifindex else { return };
+        match self.datapath.attach_uplink(event.uplink, ifindex, *header) {
+            Ok(how) => {
+                tracing::info!(
+                    uplink = event.uplink.0,
+                    ifindex = ifindex.0,
+                    ?how,
+                    "counting on an uplink that returned"
+                );
+                *attached = Some(ifindex);
+            }
+            Err(error) => tracing::error!(%error, uplink = event.uplink.0, "cannot count on an uplink"),
+        }
+    }
+
+    fn sample(&mut self) -> Sample {
+        let at = boottime();
+        let mut rows: Vec<SlotCount> = Vec::new();
+        self.counters.changed(&mut rows);
+        let mut uplinks = Vec::with_capacity(self.attached.len());
+        for (index, (ifindex, _)) in self.attached.iter().enumerate() {
+            let Some(ifindex) = *ifindex else { continue };
+            let uplink = UplinkId(u16::try_from(index).unwrap_or(u16::MAX));
+            let before = self.counters.total(uplink);
+            match self.stats.read(ifindex) {
+                Ok(device) => {
+                    let read_at = boottime();
+                    let after = self.counters.total(uplink);
+                    let uncounted = self.counters.uncounted(uplink);
+                    uplinks.push(UplinkSample { uplink, at: read_at, before, after, uncounted, device });
+                }
+                // The interface may be gone this instant; the link monitor will say so.
+                Err(error) => tracing::debug!(%error, uplink = index, "no device statistics"),
+            }
+        }
+        Sample { at, uplinks, rows, table: *self.fill.borrow() }
+    }
+}
+
+/// The next multiple of the interval that is still to come: a late sample does not cause a burst of them.
+fn next_due(due: Instant, interval: Duration) -> Instant {
+    let next = due + interval;
+    if next > Instant::now() { next } else { Instant::now() + interval }
+}
+
+/// Microseconds up to a minute, three digits.
+pub(super) fn histogram() -> Histogram<u64> {
+    // The bounds are constants that the library accepts; the fallback records with its own.
+    Histogram::new_with_bounds(1, 60_000_000, 3).unwrap_or_else(|_| histogram_of_any_range())
+}
+
+fn histogram_of_any_range() -> Histogram<u64> {
+    match Histogram::new(1) {
+        Ok(histogram) => histogram,
+        Err(_) => unreachable!("one significant digit is always accepted"),
+    }
+}
+
+pub(super) fn record(histogram: &mut Histogram<u64>, span: Duration) {
+    histogram.saturating_record(u64::try_from(span.as_micros()).unwrap_or(u64::MAX));
+}
+
+pub(super) fn quantiles(histogram: &Histogram<u64>) -> Quantiles {
+    Quantiles {
+        p50: histogram.value_at_quantile(0.5),
+        p99: histogram.value_at_quantile(0.99),
+        max: histogram.max(),
+    }
+}

@@ -1,0 +1,252 @@
+//! Starting: one function per part, each given exactly the ends of the channels it owns.
+
+use super::clock::boottime;
+use super::decider::{Decider, Identity, Sources, uplink_id};
+use super::error::AgentError;
+use super::open::{Opening, enforcing, header, own_table};
+use super::sampler::{Note, Sampler};
+use super::sessions::{self, Session};
+use super::stop::{End, Parts};
+use super::table::{self, Job};
+use crate::config::Settings;
+use crate::control::schema::Quantiles;
+use crate::control::{self, Request};
+use crate::core::controller::Controller;
+use crate::core::decision::Decision;
+use crate::core::input::{Input, LinkEvent, Sample, TableFill};
+use crate::datapath::{Counters, Datapath, Live, Opened, PrefixTable};
+use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+/// Starts every part. An error means that nothing runs any more.
+pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, AgentError> {
+    let Opening { interfaces, datapath, routes, socket } = opening;
+    let Opened { datapath, table, counters, lease, off, live, log: _, mut adopted } = datapath;
+    if enforcing(settings) {
+        adopted.routes = routes.installed().clone();
+    }
+    let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
+    let controller = Controller::new(settings.policy.clone(), slots, &adopted, off.is_off()?);
+    let (inputs, inputs_rx) = mpsc::channel(4096);
+    let (requests, requests_rx) = mpsc::channel(16);
+    let (samples, samples_rx) = mpsc::channel(1);
+    let (links, links_rx) = mpsc::channel(64);
+    let (directives, directives_rx) = mpsc::channel(4);
+    let (jobs, jobs_rx) = sync_channel(16);
+    let (notes, notes_rx) = sync_channel(64);
+    let (decisions, decisions_rx) = watch::channel(controller.decision());
+    let (fill, fill_rx) = watch::channel(TableFill::default());
+    let (learning, learning_rx) = watch::channel(false);
+    let (stop_sessions, sessions_rx) = watch::channel(false);
+    let (stop_rest, rest_rx) = watch::channel(false);
+    let sessions = match &settings.bgp {
+        Some(bgp) => sessions::prepare(bgp, settings.policy.community, &inputs, &decisions_rx, &sessions_rx)?,
+        None => Vec::new(),
+    };
+    let (durations, sample_times) = watch::channel(Quantiles::default());
+    let identity = identity(settings, &sessions, sample_times);
+    let mut parts = Parts {
+        tasks: JoinSet::new(),
+        ended: Vec::new(),
+        directives,
+        notes: notes.clone(),
+        stop_sessions,
+        stop_rest,
+        learning: learning_rx,
+        statuses: sessions.iter().map(|s| (s.name.clone(), s.role, s.status.clone())).collect(),
+        inside: interfaces.inside.iter().map(|link| link.ifindex).collect(),
+        started: false,
+    };
+    let tasks = &mut parts.tasks;
+    let decider = Decider::new(controller, (lease, off), (decisions, learning), jobs, identity);
+    let sources = Sources {
+        directives: directives_rx,
+        links: links_rx,
+        requests: requests_rx,
+        samples: samples_rx,
+        inputs: inputs_rx,
+    };
+    spawn_decider(tasks, decider, sources)?;
+    let reader = (datapath, counters);
+    let sampler = sampler(settings, reader, &interfaces.uplinks, fill_rx, (samples, durations))?;
+    spawn_sampler(tasks, sampler, notes_rx)?;
+    spawn_table(tasks, (table, live), jobs_rx, inputs.clone(), fill)?;
+    spawn_links(tasks, &interfaces.uplinks, links, notes, &rest_rx)?;
+    spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
+    spawn_control(tasks, socket, requests, rest_rx);
+    spawn_sessions(tasks, sessions);
+    Ok(parts)
+}
+
+fn sampler(
+    settings: &Settings,
+    (datapath, counters): (Datapath, Counters),
+    uplinks: &[LinkReport],
+    fill: watch::Receiver<TableFill>,
+    (samples, durations): (mpsc::Sender<Sample>, watch::Sender<Quantiles>),
+) -> Result<Sampler, AgentError> {
+    Ok(Sampler {
+        datapath,
+        counters,
+        stats: StatsReader::open()?,
+        interval: settings.policy.interval,
+        attached: uplinks.iter().map(|link| (Some(link.ifindex), header(link))).collect(),
+        fill,
+        samples,
+        durations,
+    })
+}
+
+fn identity(settings: &Settings, sessions: &[Session], sample_times: watch::Receiver<Quantiles>) -> Identity {
+    Identity {
+        started: boottime(),
+        pin_root: settings.datapath.pin_root.display().to_string(),
+        lease_span: settings.kernel.lease,
+        peers: sessions.iter().map(|session| session.status.clone()).collect(),
+        sample_times,
+    }
+}
+
+type Tasks = JoinSet<(&'static str, End)>;
+
+/// Runs `work` on a thread of its own, joined through `tasks`. A panic there ends the agent in order.
+fn spawn_thread(
+    tasks: &mut Tasks,
+    name: &'static str,
+    work: impl FnOnce() -> End + Send + 'static,
+) -> Result<(), AgentError> {
+    let (ended, end) = oneshot::channel();
+    let thread = std::thread::Builder::new().name(format!("etm-{name}"));
+    thread
+        .spawn(move || {
+            // Whoever waited is gone when the agent is torn down; there is nobody else to tell.
+            let _ = ended.send(work());
+        })
+        .map_err(|source| AgentError::System { doing: "start a thread", source })?;
+    tasks
+        .spawn(async move { (name, end.await.unwrap_or(End::Failed(AgentError::PartEnded { part: name }))) });
+    Ok(())
+}
+
+fn plain(result: Result<(), impl Into<AgentError>>) -> End {
+    result.map_or_else(|error| End::Failed(error.into()), |()| End::Plain)
+}
+
+fn spawn_decider(tasks: &mut Tasks, decider: Decider, sources: Sources) -> Result<(), AgentError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .map_err(|source| AgentError::System { doing: "start the decision's runtime", source })?;
+    spawn_thread(tasks, "decider", move || {
+        runtime.block_on(decider.run(sources));
+        End::Plain
+    })
+}
+
+fn spawn_sampler(tasks: &mut Tasks, sampler: Sampler, notes: Receiver<Note>) -> Result<(), AgentError> {
+    spawn_thread(tasks, "sampler", move || End::Datapath(Box::new(sampler.run(&notes))))
+}
+
+fn spawn_table(
+    tasks: &mut Tasks,
+    (table, live): (PrefixTable, Live),
+    jobs: Receiver<Job>,
+    inputs: mpsc::Sender<Input>,
+    fill: watch::Sender<TableFill>,
+) -> Result<(), AgentError> {
+    spawn_thread(tasks, "table", move || plain(table::run(table, live, &jobs, &inputs, &fill)))
+}
+
+/// Link events go to the decision first, then to the sampler, which attaches to what returned.
+fn spawn_links(
+    tasks: &mut Tasks,
+    uplinks: &[LinkReport],
+    links: mpsc::Sender<LinkEvent>,
+    notes: SyncSender<Note>,
+    stop: &watch::Receiver<bool>,
+) -> Result<(), AgentError> {
+    let names = uplinks.iter().enumerate().map(|(index, link)| (uplink_id(index), link.name.clone()));
+    let monitor = LinkMonitor::open(names.collect())?;
+    let (events, mut received) = mpsc::channel(64);
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        let forward = async {
+            while let Some(event) = received.recv().await {
+                if links.send(event).await.is_err() {
+                    return;
+                }
+                let notes = notes.clone();
+                // The sampler may be in a sample; its queue is short and this task may wait, but not a runtime thread.
+                if tokio::task::spawn_blocking(move || notes.send(Note::Link(event))).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let (result, ()) = tokio::join!(monitor.run(events, stop), forward);
+        ("the link monitor", plain(result))
+    });
+    Ok(())
+}
+
+fn spawn_routes(
+    tasks: &mut Tasks,
+    own: OwnTable,
+    routes: fib::Overrides,
+    inputs: mpsc::Sender<Input>,
+    decisions: watch::Receiver<Arc<Decision>>,
+    stop: &watch::Receiver<bool>,
+) -> Result<(), AgentError> {
+    let monitor = RouteMonitor::open(own)?;
+    let (events, mut received) = mpsc::channel(64);
+    let (installed, mut reports) = mpsc::channel(16);
+    let (to_decider, monitor_stop, routes_stop) = (inputs.clone(), stop.clone(), stop.clone());
+    tasks.spawn(async move {
+        let forward = async {
+            while let Some(event) = received.recv().await {
+                if to_decider.send(Input::Fib(event)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let (result, ()) = tokio::join!(monitor.run(events, monitor_stop), forward);
+        ("the route monitor", plain(result))
+    });
+    tasks.spawn(async move {
+        let forward = async {
+            while let Some(report) = reports.recv().await {
+                if inputs.send(Input::Installed(report)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let (result, ()) = tokio::join!(routes.run(decisions, installed, boottime, routes_stop), forward);
+        let end =
+            result.map_or_else(|error| End::Failed(error.into()), |routes| End::Routes(Box::new(routes)));
+        ("the kernel routes", end)
+    });
+    Ok(())
+}
+
+fn spawn_control(
+    tasks: &mut Tasks,
+    socket: control::Socket,
+    requests: mpsc::Sender<Request>,
+    stop: watch::Receiver<bool>,
+) {
+    tasks.spawn(async move {
+        control::serve(socket, requests, stop).await;
+        ("the control socket", End::Plain)
+    });
+}
+
+fn spawn_sessions(tasks: &mut Tasks, sessions: Vec<Session>) {
+    for session in sessions {
+        tasks.spawn(async move {
+            let confirmed = session.future.await;
+            ("a BGP session", End::Session { confirmed })
+        });
+    }
+}

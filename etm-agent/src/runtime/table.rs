@@ -1,0 +1,47 @@
+//! The table thread: the kernel's tries follow the RIB, and the live statistics map is refreshed.
+//! Never decides which prefix has which row.
+
+use super::error::AgentError;
+use crate::core::decision::{LiveRow, TableChange};
+use crate::core::input::{Input, TableFill};
+use crate::datapath::{Live, PrefixTable};
+use std::sync::mpsc::Receiver;
+use tokio::sync::{mpsc, watch};
+
+/// Work for the thread.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Changes of the tries, in order.
+    Changes(Vec<TableChange>),
+    /// New content of the live map.
+    Live(Vec<LiveRow>),
+}
+
+/// Does jobs until nobody has any.
+pub(super) fn run(
+    mut table: PrefixTable,
+    mut live: Live,
+    jobs: &Receiver<Job>,
+    inputs: &mpsc::Sender<Input>,
+    fill: &watch::Sender<TableFill>,
+) -> Result<(), AgentError> {
+    fill.send_replace(table.fill());
+    while let Ok(job) = jobs.recv() {
+        match job {
+            Job::Changes(changes) => {
+                let released = table.apply(&changes)?;
+                fill.send_replace(table.fill());
+                if !released.slots.is_empty() && inputs.blocking_send(Input::Released(released)).is_err() {
+                    return Ok(());
+                }
+            }
+            // A view for people: the counters themselves do not depend on it.
+            Job::Live(rows) => {
+                if let Err(error) = live.refresh(&rows) {
+                    tracing::warn!(%error, "live statistics not refreshed");
+                }
+            }
+        }
+    }
+    Ok(())
+}
