@@ -209,7 +209,7 @@ pub(super) fn own_row(own: OwnTable, row: &RouteRow) -> RouteMessage {
     message
 }
 
-/// Asks for all routes of one table and family, and of one protocol where given (strict checking makes the kernel filter).
+/// Asks for all routes of one table and family; with strict checking the kernel filters.
 pub(super) fn dump_request(family: AddressFamily, table: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family;
