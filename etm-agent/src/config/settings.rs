@@ -64,6 +64,8 @@ pub struct DatapathSettings {
     pub hook: HookChoice,
     /// Counting goes on, pinned, after an orderly stop.
     pub keep_on_exit: bool,
+    /// The kernel programs write a debug line for each malformed packet.
+    pub kernel_log: bool,
 }
 
 /// Where the counting program is attached.

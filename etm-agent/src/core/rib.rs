@@ -5,6 +5,7 @@ use super::input::{RouteBatch, RouteChange};
 use super::preference::{Candidate, ranked};
 use super::topology::Topology;
 use crate::types::{Community, PathId, PeerId, Prefix, PrefixMap, RouteAttrs};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// One route as received.
@@ -31,13 +32,14 @@ pub enum Presence {
 pub struct Rib {
     routes: PrefixMap<Vec<Route>>,
     own: Community,
-    own_seen: u64,
+    /// Announcements of ETM that came back and stand.
+    returned: BTreeSet<(PeerId, PathId, Prefix)>,
 }
 
 impl Rib {
     /// Empty; `own` marks ETM's announcements.
     pub fn new(own: Community) -> Rib {
-        Rib { routes: PrefixMap::new(), own, own_seen: 0 }
+        Rib { routes: PrefixMap::new(), own, returned: BTreeSet::new() }
     }
 
     /// Applies a batch and reports, per change, what it did to its prefix.
@@ -47,9 +49,10 @@ impl Rib {
             match change {
                 RouteChange::Announce { prefix, path_id, attrs } => {
                     let presence = if attrs.communities.contains(&self.own) {
-                        self.own_seen += 1;
                         // It replaces whatever this peer said of this path before.
-                        self.withdraw(peer, prefix, path_id)
+                        let presence = self.withdraw(peer, prefix, path_id);
+                        self.returned.insert((peer, path_id, prefix));
+                        presence
                     } else {
                         self.announce(Route { peer, path_id, attrs }, prefix)
                     };
@@ -64,6 +67,7 @@ impl Rib {
     }
 
     fn announce(&mut self, route: Route, prefix: Prefix) -> Presence {
+        self.returned.remove(&(route.peer, route.path_id, prefix));
         match self.routes.get_mut(prefix) {
             None => {
                 self.routes.insert(prefix, vec![route]);
@@ -83,6 +87,7 @@ impl Rib {
     }
 
     fn withdraw(&mut self, peer: PeerId, prefix: Prefix, path_id: PathId) -> Presence {
+        self.returned.remove(&(peer, path_id, prefix));
         let Some(routes) = self.routes.get_mut(prefix) else { return Presence::Kept };
         routes.retain(|route| (route.peer, route.path_id) != (peer, path_id));
         if routes.is_empty() {
@@ -94,6 +99,7 @@ impl Rib {
 
     /// Forgets all routes of a session that went down; returns each prefix that lost one.
     pub fn drop_peer(&mut self, peer: PeerId) -> Vec<(Prefix, Presence)> {
+        self.returned.retain(|(from, _, _)| *from != peer);
         let touched: Vec<Prefix> = self
             .routes
             .iter()
@@ -165,9 +171,9 @@ impl Rib {
         self.routes.iter().map(|(prefix, _)| prefix)
     }
 
-    /// How many announcements carried ETM's own community and were left out.
-    pub fn own_seen(&self) -> u64 {
-        self.own_seen
+    /// How many announcements of ETM's own stand on learn sessions; they are no candidates.
+    pub fn returned(&self) -> usize {
+        self.returned.len()
     }
 }
 
@@ -220,7 +226,9 @@ mod tests {
         rib.apply(announce(0, "198.18.1.0/24", 1, "192.0.2.9", false), |_, _| ());
         assert!(rib.candidates(p("198.18.0.0/24"), &up()).is_empty());
         assert!(rib.candidates(p("198.18.1.0/24"), &up()).is_empty());
-        assert_eq!(rib.own_seen(), 1);
+        assert_eq!(rib.returned(), 1);
+        rib.drop_peer(PeerId(0));
+        assert_eq!(rib.returned(), 0);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use super::decision::{Adopted, TableChange};
 use crate::types::{Prefix, PrefixMap, SlotId};
+use std::collections::BTreeSet;
 
 /// Owner of the rows.
 #[derive(Clone, Debug)]
@@ -11,7 +12,8 @@ pub struct Slots {
     prefix_of: Vec<Option<Prefix>>,
     free: Vec<SlotId>,
     capacity: u32,
-    refused: u64,
+    /// Prefixes that found no free row, in case one becomes free.
+    waiting: BTreeSet<Prefix>,
     changes: Vec<TableChange>,
 }
 
@@ -23,7 +25,7 @@ impl Slots {
             prefix_of: Vec::new(),
             free: Vec::new(),
             capacity,
-            refused: 0,
+            waiting: BTreeSet::new(),
             changes: Vec::new(),
         };
         for (prefix, slot) in &adopted.entries {
@@ -75,7 +77,7 @@ impl Slots {
             None => {
                 let next = u32::try_from(self.prefix_of.len()).unwrap_or(u32::MAX);
                 if next >= self.capacity {
-                    self.refused += 1;
+                    self.waiting.insert(prefix);
                     return;
                 }
                 self.prefix_of.push(None);
@@ -91,6 +93,7 @@ impl Slots {
 
     /// Stops counting `prefix`; its row stays taken until `released`.
     pub fn remove(&mut self, prefix: Prefix) {
+        self.waiting.remove(&prefix);
         let Some(slot) = self.of_prefix.remove(prefix) else { return };
         if let Some(entry) = self.prefix_of.get_mut(index(slot)) {
             *entry = None;
@@ -101,6 +104,11 @@ impl Slots {
     /// A grace period after their removal these rows can be used again.
     pub fn released(&mut self, slots: &[SlotId]) {
         self.free.extend_from_slice(slots);
+        while !self.free.is_empty()
+            && let Some(prefix) = self.waiting.pop_first()
+        {
+            self.insert(prefix);
+        }
     }
 
     /// The changes since the last call, in order.
@@ -108,9 +116,9 @@ impl Slots {
         std::mem::take(&mut self.changes)
     }
 
-    /// How often a prefix found no free row.
+    /// Prefixes that have no row because none is free.
     pub fn refused(&self) -> u64 {
-        self.refused
+        u64::try_from(self.waiting.len()).unwrap_or(u64::MAX)
     }
 
     /// Number of prefixes that have a row.
@@ -146,8 +154,11 @@ mod tests {
         slots.insert(p("198.18.2.0/24"));
         assert_eq!((slots.get(p("198.18.2.0/24")), slots.refused()), (None, 1));
         slots.released(&[SlotId(0)]);
-        slots.insert(p("198.18.2.0/24"));
-        assert_eq!(slots.get(p("198.18.2.0/24")), Some(SlotId(0)));
+        assert_eq!(
+            (slots.get(p("198.18.2.0/24")), slots.refused()),
+            (Some(SlotId(0)), 0),
+            "who waited comes first"
+        );
     }
 
     #[test]

@@ -41,8 +41,8 @@ pub struct StatusView {
     pub kernel_routes: usize,
     /// Traffic that leaves elsewhere than predicted, parts per million.
     pub projection_mismatch_ppm: u32,
-    /// Announcements of ETM seen on learn sessions.
-    pub own_routes_seen: u64,
+    /// Announcements of ETM that stand on learn sessions: they should never come back.
+    pub own_routes_returned: usize,
     /// Age of the last sample, milliseconds.
     pub sample_age_ms: Option<u64>,
     /// Sessions, in order of configuration.

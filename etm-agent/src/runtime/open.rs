@@ -81,7 +81,7 @@ fn datapath_config(settings: &Settings, interfaces: &Interfaces) -> DatapathConf
             HookChoice::Tcx => Hook::Tcx,
             HookChoice::Clsact => Hook::Clsact,
         },
-        kernel_log: KernelLogLevel::Off,
+        kernel_log: if datapath.kernel_log { KernelLogLevel::Debug } else { KernelLogLevel::Off },
     }
 }
 

@@ -4,7 +4,7 @@
 use super::clock::boottime;
 use crate::control::schema::Quantiles;
 use crate::core::input::{LinkEvent, Sample, SlotCount, TableFill, UplinkSample};
-use crate::datapath::{Counters, Datapath, LinkHeader};
+use crate::datapath::{Counters, Datapath, KernelLog, LinkHeader};
 use crate::fib::StatsReader;
 use crate::types::{IfIndex, UplinkId};
 use hdrhistogram::Histogram;
@@ -27,6 +27,8 @@ pub(super) enum Note {
 pub(super) struct Sampler {
     pub(super) datapath: Datapath,
     pub(super) counters: Counters,
+    /// Debug lines of the kernel programs, where they are on.
+    pub(super) log: Option<KernelLog>,
     pub(super) stats: StatsReader,
     pub(super) interval: Duration,
     /// Per uplink: the interface the program is attached to, and what its packets begin with.
@@ -49,6 +51,9 @@ impl Sampler {
                 Err(RecvTimeoutError::Timeout) => {
                     let begun = Instant::now();
                     let sample = self.sample();
+                    if let Some(log) = &mut self.log {
+                        log.flush();
+                    }
                     record(&mut spent, begun.elapsed());
                     self.durations.send_replace(quantiles(&spent));
                     // One slot: a decision that is slower than the interval makes the sampler wait, and the

@@ -15,7 +15,7 @@ use crate::control::{self, Request};
 use crate::core::controller::Controller;
 use crate::core::decision::Decision;
 use crate::core::input::{Input, LinkEvent, Sample, TableFill};
-use crate::datapath::{Counters, Datapath, Live, Opened, PrefixTable};
+use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
 use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 /// Starts every part. An error means that nothing runs any more.
 pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, AgentError> {
     let Opening { interfaces, datapath, routes, socket } = opening;
-    let Opened { datapath, table, counters, lease, off, live, log: _, mut adopted } = datapath;
+    let Opened { datapath, table, counters, lease, off, live, log, mut adopted } = datapath;
     if enforcing(settings) {
         adopted.routes = routes.installed().clone();
     }
@@ -71,7 +71,7 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
         inputs: inputs_rx,
     };
     spawn_decider(tasks, decider, sources)?;
-    let reader = (datapath, counters);
+    let reader = (datapath, counters, log);
     let sampler = sampler(settings, reader, &interfaces.uplinks, fill_rx, (samples, durations))?;
     spawn_sampler(tasks, sampler, notes_rx)?;
     spawn_table(tasks, (table, live), jobs_rx, inputs.clone(), fill)?;
@@ -85,7 +85,7 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
 
 fn sampler(
     settings: &Settings,
-    (datapath, counters): (Datapath, Counters),
+    (datapath, counters, log): (Datapath, Counters, Option<KernelLog>),
     uplinks: &[LinkReport],
     fill: watch::Receiver<TableFill>,
     (samples, durations): (mpsc::Sender<Sample>, watch::Sender<Quantiles>),
@@ -93,6 +93,7 @@ fn sampler(
     Ok(Sampler {
         datapath,
         counters,
+        log,
         stats: StatsReader::open()?,
         interval: settings.policy.interval,
         attached: uplinks.iter().map(|link| (Some(link.ifindex), header(link))).collect(),

@@ -336,7 +336,7 @@ impl Controller {
         if refused > 0 {
             holds.push(Hold::TableFull { refused });
         }
-        if self.rib.own_seen() > 0 {
+        if self.rib.returned() > 0 {
             holds.push(Hold::OwnRouteReturned);
         }
         holds

@@ -30,7 +30,7 @@ impl Controller {
             prefixes_refused: self.slots.refused() + self.table.refused,
             kernel_routes: self.fib.len(),
             projection_mismatch_ppm: self.mismatch_ppm,
-            own_routes_seen: self.rib.own_seen(),
+            own_routes_returned: self.rib.returned(),
             sample_age_ms: self
                 .last_sample
                 .map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)),
