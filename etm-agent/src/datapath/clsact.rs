@@ -2,7 +2,7 @@
 //! Never removes a qdisc or a filter that may be somebody else's.
 //! Standard: rtnetlink(7), linux/rtnetlink.h, linux/pkt_sched.h.
 
-use super::links::{Direction, Place};
+use super::place::{Direction, Place};
 use super::sys;
 use crate::types::IfIndex;
 use aya::programs::ProgramError;

@@ -4,11 +4,12 @@
 //! replaces its program atomically. A clsact filter has no link: its program is pinned under the same name with
 //! `-clsact` added, which says that the filter is ours. Never touches a program that is not ours.
 
+use super::clsact;
 use super::error::DatapathError;
-use super::{clsact, sys};
+use super::place::{CLSACT, Direction, Place};
 use crate::types::IfIndex;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, TcError, TcHandle};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
 use std::fs;
 use std::io;
@@ -35,74 +36,8 @@ pub enum Attached {
     Clsact,
 }
 
-/// Which side of an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Direction {
-    Egress,
-    Ingress,
-}
-
-impl Direction {
-    const BOTH: [Direction; 2] = [Direction::Egress, Direction::Ingress];
-
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Direction::Egress => "egress",
-            Direction::Ingress => "ingress",
-        }
-    }
-
-    pub(super) fn tc(self) -> TcAttachType {
-        match self {
-            Direction::Egress => TcAttachType::Egress,
-            Direction::Ingress => TcAttachType::Ingress,
-        }
-    }
-}
-
-/// Added to the name of the pin where a clsact filter stands for a link.
-const CLSACT: &str = "-clsact";
-/// Added to the interface index where the qdisc was added by ETM.
-const QDISC: &str = "-qdisc";
 const PRIORITY: u16 = 1;
 const HANDLE: TcHandle = TcHandle::new(0, 0x179);
-
-/// The interface and side that an attachment is for.
-#[derive(Clone, Copy)]
-pub(super) struct Place {
-    pub(super) ifindex: IfIndex,
-    pub(super) direction: Direction,
-}
-
-impl Place {
-    fn failed(self, doing: &'static str, hook: &'static str) -> impl Fn(ProgramError) -> DatapathError {
-        let Place { ifindex, direction } = self;
-        let direction = direction.as_str();
-        move |cause| DatapathError::Attach { doing, direction, ifindex, hook, cause: Box::new(cause) }
-    }
-
-    /// How the place is called in pins and reports: `3-egress`.
-    pub(super) fn label(self) -> String {
-        format!("{}-{}", self.ifindex, self.direction.as_str())
-    }
-
-    fn link_pin(self, dir: &Path) -> PathBuf {
-        dir.join(self.label())
-    }
-
-    fn filter_pin(self, dir: &Path) -> PathBuf {
-        dir.join(self.label() + CLSACT)
-    }
-
-    fn qdisc_pin(self, dir: &Path) -> PathBuf {
-        dir.join(format!("{}{QDISC}", self.ifindex))
-    }
-
-    pub(super) fn name(self) -> Result<String, DatapathError> {
-        sys::interface_name(self.ifindex)
-            .map_err(|cause| DatapathError::Interface { ifindex: self.ifindex, cause })
-    }
-}
 
 /// Attaches `program`, or replaces what an earlier run attached.
 pub(super) fn attach(

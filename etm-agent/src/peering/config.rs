@@ -1,13 +1,10 @@
 //! What a session needs to know. Never read from a file here: the configuration's owner fills it in.
 
-use super::status::PeerStatus;
-use crate::core::input::Input;
 use crate::proto::bgp::{OutPolicy, Speaker};
-use crate::types::{Asn, ExitId, Family, PeerId, RouterId, Timestamp};
+use crate::types::{Asn, ExitId, Family, PeerId, RouterId};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
 
 /// One session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,17 +202,4 @@ pub struct InjectConfig {
     pub out: OutPolicy,
     /// Next hops this peer can resolve.
     pub next_hops: NextHops,
-}
-
-/// How a session reaches the rest of the agent.
-#[derive(Debug)]
-pub struct Ports {
-    /// Sessions, routes and told decisions go here; when it is full the peer waits.
-    pub inputs: mpsc::Sender<Input>,
-    /// The state shown to operators.
-    pub status: watch::Sender<PeerStatus>,
-    /// True, or without a sender: stop.
-    pub stop: watch::Receiver<bool>,
-    /// Boot-time clock.
-    pub clock: fn() -> Timestamp,
 }

@@ -5,9 +5,10 @@
 
 mod farewell;
 
-use super::config::{Ports, SessionConfig};
+use super::config::SessionConfig;
 use super::inject::{Inject, Lesson};
 use super::learn::Learn;
+use super::ports::Ports;
 use super::socket;
 use crate::core::input::{Input, SessionChange, SessionEvent, Told};
 use crate::proto::bgp::{Event, Frame, FrameReader, Machine, Negotiated, SessionFault, Step, end_of_rib};

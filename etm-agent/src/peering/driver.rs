@@ -1,10 +1,11 @@
 //! A session for the life of the agent: connect, converse, report, wait, again. Only active for now: a listener
 //! would hand its streams to the same `converse`. Never gives up: that is the caller's decision, by the fault.
 
-use super::config::{InjectConfig, Ports, SessionConfig};
+use super::config::{InjectConfig, SessionConfig};
 use super::connection::{Ended, Role, converse};
 use super::inject::Inject;
 use super::learn::Learn;
+use super::ports::Ports;
 use super::socket;
 use crate::core::decision::Decision;
 use crate::core::input::{Input, SessionChange, SessionEvent};

@@ -19,6 +19,7 @@ mod connection;
 mod driver;
 mod inject;
 mod learn;
+mod ports;
 mod socket;
 mod status;
 
@@ -26,6 +27,7 @@ mod status;
 mod tests;
 
 pub use crate::proto::bgp::{DEFAULT_LOCAL_PREF, Dispositions, OutPolicy, RouterIdOwner, SessionFault};
-pub use config::{ConfigError, InjectConfig, NextHops, Ports, SessionConfig};
+pub use config::{ConfigError, InjectConfig, NextHops, SessionConfig};
 pub use driver::{Parting, run_inject, run_learn};
+pub use ports::Ports;
 pub use status::{LastFault, PeerStatus, Traffic, status_channel};

@@ -2,8 +2,9 @@
 
 mod peer;
 
-use super::config::{InjectConfig, NextHops, Ports, SessionConfig};
+use super::config::{InjectConfig, NextHops, SessionConfig};
 use super::driver::{run_inject, run_learn};
+use super::ports::Ports;
 use super::status::{PeerStatus, status_channel};
 use crate::core::decision::{Announcement, Decision};
 use crate::core::input::{Input, RouteChange, SessionChange};

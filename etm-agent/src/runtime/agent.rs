@@ -1,10 +1,11 @@
 //! A run of the agent: open everything, start the parts, wait for a reason to end, end in order.
 
 use super::error::{AgentError, ExitStatus};
-use super::open::{clear_routing, open, own_table};
+use super::machine::{self, own_table};
+use super::open::{clear_routing, open};
+use super::sampler::Note;
 use super::start::start;
 use super::stop::{Parts, stop};
-use super::{machine, sampler::Note};
 use crate::config::Settings;
 use crate::core::policy::Role;
 use crate::datapath::{self, OffSwitch};

@@ -2,14 +2,22 @@
 //! Never changes a route, link, sysctl or file.
 
 use super::error::AgentError;
-use super::open::{enforcing, own_table};
 use crate::config::Settings;
-use crate::fib::{self, Finding, LinkReport, LinkState, resolve};
+use crate::core::policy::Mode;
+use crate::fib::{self, Finding, LinkReport, LinkState, OwnTable, resolve};
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// How often the routing daemon is asked.
 const DAEMON_PAUSE: Duration = Duration::from_secs(30);
+
+pub(super) fn own_table(settings: &Settings) -> OwnTable {
+    OwnTable { table: settings.kernel.table, protocol: settings.kernel.protocol }
+}
+
+pub(super) fn enforcing(settings: &Settings) -> bool {
+    settings.policy.mode == Mode::Enforce
+}
 
 /// Interfaces as found.
 #[derive(Clone, Debug)]

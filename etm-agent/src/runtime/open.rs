@@ -3,10 +3,9 @@
 
 use super::decider::uplink_id;
 use super::error::AgentError;
-use super::machine::{self, Interfaces};
+use super::machine::{self, Interfaces, enforcing, own_table};
 use crate::config::{HookChoice, Settings};
 use crate::control;
-use crate::core::policy::Mode;
 use crate::datapath::{Datapath, DatapathConfig, Hook, KernelLogLevel, LinkHeader, Opened};
 use crate::fib::{self, LinkReport, MarkRule, OwnTable};
 use crate::types::IfIndex;
@@ -17,14 +16,6 @@ pub(super) struct Opening {
     pub(super) datapath: Opened,
     pub(super) routes: fib::Overrides,
     pub(super) socket: control::Socket,
-}
-
-pub(super) fn own_table(settings: &Settings) -> OwnTable {
-    OwnTable { table: settings.kernel.table, protocol: settings.kernel.protocol }
-}
-
-pub(super) fn enforcing(settings: &Settings) -> bool {
-    settings.policy.mode == Mode::Enforce
 }
 
 /// Opens everything; an error leaves the machine as it was.

@@ -3,8 +3,8 @@
 use super::clock::boottime;
 use super::decider::{Decider, Identity, Sources, uplink_id};
 use super::error::AgentError;
-use super::machine;
-use super::open::{Opening, enforcing, header, own_table};
+use super::machine::{self, enforcing, own_table};
+use super::open::{Opening, header};
 use super::sampler::{Note, Sampler};
 use super::sessions::{self, Session};
 use super::stop::{End, Parts};

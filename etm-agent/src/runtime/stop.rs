@@ -2,7 +2,7 @@
 
 use super::decider::Directive;
 use super::error::AgentError;
-use super::open::own_table;
+use super::machine::own_table;
 use super::sampler::Note;
 use crate::config::Settings;
 use crate::core::policy::Role;

@@ -12,14 +12,16 @@ mod fault;
 mod frame;
 mod machine;
 mod martian;
+mod negotiated;
 mod out;
 mod pack;
 mod update;
 
 pub use fault::{RouterIdOwner, SessionFault};
 pub use frame::{Frame, FrameReader, Malformed};
-pub use machine::{Event, Machine, Negotiated, Speaker, Step};
+pub use machine::{Event, Machine, Speaker, Step};
 pub use martian::is_martian;
+pub use negotiated::Negotiated;
 pub use out::{AdjRibOut, Diff, OutRoute};
 pub use pack::{DEFAULT_LOCAL_PREF, OutPolicy, Packed, end_of_rib, pack};
 pub use update::{Change, Dispositions, Notice, Reset, Translated, Translator};

@@ -5,7 +5,7 @@
 //! ORIGINATOR_ID is not: ETM originates its announcement, it reflects nothing (RFC 4456 section 8).
 
 use super::attrs::{as_path_out, large_out, origin_out};
-use super::machine::Negotiated;
+use super::negotiated::Negotiated;
 use super::out::{Diff, OutRoute};
 use crate::types::{Community, Family, Prefix, RouteAttrs};
 use bytes::{Bytes, BytesMut};

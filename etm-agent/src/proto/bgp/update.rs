@@ -6,8 +6,8 @@
 
 use super::attrs::{Received, attribute_name};
 use super::frame::Frame;
-use super::machine::Negotiated;
 use super::martian::is_martian;
+use super::negotiated::Negotiated;
 use crate::types::{AsPathSegment, Asn, Family, PathId, Prefix, RouteAttrs};
 use ipnet::{Ipv4Net, Ipv6Net};
 use rustbgpd_wire as wire;
