@@ -51,7 +51,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let settings = Settings {
         agent: AgentSettings {
             control_socket: path(raw.agent.control_socket.as_deref(), "/run/etm/etm.sock"),
-            startup_timeout: check.duration(raw.agent.startup_timeout.as_ref(), Duration::from_secs(60)),
+            startup_timeout: check.duration(raw.agent.startup_timeout.as_ref(), Duration::from_secs(30)),
             bird_socket: raw.agent.bird_socket.as_ref().map(PathBuf::from),
         },
         datapath: check.datapath(&raw.datapath),
