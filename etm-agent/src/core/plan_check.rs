@@ -16,7 +16,9 @@ pub enum Veto {
         expected: usize,
     },
     /// A prefix on an exit that has no route for it, is excluded, or is not its pin.
-    #[error("prefix number {prefix} is sent to exit number {exit}, which it may not use; keep the last good plan")]
+    #[error(
+        "prefix number {prefix} is sent to exit number {exit}, which it may not use; keep the last good plan"
+    )]
     Forbidden {
         /// Position.
         prefix: usize,
@@ -30,7 +32,9 @@ pub enum Veto {
         prefix: usize,
     },
     /// A hard limit exceeded by the plan that staying does not exceed as much.
-    #[error("`{name}` would carry {load} bit/s, more than the {allowed} bit/s that are allowed; keep the last good plan")]
+    #[error(
+        "`{name}` would carry {load} bit/s, more than the {allowed} bit/s that are allowed; keep the last good plan"
+    )]
     Ceiling {
         /// Exit or group.
         name: String,
@@ -60,7 +64,9 @@ pub enum Veto {
         found: f64,
     },
     /// Moves for a saving that is too small to be worth them.
-    #[error("the plan moves prefixes for a saving of {saving} without relief, {least} is the least; let all stay")]
+    #[error(
+        "the plan moves prefixes for a saving of {saving} without relief, {least} is the least; let all stay"
+    )]
     Saving {
         /// Currency per month.
         saving: f64,
@@ -132,7 +138,8 @@ fn shares(plan: &Plan, row: usize) -> Vec<(usize, f64)> {
 
 /// Where a prefix is if nothing is done: on its exit now, else at home, else on the first that it may use.
 fn stays_at(demand: &Demand<'_>) -> usize {
-    let wanted = [demand.current, Some(demand.home)].into_iter().flatten().find(|exit| allowed(demand, *exit));
+    let wanted =
+        [demand.current, Some(demand.home)].into_iter().flatten().find(|exit| allowed(demand, *exit));
     let any = demand.routes.iter().map(|route| route.exit).filter(|exit| allowed(demand, *exit)).min();
     wanted.or(any).unwrap_or(demand.home)
 }
@@ -204,7 +211,11 @@ fn climb(stated: &Stated<'_>, from: usize, mut each: impl FnMut(usize)) {
     let mut at = Some(from);
     while let Some(node) = at {
         each(node);
-        let spec = if node < stated.exits.len() { &stated.exits[node] } else { &stated.groups[node - stated.exits.len()] };
+        let spec = if node < stated.exits.len() {
+            &stated.exits[node]
+        } else {
+            &stated.groups[node - stated.exits.len()]
+        };
         at = spec.group.map(|group| stated.exits.len() + group);
     }
 }
@@ -231,7 +242,9 @@ fn money(stated: &Stated<'_>, loads: &[f64]) -> f64 {
 }
 
 fn objective(stated: &Stated<'_>, account: &Account) -> f64 {
-    stated.overload_per_mbps * overload(stated, &account.loads) / 1e6 + money(stated, &account.loads) + account.constants
+    stated.overload_per_mbps * overload(stated, &account.loads) / 1e6
+        + money(stated, &account.loads)
+        + account.constants
 }
 
 fn limits(stated: &Stated<'_>, planned: &Account, staying: &Account) -> Vec<Veto> {
@@ -274,23 +287,25 @@ fn claims(stated: &Stated<'_>, plan: &Plan, planned: &Account, staying: &Account
     }
     for (at, load) in plan.loads.iter().enumerate() {
         let found = planned.loads.get(at).copied().unwrap_or(f64::NAN);
-        if !((load - found).abs() <= ROUNDING * (1.0 + traffic)) {
+        if (load - found).abs() > ROUNDING * (1.0 + traffic) || load.is_nan() {
             vetoes.push(Veto::Claim { what: "a load", claimed: *load, found });
         }
     }
     let dual = dual(stated, &plan.warm.prices);
-    if stated.rules.max_moves.is_none_or(|cap| planned.chosen < cap)
-        && !(claim.bound_by_prices <= dual + ROUNDING * (1.0 + size))
-    {
+    if claim.bound_by_prices > dual + ROUNDING * (1.0 + size) || claim.bound_by_prices.is_nan() {
         vetoes.push(Veto::Claim { what: "a bound by prices", claimed: claim.bound_by_prices, found: dual });
     }
     let found = objective(stated, planned);
-    if !(claim.bound <= found + ROUNDING * (1.0 + size)) {
+    if claim.bound > found + ROUNDING * (1.0 + size) || claim.bound.is_nan() {
         vetoes.push(Veto::Claim { what: "a bound", claimed: claim.bound, found });
     }
     let over = overload(stated, &planned.loads);
-    if !(claim.overload_bound_bps <= over + ROUNDING * (1.0 + traffic)) {
-        vetoes.push(Veto::Claim { what: "a bound of overload", claimed: claim.overload_bound_bps, found: over });
+    if claim.overload_bound_bps > over + ROUNDING * (1.0 + traffic) {
+        vetoes.push(Veto::Claim {
+            what: "a bound of overload",
+            claimed: claim.overload_bound_bps,
+            found: over,
+        });
     }
     vetoes
 }
@@ -324,12 +339,16 @@ fn dual(stated: &Stated<'_>, prices: &[f64]) -> f64 {
     }
     for (at, node) in stated.exits.iter().chain(stated.groups).enumerate() {
         // The least of cost(load) - price * load is at a corner, or where no more load is possible.
-        let corners = node.tiers.iter().filter_map(|tier| tier.up_to_bps).chain([node.limit_bps, node.ceiling_bps]);
+        let corners =
+            node.tiers.iter().filter_map(|tier| tier.up_to_bps).chain([node.limit_bps, node.ceiling_bps]);
         let most = base[at] + total;
         let ends = corners.filter(|corner| *corner > base[at] && *corner < most).chain([base[at], most]);
         let one = Stated { exits: std::slice::from_ref(node), groups: &[], ..*stated };
-        let cost = |load: f64| money(&one, &[load]) + stated.overload_per_mbps * overload(&one, &[load]) / 1e6;
-        let least = ends.filter(|load| *load <= node.ceiling_bps.max(base[at])).map(|load| cost(load) - prices[at] * load);
+        let cost =
+            |load: f64| money(&one, &[load]) + stated.overload_per_mbps * overload(&one, &[load]) / 1e6;
+        let least = ends
+            .filter(|load| *load <= node.ceiling_bps.max(base[at]))
+            .map(|load| cost(load) - prices[at] * load);
         value += prices[at] * base[at] + least.fold(f64::INFINITY, f64::min);
     }
     value
@@ -339,7 +358,11 @@ fn saving(stated: &Stated<'_>, plan: &Plan, planned: &Account, staying: &Account
     let (before, after) = (objective(stated, staying), objective(stated, planned));
     let least = stated.rules.min_saving.max(stated.rules.min_saving_share * before);
     let relief = overload(stated, &staying.loads) > overload(stated, &planned.loads)
-        || staying.loads.iter().zip(stated.exits.iter().chain(stated.groups)).any(|(load, node)| *load > node.ceiling_bps)
+        || staying
+            .loads
+            .iter()
+            .zip(stated.exits.iter().chain(stated.groups))
+            .any(|(load, node)| *load > node.ceiling_bps)
         || stated.rules.max_moved_bps.is_some_and(|cap| staying.moved_bps > cap);
     let saving = before - after;
     let applied = matches!(plan.verdict, Verdict::Apply | Verdict::Relief) && planned.chosen > 0;

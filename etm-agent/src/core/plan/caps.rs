@@ -1,8 +1,8 @@
 //! A cap on the number of prefixes that may move: a price on each move is raised until the most useful ones are left.
 //! Never exceeds the cap, and keeps a true bound: the price is paid back for as many moves as are allowed.
 
-use super::dual::Prices;
 use super::dual::Clock;
+use super::dual::Prices;
 use super::fixed::Fixed;
 use super::model::{Model, NONE};
 use super::solve::{recover, tally_cost};
@@ -59,7 +59,11 @@ pub(super) fn within<'a>(
         if tried_cost < cost {
             (best, cost) = (tried, tried_cost);
         }
-        if over { low = price } else { high = price }
+        if over {
+            low = price
+        } else {
+            high = price
+        }
         price = if high.is_finite() { 0.5 * (low + high) } else { 4.0 * price };
     }
     (best, bound)

@@ -93,6 +93,7 @@ impl Answer {
 
 /// What smoothing may hide at the end; and after the first sample, a tenth of it after each further one.
 const HIDDEN: f64 = 4e-5;
+const HIDDEN_SMALL: f64 = 1e-6;
 const HIDDEN_BY_SAMPLE: f64 = 1e-3;
 /// How far prices may go in one step, in widths of the smoothing.
 const TRUST: f64 = 4.0;
@@ -128,7 +129,8 @@ impl Dual<'_> {
             count *= 8;
             hidden *= 0.1;
         }
-        self.descend(&mut prices, Goal { hidden: HIDDEN }, clock);
+        let hidden = if self.rows.len() <= SMALL { HIDDEN_SMALL } else { HIDDEN };
+        self.descend(&mut prices, Goal { hidden }, clock);
         prices
     }
 
@@ -146,13 +148,14 @@ impl Dual<'_> {
         let mut cuts = 0;
         loop {
             // Prices that leave their surroundings again have far to go.
-            prices.width *= if cuts >= 2 { 4.0 } else { 1.0 };
+            prices.width *= if cuts >= 2 { 5.0 } else { 1.0 };
             cuts += 1;
             if cuts > MOST_CUTS {
                 break;
             }
             let column = self.model.column_prices(&prices.node);
-            let cut = self.rows.cut(column, REACH * prices.width, prices.width);
+            let reach = if self.rows.len() <= SMALL { f64::INFINITY } else { REACH * prices.width };
+            let cut = self.rows.cut(column, reach, prices.width);
             match self.within(&cut, prices, goal, clock) {
                 End::Outside | End::Deeper => {}
                 End::Fine | End::Over => return,
@@ -179,7 +182,9 @@ impl Dual<'_> {
                     turns += 1;
                     let column = self.model.column_prices(&prices.node);
                     let gone = farthest(&column, &cut.prices);
-                    if turns > 6 || gone > 0.9 * cut.radius { return End::Outside; }
+                    if turns > 6 || gone > 0.9 * cut.radius {
+                        return End::Outside;
+                    }
                     end = End::Deeper;
                 }
                 end => return end,
@@ -192,16 +197,22 @@ impl Dual<'_> {
         let bounds = self.bounds(&prices.node, cut);
         let mut answer = self.answer(cut, &prices.node, prices.width);
         let mut trust = TRUST * prices.width;
-        let mut tries = 0;
-        let most = (2 * self.rows.len() / cut.live.view().len().max(1)).clamp(8, 60);
+        let (mut tries, mut refused) = (0, false);
+        let few = self.rows.len() <= SMALL;
+        let most = if few { 400 } else { (2 * self.rows.len() / cut.live.view().len().max(1)).clamp(8, 60) };
         prices.bound = answer.exact;
         loop {
             if clock.over() {
                 prices.shares = self.shares(cut, &prices.node, prices.width);
                 return End::Over;
             }
-            let (node, gain) = self.step(&answer, &prices.node, trust, &bounds);
             let enough = (0.1 * prices.width * answer.shared).max(1e-11 * answer.smooth.abs());
+            let (mut node, mut gain) = self.step(&answer, &prices.node, trust, &bounds);
+            // A short step that gains little may be one of a long way: look further before being content.
+            while gain <= enough && !refused && farthest(&node, &prices.node) >= 0.99 * trust {
+                trust *= 8.0;
+                (node, gain) = self.step(&answer, &prices.node, trust, &bounds);
+            }
             let last = answer.hidden(prices.width) <= goal.hidden * answer.exact.abs();
             // At the last level loads must be right too, for the plan is rounded from them.
             let close = !last || tries > most || answer.apart() <= 4.0 * goal.hidden * answer.exact.abs();
@@ -213,15 +224,16 @@ impl Dual<'_> {
                 let rise = trial.smooth - answer.smooth;
                 trust = if rise > 0.75 * gain { trust.max(2.5 * step) } else { trust };
                 trust = if rise < 0.25 * gain { 0.3 * step } else { trust };
+                refused = refused || rise < 0.25 * gain;
                 if rise > 0.0 {
                     prices.node = node;
                     answer = trial;
                 }
-                settled = trust < 1e-3 * prices.width;
+                settled = trust < if few { 1e-7 } else { 1e-3 } * prices.width;
             }
             prices.bound = answer.exact;
             if settled {
-                if self.wants_out(&answer, prices, &bounds, enough.max(2.0 * gain)) {
+                if self.wants_out(&answer, prices, &bounds, trust, enough.max(2.0 * gain)) {
                     return End::Outside;
                 }
                 if last || prices.width <= 1e-12 * self.model.overload_price {
@@ -233,13 +245,14 @@ impl Dual<'_> {
                     return End::Deeper;
                 }
                 trust = TRUST * prices.width;
+                refused = false;
                 answer = self.answer(cut, &prices.node, prices.width);
             }
         }
     }
 
     /// True when the prices stand where the cut ends and would gain by going on.
-    fn wants_out(&self, answer: &Answer, prices: &Prices, bounds: &[Bound], enough: f64) -> bool {
+    fn wants_out(&self, answer: &Answer, prices: &Prices, bounds: &[Bound], trust: f64, enough: f64) -> bool {
         let at_end = |(price, bound): (&f64, &Bound)| {
             let near = 1e-6 * (bound.high - bound.low);
             (bound.ends_low && *price <= bound.low + near) || (bound.ends_high && *price >= bound.high - near)
@@ -248,7 +261,7 @@ impl Dual<'_> {
             return false;
         }
         let free: Vec<Bound> = (0..self.base.len()).map(|at| self.widest(at)).collect();
-        self.step(answer, &prices.node, TRUST * prices.width, &free).1 > enough
+        self.step(answer, &prices.node, trust.max(TRUST * prices.width), &free).1 > enough
     }
 
     fn widest(&self, at: usize) -> Bound {
@@ -276,8 +289,10 @@ impl Dual<'_> {
     }
 
     fn step(&self, answer: &Answer, now: &[f64], trust: f64, bounds: &[Bound]) -> (Vec<f64>, f64) {
-        let low: Vec<f64> = now.iter().zip(bounds).map(|(price, bound)| bound.low.max(price - trust)).collect();
-        let high: Vec<f64> = now.iter().zip(bounds).map(|(price, bound)| bound.high.min(price + trust)).collect();
+        let low: Vec<f64> =
+            now.iter().zip(bounds).map(|(price, bound)| bound.low.max(price - trust)).collect();
+        let high: Vec<f64> =
+            now.iter().zip(bounds).map(|(price, bound)| bound.high.min(price + trust)).collect();
         let master = Master {
             curves: &self.model.curves,
             least: self.base,
@@ -324,7 +339,7 @@ impl Dual<'_> {
                 load[usize::from(part.column)] += weight * share;
             }
             seen += 1;
-            if seen % stride == 0 {
+            if seen.is_multiple_of(stride) {
                 let slope = 2.0 * weight / width * f64::from(stride);
                 add_fall(&support, slope, roots, columns, &mut fall);
             }

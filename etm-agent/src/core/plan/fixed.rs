@@ -36,7 +36,8 @@ impl Fixed {
             at.map_or(0.0, |at| model.unit[at] * model.rate[*row])
         };
         let idle = (0..model.len()).filter(|row| model.rate[*row] <= 0.0);
-        let least = idle.map(|row| model.unit[model.pairs(row)].iter().copied().fold(f64::INFINITY, f64::min));
+        let least =
+            idle.map(|row| model.unit[model.pairs(row)].iter().copied().fold(f64::INFINITY, f64::min));
         self.rows.iter().map(cost).sum::<f64>() + least.sum::<f64>()
     }
 
@@ -52,7 +53,12 @@ impl Fixed {
     }
 
     /// Settles the largest rows that share exits where `plan` has them; false if there was none.
-    pub(super) fn add_largest(&mut self, model: &Model, plan: &Tally<'_>, shares: &[(u32, u16, f64)]) -> bool {
+    pub(super) fn add_largest(
+        &mut self,
+        model: &Model,
+        plan: &Tally<'_>,
+        shares: &[(u32, u16, f64)],
+    ) -> bool {
         let mut rows: Vec<usize> =
             shares.iter().map(|share| usize::try_from(share.0).unwrap_or(usize::MAX)).collect();
         rows.dedup();

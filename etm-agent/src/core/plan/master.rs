@@ -20,6 +20,8 @@ pub(super) struct Master<'a> {
 }
 
 const ROUNDS: usize = 80;
+/// Prices that move less than this part of their room stand still.
+const STILL: f64 = 1e-7;
 
 impl Master<'_> {
     /// The new prices, and by how much the model says that the dual grows.
@@ -27,15 +29,14 @@ impl Master<'_> {
         let count = self.now.len();
         let mut price = self.now.to_vec();
         let mut drop = vec![0.0; count];
-        let mut quiet = 0;
         for round in 0..ROUNDS {
-            let moved = self.sweep(&mut price, &mut drop);
-            quiet = if moved <= 1e-7 { quiet + 1 } else { 0 };
-            if quiet == 2 {
-                break;
+            let mut moved = self.sweep(&mut price, &mut drop);
+            // Not each time: it costs the cube of what a sweep does.
+            if round % 3 == 2 || moved <= STILL {
+                moved = moved.max(self.newton(&mut price, &mut drop));
             }
-            if round % 2 == 1 {
-                self.newton(&mut price, &mut drop);
+            if moved <= STILL {
+                break;
             }
         }
         let gain = self.gain(&price, &drop);
@@ -72,7 +73,7 @@ impl Master<'_> {
 
     /// All prices that stand between two pieces of their curves at once: their loads shall be at the corner.
     /// One by one they would crawl where exits are close substitutes.
-    fn newton(&self, price: &mut [f64], drop: &mut [f64]) {
+    fn newton(&self, price: &mut [f64], drop: &mut [f64]) -> f64 {
         let count = price.len();
         let mut free: Vec<(usize, f64, f64)> = Vec::new();
         let mut wanted: Vec<f64> = Vec::new();
@@ -87,7 +88,7 @@ impl Master<'_> {
         }
         let size = free.len();
         if size < 2 {
-            return;
+            return 0.0;
         }
         let mut matrix = vec![0.0; size * size];
         for (row, (a, _, _)) in free.iter().enumerate() {
@@ -96,7 +97,7 @@ impl Master<'_> {
             }
         }
         if !cholesky_solve(&mut matrix, &mut wanted) {
-            return;
+            return 0.0;
         }
         // As far as the first price that leaves its piece or its bounds.
         let mut share = 1.0_f64;
@@ -106,12 +107,15 @@ impl Master<'_> {
                 share = share.min(room / step);
             }
         }
+        let mut largest = 0.0_f64;
         for ((node, low, high), step) in free.iter().zip(&wanted) {
             let new = (price[*node] + step * share).clamp(*low, *high);
             let change = new - price[*node];
             price[*node] = new;
             self.respond(drop, *node, change);
+            largest = largest.max(change.abs() / (self.high[*node] - self.low[*node]));
         }
+        largest
     }
 
     fn gain(&self, price: &[f64], drop: &[f64]) -> f64 {

@@ -55,7 +55,9 @@ pub enum ModelError {
         most: usize,
     },
     /// A prefix that names an exit that does not exist, or one exit twice.
-    #[error("prefix number {index}: exit number {exit} does not exist or is named twice; name each exit once")]
+    #[error(
+        "prefix number {index}: exit number {exit} does not exist or is named twice; name each exit once"
+    )]
     Exit {
         /// Position of the prefix, from 0.
         index: usize,
@@ -207,7 +209,11 @@ impl Model {
     ) -> Result<Model, ModelError> {
         let most = usize::from(NONE) / 4;
         if exits.len() + groups.len() > most {
-            return Err(ModelError::TooMany { what: "exits and groups", count: exits.len() + groups.len(), most });
+            return Err(ModelError::TooMany {
+                what: "exits and groups",
+                count: exits.len() + groups.len(),
+                most,
+            });
         }
         let count = exits.len();
         let nodes: Vec<Node> = exits.into_iter().chain(groups).collect();
@@ -270,7 +276,8 @@ impl Model {
         };
         number("its rate", demand.rate_bps)?;
         // Where costs are equal the first of the row is taken: the exit now, then home, then by position.
-        let rank = |route: &Route| (demand.current != Some(route.exit), demand.home != route.exit, route.exit);
+        let rank =
+            |route: &Route| (demand.current != Some(route.exit), demand.home != route.exit, route.exit);
         let allowed = |route: &&Route| {
             demand.pin.is_none_or(|pin| pin == route.exit) && !demand.excluded.contains(&route.exit)
         };

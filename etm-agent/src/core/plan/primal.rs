@@ -63,7 +63,9 @@ pub(super) fn cheapest<'a>(model: &'a Model, prices: &[f64], width: f64) -> (Tal
         near.truncate(MOST);
     }
     let mut rows: Vec<(u32, f64)> = near.into_iter().map(|(_, row, price)| (row, price)).collect();
-    rows.sort_unstable_by(|a, b| model.rate[index(b.0)].total_cmp(&model.rate[index(a.0)]).then(a.0.cmp(&b.0)));
+    rows.sort_unstable_by(|a, b| {
+        model.rate[index(b.0)].total_cmp(&model.rate[index(a.0)]).then(a.0.cmp(&b.0))
+    });
     (Tally::new(model, choice), Choices { rows, column })
 }
 

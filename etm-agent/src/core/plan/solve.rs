@@ -1,14 +1,14 @@
 //! The decision as a whole: prices, a plan from them, dives for the prefixes too large to be shared out, and the
 //! certificate. Deterministic: one thread, a fixed order, and no clock but the one handed in.
 
-use super::dual::{Clock, Dual, Prices};
+use super::branch;
+use super::caps;
+use super::dual::{Clock, Prices};
 use super::fixed::Fixed;
 use super::model::{Model, NONE};
 use super::overload;
 use super::primal;
 use super::tally::{self, Costs, Tally};
-use super::branch;
-use super::caps;
 use super::{Certificate, Plan, Split, Verdict, Warm};
 use std::time::Duration;
 
@@ -114,22 +114,27 @@ fn conclude(model: &Model, prices: &Prices, proved: f64, best: &Tally<'_>, expir
     let mut choice = best.choice.clone();
     let mut splits = Vec::new();
     if model.rules.allow_split
-        && let Some((shared, shared_costs)) = split(model, prices, &costs)
+        && let Some((whole, shared, shared_costs)) = split(model, prices, &costs)
     {
-        (splits, costs) = (shared, shared_costs);
+        (choice, splits, costs) = (whole, shared, shared_costs);
     }
     let mut verdict = verdict(model, &stay_costs, &costs);
     if stays_lawful && verdict != Verdict::Apply && verdict != Verdict::Relief {
-        (choice, splits, costs) = (stay.choice.clone(), Vec::new(), stay_costs);
+        (choice, splits, costs) = (stay.choice, Vec::new(), stay_costs);
     } else if !matches!(verdict, Verdict::Apply | Verdict::Relief) {
         verdict = Verdict::Relief;
     }
     // Both are sums of many numbers: a plan below its bound by less than they are exact to is at its bound.
     let above = proved - costs.objective;
     let bound = if above > 0.0 && above <= 1e-9 * costs.objective.abs() { costs.objective } else { proved };
-    let overload_bound = if costs.overload_bps > 0.0 { overload::bound(model, &prices.node).min(costs.overload_bps) } else { 0.0 };
+    let overload_bound = if costs.overload_bps > 0.0 {
+        overload::bound(model, &prices.node).min(costs.overload_bps)
+    } else {
+        0.0
+    };
     let gain = stay_costs.objective - bound;
-    let realised = (gain > 1e-9 * stay_costs.objective.abs()).then(|| (stay_costs.objective - costs.objective) / gain);
+    let realised =
+        (gain > 1e-9 * stay_costs.objective.abs()).then(|| (stay_costs.objective - costs.objective) / gain);
     let exits = choice.iter().map(|at| exit(model, *at)).collect();
     Plan {
         exits,
@@ -170,7 +175,7 @@ fn verdict(model: &Model, stay: &Costs, plan: &Costs) -> Verdict {
 }
 
 /// The plan with the shares that the prices ask for, where that is cheaper.
-fn split(model: &Model, prices: &Prices, whole: &Costs) -> Option<(Vec<Split>, Costs)> {
+fn split(model: &Model, prices: &Prices, whole: &Costs) -> Option<(Vec<u32>, Vec<Split>, Costs)> {
     let (mut tally, _) = primal::cheapest(model, &prices.node, prices.width);
     let mut column = vec![0.0; model.paths.len()];
     let mut splits = Vec::new();
@@ -199,7 +204,8 @@ fn split(model: &Model, prices: &Prices, whole: &Costs) -> Option<(Vec<Split>, C
     for split in &splits {
         let before = costs.moved_bps;
         for (exit, share) in &split.shares {
-            let at = model.pairs(split.prefix).find(|at| model.exit_of(model.column[*at]) == usize::from(*exit));
+            let at =
+                model.pairs(split.prefix).find(|at| model.exit_of(model.column[*at]) == usize::from(*exit));
             if let Some(at) = at {
                 tally::add_pair(model, split.prefix, at, *share, &mut costs);
             }
@@ -207,5 +213,9 @@ fn split(model: &Model, prices: &Prices, whole: &Costs) -> Option<(Vec<Split>, C
         costs.moved_prefixes += usize::from(costs.moved_bps > before);
     }
     let costs = tally::total(model, costs);
-    (costs.breach_bps <= whole.breach_bps && costs.objective < whole.objective).then_some((splits, costs))
+    (costs.breach_bps <= whole.breach_bps && costs.objective < whole.objective).then_some((
+        tally.choice,
+        splits,
+        costs,
+    ))
 }
