@@ -15,6 +15,7 @@ mod overload;
 mod primal;
 mod rows;
 pub mod solve;
+mod spec;
 pub mod tally;
 
 #[cfg(test)]
