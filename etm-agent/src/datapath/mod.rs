@@ -23,6 +23,7 @@ mod shape;
 mod sys;
 mod table;
 
+pub use caps::check as check_capabilities;
 pub use counters::Counters;
 pub use detach::{Detached, detach};
 pub use error::DatapathError;

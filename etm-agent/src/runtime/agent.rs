@@ -43,6 +43,7 @@ pub fn run(settings: &Settings, log: LogFormat) -> ExitStatus {
 
 /// Checks configuration and machine as a run would, and changes nothing. The lines say what was found.
 pub fn check(settings: &Settings) -> Result<Vec<String>, AgentError> {
+    datapath::check_capabilities()?;
     on_this_thread(async {
         let found = machine::interfaces(settings).await?;
         let mut lines: Vec<String> = found

@@ -108,7 +108,8 @@ impl Controller {
             projected: vec![BitRate::ZERO; uplinks],
             off,
             stopping: false,
-            inherited: Some(inherited(adopted)),
+            // Switched off, there is nothing to go on with.
+            inherited: (!off).then(|| inherited(adopted)),
             samples: 0,
             last_sample: None,
             table: TableFill::default(),

@@ -98,8 +98,13 @@ impl Controller {
     pub fn prefixes(&self, top: usize) -> Vec<PrefixView> {
         let mut rows: Vec<(BitRate, Prefix, SlotId)> =
             self.slots.iter().map(|(prefix, slot)| (self.rates.demand(slot), prefix, slot)).collect();
-        rows.sort_by_key(|(rate, prefix, _)| (std::cmp::Reverse(*rate), *prefix));
-        rows.truncate(top);
+        let order = |row: &(BitRate, Prefix, SlotId)| (std::cmp::Reverse(row.0), row.1);
+        if top < rows.len() {
+            // With a whole table only the busiest are worth sorting.
+            rows.select_nth_unstable_by_key(top, order);
+            rows.truncate(top);
+        }
+        rows.sort_by_key(order);
         rows.into_iter().map(|(_, prefix, slot)| self.prefix_view(prefix, slot)).collect()
     }
 
