@@ -151,6 +151,9 @@ impl Controller {
     pub fn handle(&mut self, now: Timestamp, input: Input) -> Outcome {
         let mut live = None;
         match input {
+            // The sessions of an agent that ends go down by its own doing. That says nothing about the routes:
+            // their prefixes stay counted, so that the next run misses no byte.
+            Input::Session(_) | Input::Routes(_) if self.stopping => {}
             Input::Session(event) => self.session(now, event),
             Input::Routes(batch) => {
                 if self.apply_routes(batch) {

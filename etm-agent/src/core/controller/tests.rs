@@ -510,6 +510,16 @@ fn stopping_ends_everything_without_the_switch() {
 }
 
 #[test]
+fn prefixes_stay_counted_while_the_sessions_of_a_stopping_agent_close() {
+    let mut world = World::ready(two_exits(), &["198.18.0.0/24"]);
+    world.give(Input::Order(Order::Stop));
+    let down = SessionChange::Down { reason: "stopped by ETM".to_owned() };
+    let outcome = world.give(Input::Session(SessionEvent { peer: PeerId(0), change: down }));
+    assert_eq!(outcome.table, []);
+    assert!(world.controller.slots.get(p("198.18.0.0/24")).is_some());
+}
+
+#[test]
 fn explanations_name_the_reason_for_moved_and_unmoved_prefixes() {
     let mut world = World::ready(two_exits(), &FOUR);
     world.second(&STEP);
