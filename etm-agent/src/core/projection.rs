@@ -75,7 +75,7 @@ pub fn project(now: Timestamp, offered: &[BitRate], sources: &Sources<'_>) -> Pr
     let rooms = sources.policy.uplinks.iter().zip(&base).enumerate().map(|(index, (uplink, base))| {
         let link = sources.topology.link(UplinkId(u16::try_from(index).unwrap_or(u16::MAX)));
         let fill = if link.up { uplink.fill_rate() } else { BitRate::ZERO };
-        Room { limit: uplink.limit_rate(), fill, base: *base }
+        Room { limit: uplink.limit_rate(), relief: uplink.relief_rate(), fill, base: *base }
     });
     Projection { loads, rooms: rooms.collect(), items: items.into_values().collect(), total }
 }
