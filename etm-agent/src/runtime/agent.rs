@@ -10,6 +10,7 @@ use crate::config::Settings;
 use crate::core::policy::Role;
 use crate::datapath::{self, OffSwitch};
 use crate::fib::{self, OwnTable};
+use crate::peering::PeerStatus;
 use crate::telemetry::{self, LogFormat};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -164,7 +165,7 @@ fn hopeless(settings: &Settings, parts: &Parts, late: bool) -> Option<AgentError
             continue;
         }
         let fault = status.last_fault.as_ref();
-        let reason = fault.map_or_else(|| "no answer yet".to_owned(), |fault| fault.text.clone());
+        let reason = fault.map_or_else(|| silence(&status), |fault| fault.text.clone());
         if fault.is_some_and(|fault| fault.permanent) {
             return Some(AgentError::SessionFault { session: session.clone(), reason });
         }
@@ -174,4 +175,12 @@ fn hopeless(settings: &Settings, parts: &Parts, late: bool) -> Option<AgentError
         }
     }
     None
+}
+
+/// What is known of a peer that has not said anything.
+fn silence(status: &PeerStatus) -> String {
+    match status.state {
+        "open-sent" => format!("{} took the connection but sent no OPEN", status.remote),
+        _ => format!("no answer from {}", status.remote),
+    }
 }
