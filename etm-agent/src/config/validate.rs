@@ -31,6 +31,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let bgp = raw.bgp.as_ref().map(|bgp| check.bgp(bgp, &exits, kernel.lease));
     let community = check.community(raw.bgp.as_ref());
     let (interval, stale_after) = check.times(&raw.agent);
+    check.lease_outlives(raw, interval, kernel.lease);
     let policy = Policy {
         mode: raw.agent.mode,
         interval,
@@ -131,6 +132,17 @@ impl Check {
             self.fault(text.span(), "a sample cannot be stale before two intervals have passed");
         }
         (interval, stale_after)
+    }
+
+    /// The lease is renewed once per interval; it must outlive a late one.
+    fn lease_outlives(&mut self, raw: &Raw, interval: Duration, lease: Duration) {
+        if lease >= interval * 3 {
+            return;
+        }
+        let span = raw.agent.interval.as_ref().or(raw.kernel.lease.as_ref()).map(Text::span);
+        let message =
+            "kernel.lease must be at least three times agent.interval: it is renewed once per interval";
+        self.faults.push(Fault { span, message: message.to_owned(), help: None });
     }
 
     fn uplinks(&mut self, interfaces: &[raw::Interface]) -> Vec<Uplink> {
@@ -267,7 +279,7 @@ impl Check {
             lease,
         };
         if let Some(table) = raw.table.as_ref().filter(|value| matches!(value.get_ref(), 0 | 253..=255)) {
-            self.fault(table.span(), "tables 0, 253, 254 and 255 are the system's; choose another");
+            self.fault(table.span(), "tables 0 and 252 to 255 are the system's; choose another");
         }
         if let Some(protocol) =
             raw.protocol.as_ref().filter(|value| *value.get_ref() <= 18 || *value.get_ref() == 186)

@@ -97,6 +97,10 @@ impl Rates {
         for row in changed {
             let place = self.place_of(self.row(row.slot, row.uplink));
             let record = &mut self.records[place];
+            // These counters never restart. A row that went back was read before its slot was released, and is old.
+            if row.count.bytes < record.last.bytes {
+                continue;
+            }
             let delta = row.count.since(record.last);
             record.last = row.count;
             if let Some(span) = span {
@@ -216,6 +220,17 @@ mod tests {
         rates.sample(Timestamp(2 * SECOND), &[row(0, 0, 2_125)]);
         assert_eq!(rates.demand(SlotId(0)), BitRate(1_000));
         assert_eq!(rates.count(SlotId(0), UplinkId(0)).bytes, 125);
+    }
+
+    #[test]
+    fn a_sample_read_before_its_slot_was_released_is_not_a_burst() {
+        let mut rates = Rates::new(1, &[row(0, 0, 1_000_000)]);
+        rates.sample(Timestamp(0), &[]);
+        rates.rebase(&[row(0, 0, 1_500_000)]);
+        rates.sample(Timestamp(SECOND), &[row(0, 0, 1_400_000)]);
+        assert_eq!(rates.demand(SlotId(0)), BitRate::ZERO);
+        rates.sample(Timestamp(2 * SECOND), &[row(0, 0, 1_500_125)]);
+        assert_eq!(rates.demand(SlotId(0)), BitRate(1_000));
     }
 
     proptest! {

@@ -90,7 +90,7 @@ impl Controller {
             }
             concerned |= self.overrides.concerned_by(prefix);
         }
-        // While a dump is under way the table looks emptier than it is: nothing is concluded from it.
+        // While a reading is under way nothing is concluded from it: the former table stands.
         if self.fib.synced() && (concerned || !was_synced) {
             self.settle(now);
         }

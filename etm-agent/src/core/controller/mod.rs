@@ -238,36 +238,11 @@ impl Controller {
 
     /// Ends overrides that may not stand any more; makes no new one.
     fn settle(&mut self, now: Timestamp) {
-        if !self.fib.synced() && !self.overrides.is_empty() {
-            // Only what the RIB and the links say can be judged: keep the rest until the table is known.
-            self.end_without_candidate(now);
-            return;
-        }
         for (entry, why) in self.overrides.invalidate(&self.rib, &self.fib, &self.topology, &self.policy) {
             if why == EndReason::TooManyMoreSpecifics {
                 self.barred.insert(entry.prefix);
             }
             self.ended(now, &entry, why);
-        }
-    }
-
-    fn end_without_candidate(&mut self, now: Timestamp) {
-        let lost: Vec<Prefix> = self
-            .overrides
-            .iter()
-            .filter(|entry| {
-                !self
-                    .rib
-                    .candidates(entry.prefix, &self.topology)
-                    .iter()
-                    .any(|candidate| candidate.exit == entry.to)
-            })
-            .map(|entry| entry.prefix)
-            .collect();
-        for prefix in lost {
-            if let Some(entry) = self.overrides.end(prefix) {
-                self.ended(now, &entry, EndReason::ExitLost);
-            }
         }
     }
 

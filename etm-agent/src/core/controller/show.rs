@@ -177,5 +177,6 @@ fn worst_of(all: impl Iterator<Item = WorstWindows>) -> WorstWindows {
         windows: sum.windows + one.windows,
         lossy: sum.lossy + one.lossy,
         failed: sum.failed + one.failed,
+        unchecked: sum.unchecked + one.unchecked,
     })
 }
