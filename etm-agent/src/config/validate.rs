@@ -278,7 +278,7 @@ impl Check {
             rule_priority: raw.rule_priority.as_ref().map_or(1790, |value| *value.get_ref()),
             lease,
         };
-        if let Some(table) = raw.table.as_ref().filter(|value| matches!(value.get_ref(), 0 | 253..=255)) {
+        if let Some(table) = raw.table.as_ref().filter(|value| matches!(value.get_ref(), 0 | 252..=255)) {
             self.fault(table.span(), "tables 0 and 252 to 255 are the system's; choose another");
         }
         if let Some(protocol) =

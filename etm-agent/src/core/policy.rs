@@ -75,7 +75,7 @@ pub struct Exit {
     pub provider: ProviderId,
     /// Interface it uses.
     pub uplink: UplinkId,
-    /// Next hops that mean this exit, at least one; at most one per family is used for kernel routes: the first.
+    /// Next hops that mean this exit, at least one.
     pub gateways: Vec<IpAddr>,
 }
 

@@ -54,6 +54,8 @@ struct Meter {
     offered: BitRate,
     sent: BitRate,
     overloaded: bool,
+    /// Samples in a row that did not show it.
+    missed: u8,
 }
 
 /// The decision maker's whole state.
@@ -81,12 +83,16 @@ pub struct Controller {
     holds: Vec<Hold>,
     mismatch_ppm: u32,
     mismatch_run: u8,
+    ineffective_ppm: u32,
+    ineffective_run: u8,
     unsettled: BTreeMap<Prefix, Timestamp>,
     barred: BTreeSet<Prefix>,
     refused: BTreeMap<Prefix, String>,
     unrelieved: BTreeSet<UplinkId>,
     installed: Generation,
     decision: Arc<Decision>,
+    /// True where the decision may differ from the published one.
+    changed: bool,
 }
 
 impl Controller {
@@ -116,12 +122,15 @@ impl Controller {
             holds: Vec::new(),
             mismatch_ppm: 0,
             mismatch_run: 0,
+            ineffective_ppm: 0,
+            ineffective_run: 0,
             unsettled: BTreeMap::new(),
             barred: BTreeSet::new(),
             refused: BTreeMap::new(),
             unrelieved: BTreeSet::new(),
             installed: Generation(0),
             decision: Arc::new(Decision::default()),
+            changed: true,
             policy,
         };
         controller.load_static_routes();
@@ -222,6 +231,7 @@ impl Controller {
             Order::Off | Order::On | Order::Stop => return,
         };
         self.audit.push(now, kind);
+        self.changed = true;
         match order {
             Order::Off => self.off = true,
             Order::On => self.off = false,
@@ -238,6 +248,7 @@ impl Controller {
 
     /// Ends overrides that may not stand any more; makes no new one.
     fn settle(&mut self, now: Timestamp) {
+        self.changed = true;
         for (entry, why) in self.overrides.invalidate(&self.rib, &self.fib, &self.topology, &self.policy) {
             if why == EndReason::TooManyMoreSpecifics {
                 self.barred.insert(entry.prefix);
@@ -259,6 +270,11 @@ impl Controller {
             a == b
                 || matches!((a, b), (Hold::StaleSample { .. }, Hold::StaleSample { .. }))
                 || matches!((a, b), (Hold::ProjectionMismatch { .. }, Hold::ProjectionMismatch { .. }))
+                || matches!(
+                    (a, b),
+                    (Hold::OverridesWithoutEffect { .. }, Hold::OverridesWithoutEffect { .. })
+                )
+                || matches!((a, b), (Hold::TableFull { .. }, Hold::TableFull { .. }))
         };
         let known = |list: &[Hold], hold: &Hold| list.iter().any(|other| same(other, hold));
         let fresh = holds.iter().any(|hold| !known(&self.holds, hold));
@@ -311,19 +327,31 @@ impl Controller {
         if self.mismatch_run >= round::MISMATCH_SAMPLES {
             holds.push(Hold::ProjectionMismatch { ppm: self.mismatch_ppm });
         }
+        if self.ineffective_run >= round::MISMATCH_SAMPLES {
+            holds.push(Hold::OverridesWithoutEffect { ppm: self.ineffective_ppm });
+        }
+        holds.extend(self.uncounted_uplinks());
         let refused = self.slots.refused() + self.table.refused;
         if refused > 0 {
             holds.push(Hold::TableFull { refused });
         }
-        if self.rib.returned() > 0 {
+        if self.rib.returned(&self.topology) > 0 {
             holds.push(Hold::OwnRouteReturned);
         }
         holds
     }
 
+    /// Uplinks that are up and were missing from the last samples. One miss may be an interface that just came or goes.
+    fn uncounted_uplinks(&self) -> impl Iterator<Item = Hold> + '_ {
+        let missing = self.meters.iter().enumerate().filter(|(index, meter)| {
+            meter.missed >= round::MISMATCH_SAMPLES && self.topology.link(uplink_id(*index)).up
+        });
+        missing.map(|(index, _)| Hold::UplinkNotCounted { uplink: self.uplink_name(uplink_id(index)) })
+    }
+
     /// Makes the decision that follows from the state; none where it is the one before.
     fn publish(&mut self, now: Timestamp) -> Option<Arc<Decision>> {
-        if self.inherited.is_some() {
+        if self.inherited.is_some() || !std::mem::take(&mut self.changed) {
             return None;
         }
         let mut next = Decision { generation: self.decision.generation, at: now, ..Decision::default() };

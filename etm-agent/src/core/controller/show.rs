@@ -3,6 +3,7 @@
 use super::super::audit::Event;
 use super::super::conservation::WorstWindows;
 use super::super::input::Uncounted;
+use super::super::overrides::next_hop;
 use super::super::policy::Role;
 use super::super::view::{
     EventView, OverrideView, PrefixUplinkView, PrefixView, SessionView, StatusView, UplinkView,
@@ -30,7 +31,7 @@ impl Controller {
             prefixes_refused: self.slots.refused() + self.table.refused,
             kernel_routes: self.fib.len(),
             projection_mismatch_ppm: self.mismatch_ppm,
-            own_routes_returned: self.rib.returned(),
+            own_routes_returned: self.rib.returned(&self.topology),
             sample_age_ms: self
                 .last_sample
                 .map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)),
@@ -142,7 +143,7 @@ impl Controller {
             from: self.exit_name(entry.from),
             to: self.exit_name(entry.to),
             interface: self.uplink_name(self.topology.uplink_of(entry.to).unwrap_or_default()),
-            gateway: self.topology.next_hop(entry.to, entry.prefix.family()).map(|(gateway, _)| gateway),
+            gateway: next_hop(entry, &self.rib, &self.topology).map(|(gateway, _)| gateway),
             rate_bps: entry.rate,
             reason: self.reason_text(&entry.reason),
             since_ns: entry.since,

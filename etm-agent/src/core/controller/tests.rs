@@ -456,7 +456,7 @@ fn old_counters_are_not_read_as_silence() {
 #[test]
 fn an_own_announcement_that_comes_back_freezes() {
     let mut world = World::ready(two_exits(), &FOUR);
-    let mut attrs = RouteAttrs::to_next_hop(gateway(1, p("198.18.0.0/24")));
+    let mut attrs = RouteAttrs::to_next_hop("10.0.9.1".parse().unwrap());
     attrs.communities.push(two_exits().community);
     let change =
         RouteChange::Announce { prefix: p("198.18.0.0/24"), path_id: PathId(9), attrs: Arc::new(attrs) };
