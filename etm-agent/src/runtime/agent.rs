@@ -4,6 +4,7 @@ use super::error::{AgentError, ExitStatus};
 use super::machine::{self, own_table};
 use super::open::{clear_routing, open};
 use super::sampler::Note;
+use super::sessions;
 use super::start::start;
 use super::stop::{Parts, stop};
 use crate::config::Settings;
@@ -54,6 +55,8 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, AgentError> {
             .map(|link| format!("interface {} has index {} and is {}", link.name, link.ifindex, link.state))
             .collect();
         lines.extend(machine::routing(settings, &found).await?);
+        sessions::check(settings)?;
+        fib::Overrides::open(own_table(settings)).await?;
         Ok(lines)
     })
 }
@@ -81,8 +84,10 @@ impl DetachFrom {
 pub fn detach(from: &DetachFrom) -> Result<Vec<String>, AgentError> {
     // Marking ends first: from then on nothing looks into the table that is being emptied.
     let DetachFrom { pin_root, own } = from;
-    let detached = datapath::detach(pin_root)?;
+    let detached = datapath::detach(pin_root);
+    // A pin that cannot be removed must not keep routes and rules in place.
     let cleaned = on_this_thread(async { Ok(fib::cleanup(*own).await?) })?;
+    let detached = detached?;
     let (links, maps) = (detached.links.join(", "), detached.maps.join(", "));
     Ok(vec![
         format!("{}: removed links [{links}] and maps [{maps}]", pin_root.display()),
@@ -130,9 +135,9 @@ async fn run_until_told(settings: &Settings) -> Result<ExitStatus, AgentError> {
         _ = interrupt.recv() => false,
     };
     Ok(match reason {
+        _ if !clean => ExitStatus::Unconfirmed,
         Err(error) => error.status(),
-        Ok(_) if clean => ExitStatus::Done,
-        Ok(_) => ExitStatus::Unconfirmed,
+        Ok(_) => ExitStatus::Done,
     })
 }
 
