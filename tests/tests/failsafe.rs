@@ -193,6 +193,23 @@ fn an_agent_restarted_within_the_lease_goes_on_without_moving_a_packet() {
 }
 
 #[test]
+fn an_observer_started_after_a_crash_removes_what_the_crash_left() {
+    let Some(_turn) = turn() else { return };
+    let mut scene = steered();
+    scene.agent.signal(Signal::SIGKILL).unwrap();
+    scene.agent.wait_end(PATIENCE).unwrap();
+    assert!(
+        !scene.traces().unwrap().rules.is_empty(),
+        "a crash leaves the rule, which the lease makes harmless"
+    );
+    scene.restart(&AgentOptions::observe()).unwrap();
+    assert_plain(&scene, SECOND);
+    let traces = scene.traces().unwrap();
+    assert_eq!((&traces.routes[..], &traces.rules[..], &traces.announced[..]), (&[][..], &[][..], &[][..]));
+    assert_eq!(traces.marking(), Vec::<&String>::new());
+}
+
+#[test]
 fn detach_removes_everything_that_a_dead_agent_left() {
     let Some(_turn) = turn() else { return };
     let mut scene = steered();
