@@ -23,6 +23,9 @@ use crate::view::{Counted, Override};
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest stay of a packet in the lab: the queue of a bucket, and some.
 pub const TRANSIT: Duration = Duration::from_millis(100);
+/// What a saturated uplink needs after the last move until its queue has room for a burst again: the 189 kB of a
+/// bucket of 50 Mbit/s drain at the 5 Mbit/s that a limit of 90 % leaves, and some.
+pub const DRAIN: Duration = Duration::from_millis(500);
 /// Without a move for this long, longer than a round of ETM, a relief in steps is over.
 const CALM: Duration = Duration::from_millis(2500);
 

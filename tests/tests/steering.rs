@@ -10,7 +10,7 @@ use etm_tests::agent::AgentOptions;
 use etm_tests::clock::{boottime_ns, millis_between};
 use etm_tests::lab::{Lab, LabOptions};
 use etm_tests::poll::{pass_time, wait_until};
-use etm_tests::scene::{PATIENCE, Scene, TRANSIT, before_transit, nanos, turn};
+use etm_tests::scene::{DRAIN, PATIENCE, Scene, before_transit, nanos, turn};
 use etm_tests::table::{Announcement, Table};
 use etm_tests::topology::{Provider, Role};
 use etm_tests::traces;
@@ -36,7 +36,7 @@ fn relieved(options: &AgentOptions) -> (Scene, u64) {
     let since_ns = boottime_ns();
     scene.wait_overrides().unwrap();
     let last_move_ns = scene.settle(since_ns, LIMIT_MBIT).unwrap();
-    (scene, last_move_ns + nanos(TRANSIT))
+    (scene, last_move_ns + nanos(DRAIN))
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn an_overload_is_relieved_within_three_seconds_without_loss_afterwards_and_core
     assert!((0.0..=3000.0).contains(&shift_ms), "first packet moved {shift_ms} ms after the overload");
     assert!(scene.loss(step_ns, first.sent_ns) > 0.0, "the uplink was saturated before the shift");
 
-    let from_ns = settled_ns + nanos(TRANSIT);
+    let from_ns = settled_ns + nanos(DRAIN);
     pass_time(Duration::from_secs(5));
     let until_ns = before_transit();
     let (loss, worst) = (scene.loss(from_ns, until_ns), scene.worst_uplink(from_ns, until_ns));

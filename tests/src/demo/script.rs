@@ -16,7 +16,7 @@ use crate::demo::watch::CoreWatch;
 use crate::error::LabError;
 use crate::lab::{LabOptions, UPLINK_BPS};
 use crate::poll::{pass_time, wait_until};
-use crate::scene::{PATIENCE, Scene, TRANSIT, before_transit, nanos};
+use crate::scene::{DRAIN, PATIENCE, Scene, before_transit, nanos};
 use crate::state::binary;
 use crate::table::Family;
 use crate::topology::{Provider, Role};
@@ -160,8 +160,8 @@ impl Demo {
         let relieved = self.settle(step_ns)?;
         self.figures.overload_to_relieved_ms = overload_ns.map(|at| millis_between(at, relieved));
         self.figures.loss_ratio_before_shift = Some(self.scene.loss(step_ns, shift.sent_ns));
-        self.figures.loss_ratio_during_shift = Some(self.scene.loss(shift.sent_ns, relieved));
-        self.relieved_ns = relieved + nanos(TRANSIT);
+        self.relieved_ns = relieved + nanos(DRAIN);
+        self.figures.loss_ratio_during_shift = Some(self.scene.loss(shift.sent_ns, self.relieved_ns));
         Ok(())
     }
 
@@ -234,7 +234,7 @@ impl Demo {
         let relieved = self.settle(cut_ns)?;
         self.figures.link_down_to_relieved_ms = Some(millis_between(cut_ns, relieved));
         pass_time(RELIEVED / 2);
-        let (from_ns, until_ns) = (relieved + nanos(TRANSIT), before_transit());
+        let (from_ns, until_ns) = (relieved + nanos(DRAIN), before_transit());
         self.figures.loss_ratio_after_link_down = Some(self.scene.loss(from_ns, until_ns));
         self.figures.worst_uplink_after_link_down = Some(self.worst_uplink(from_ns, until_ns));
         self.print_events()?;

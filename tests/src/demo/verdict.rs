@@ -47,7 +47,7 @@ pub struct Figures {
     pub loss_ratio_steady: Option<f64>,
     /// Share of packets lost from the demand step to the first moved packet.
     pub loss_ratio_before_shift: Option<f64>,
-    /// Share of packets lost from the first moved packet to the last move of the relief.
+    /// Share of packets lost from the first moved packet until the queue of the relieved uplink has drained.
     pub loss_ratio_during_shift: Option<f64>,
     /// Share of packets lost after the relief, until the link is cut.
     pub loss_ratio_after_shift: Option<f64>,
