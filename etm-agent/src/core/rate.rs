@@ -3,8 +3,10 @@
 //! One smoothing, here: an exponential mean with a time constant of `SMOOTHING`, used only to decide
 //! that load has really gone (giving a prefix back). Overload is judged on the exact last interval.
 
+use super::decision::Adopted;
 use super::input::SlotCount;
 use crate::types::{BitRate, Count, SlotId, Timestamp, UplinkId};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Time constant of the smoothed rate.
@@ -34,8 +36,8 @@ struct Record {
 }
 
 impl Rates {
-    /// No traffic yet; `baseline` are rows that counted before this run.
-    pub fn new(uplinks: usize, baseline: &[SlotCount]) -> Rates {
+    /// No traffic yet. Rows of an earlier run whose prefix is still counted go on; the others begin anew from where they are.
+    pub fn new(uplinks: usize, adopted: &Adopted) -> Rates {
         let mut rates = Rates {
             uplinks: uplinks.max(1),
             last_at: None,
@@ -43,7 +45,12 @@ impl Rates {
             records: Vec::new(),
             active: Vec::new(),
         };
-        rates.rebase(baseline);
+        rates.rebase(&adopted.rows);
+        let kept: BTreeSet<SlotId> = adopted.entries.iter().map(|(_, slot)| *slot).collect();
+        for row in adopted.rows.iter().filter(|row| kept.contains(&row.slot)) {
+            let place = rates.place_of(rates.row(row.slot, row.uplink));
+            rates.records[place].base = Count::default();
+        }
         rates
     }
 
@@ -185,9 +192,25 @@ mod tests {
         }
     }
 
+    fn adopted(prefixes: &[&str], row: SlotCount) -> Adopted {
+        let entries = prefixes.iter().map(|text| (text.parse().unwrap(), row.slot)).collect();
+        Adopted { entries, rows: vec![row], ..Adopted::default() }
+    }
+
+    #[test]
+    fn counts_of_an_earlier_run_go_on_for_prefixes_that_are_still_counted() {
+        let mut rates = Rates::new(1, &adopted(&["198.18.0.0/24"], row(0, 0, 900)));
+        rates.sample(Timestamp(0), &[]);
+        rates.sample(Timestamp(SECOND), &[row(0, 0, 1_900)]);
+        assert_eq!(
+            (rates.demand(SlotId(0)), rates.count(SlotId(0), UplinkId(0)).bytes),
+            (BitRate(8_000), 1_900)
+        );
+    }
+
     #[test]
     fn the_first_sample_only_opens_an_interval() {
-        let mut rates = Rates::new(2, &[]);
+        let mut rates = Rates::new(2, &Adopted::default());
         assert!(!rates.sample(Timestamp(SECOND), &[row(3, 1, 5_000)]));
         assert_eq!(rates.demand(SlotId(3)), BitRate::ZERO);
         assert!(rates.sample(Timestamp(3 * SECOND), &[row(3, 1, 7_000)]));
@@ -197,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_row_that_falls_silent_has_rate_zero_and_fades_from_the_mean() {
-        let mut rates = Rates::new(1, &[]);
+        let mut rates = Rates::new(1, &Adopted::default());
         rates.sample(Timestamp(0), &[row(0, 0, 0)]);
         rates.sample(Timestamp(SECOND), &[row(0, 0, 1_000_000)]);
         let risen = rates.smoothed(SlotId(0));
@@ -212,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_reused_row_starts_from_its_final_value() {
-        let mut rates = Rates::new(1, &[row(0, 0, 900)]);
+        let mut rates = Rates::new(1, &adopted(&[], row(0, 0, 900)));
         rates.sample(Timestamp(0), &[]);
         rates.sample(Timestamp(SECOND), &[row(0, 0, 1_900)]);
         assert_eq!(rates.demand(SlotId(0)), BitRate(8_000));
@@ -224,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_sample_read_before_its_slot_was_released_is_not_a_burst() {
-        let mut rates = Rates::new(1, &[row(0, 0, 1_000_000)]);
+        let mut rates = Rates::new(1, &adopted(&[], row(0, 0, 1_000_000)));
         rates.sample(Timestamp(0), &[]);
         rates.rebase(&[row(0, 0, 1_500_000)]);
         rates.sample(Timestamp(SECOND), &[row(0, 0, 1_400_000)]);
@@ -236,7 +259,7 @@ mod tests {
     proptest! {
         #[test]
         fn however_the_bytes_are_cut_into_samples_the_total_is_the_same(cuts in prop::collection::vec(0u64..100_000, 1..40)) {
-            let mut rates = Rates::new(1, &[]);
+            let mut rates = Rates::new(1, &Adopted::default());
             rates.sample(Timestamp(0), &[row(0, 0, 0)]);
             let (mut sum, mut total_bits) = (0u64, 0u64);
             for (index, bytes) in cuts.iter().enumerate() {

@@ -93,6 +93,8 @@ pub struct Controller {
     decision: Arc<Decision>,
     /// True where the decision may differ from the published one.
     changed: bool,
+    /// True once nothing held back a decision.
+    decided: bool,
 }
 
 impl Controller {
@@ -105,7 +107,7 @@ impl Controller {
             rib: Rib::new(policy.community),
             fib: FibView::default(),
             slots: Slots::new(slot_capacity, adopted),
-            rates: Rates::new(uplinks, &adopted.rows),
+            rates: Rates::new(uplinks, adopted),
             conservation: Conservation::new(uplinks),
             overrides: Overrides::default(),
             audit: Audit::default(),
@@ -131,6 +133,7 @@ impl Controller {
             installed: Generation(0),
             decision: Arc::new(Decision::default()),
             changed: true,
+            decided: false,
             policy,
         };
         controller.load_static_routes();
@@ -283,10 +286,14 @@ impl Controller {
             return;
         }
         if fresh && !holds.is_empty() {
-            self.audit.push(now, EventKind::Frozen { holds: holds.clone() });
+            let holds = holds.clone();
+            // Before the first decision waiting is no trouble.
+            let kind = if self.decided { EventKind::Frozen { holds } } else { EventKind::Waiting { holds } };
+            self.audit.push(now, kind);
         } else if holds.is_empty() && !self.holds.is_empty() {
             self.audit.push(now, EventKind::Thawed);
         }
+        self.decided |= holds.is_empty();
         self.holds = holds;
     }
 
