@@ -21,6 +21,7 @@ const DOT1AD: u16 = 0x88a8_u16.to_be();
 const OLD_QINQ: u16 = 0x9100_u16.to_be();
 
 /// Destination of a packet, in network order.
+#[derive(Clone, Copy)]
 pub enum Destination {
     /// IPv4.
     V4([u8; 4]),

@@ -2,6 +2,7 @@
 //! attached to uplinks that come, go and return. Never decides, never sleeps past its stop.
 
 use super::clock::boottime;
+use super::error::AgentError;
 use crate::control::schema::Quantiles;
 use crate::core::input::{LinkEvent, Sample, SlotCount, TableFill, UplinkSample};
 use crate::datapath::{Counters, Datapath, KernelLog, LinkHeader};
@@ -98,22 +99,26 @@ impl Sampler {
         let mut rows: Vec<SlotCount> = Vec::new();
         self.counters.changed(&mut rows);
         let mut uplinks = Vec::with_capacity(self.attached.len());
-        for (index, (ifindex, _)) in self.attached.iter().enumerate() {
-            let Some(ifindex) = *ifindex else { continue };
+        for index in 0..self.attached.len() {
+            let Some((Some(ifindex), _)) = self.attached.get(index).copied() else { continue };
             let uplink = UplinkId(u16::try_from(index).unwrap_or(u16::MAX));
-            let before = self.counters.total(uplink);
-            match self.stats.read(ifindex) {
-                Ok(device) => {
-                    let read_at = boottime();
-                    let after = self.counters.total(uplink);
-                    let uncounted = self.counters.uncounted(uplink);
-                    uplinks.push(UplinkSample { uplink, at: read_at, before, after, uncounted, device });
-                }
+            match self.books(uplink, ifindex) {
+                Ok(books) => uplinks.push(books),
                 // The interface may be gone this instant; the link monitor will say so.
                 Err(error) => tracing::debug!(%error, uplink = index, "no device statistics"),
             }
         }
         Sample { at, uplinks, rows, table: *self.fill.borrow() }
+    }
+
+    /// The device's account between two readings of our own.
+    fn books(&mut self, uplink: UplinkId, ifindex: IfIndex) -> Result<UplinkSample, AgentError> {
+        let before = self.counters.total(uplink)?;
+        let device = self.stats.read(ifindex)?;
+        let at = boottime();
+        let after = self.counters.total(uplink)?;
+        let uncounted = self.counters.uncounted(uplink);
+        Ok(UplinkSample { uplink, at, before, after, uncounted, device })
     }
 }
 
