@@ -53,6 +53,19 @@ pub const GLOBAL_FAST: &str = "ETM_FAST";
 /// Read-only global of the programs, by the convention of aya-log: 0 is silent, 4 is debug.
 pub const GLOBAL_LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 
+/// Classifier of the bench's own object; never attached.
+pub const BENCH_PROGRAM: &str = "etm_bench";
+/// Array of the bench's object: destinations, 16 octets each.
+pub const BENCH_SEQUENCE: &str = "etm_destination";
+/// Elements of [`BENCH_SEQUENCE`], a power of two.
+pub const BENCH_DESTINATIONS: u32 = 1 << 16;
+/// Read-only global of the bench's program.
+pub const GLOBAL_BENCH: &str = "ETM_BENCH";
+/// Value of [`GLOBAL_BENCH`]: neither lookup nor count.
+pub const BENCH_BASE: u32 = 0;
+/// Value of [`GLOBAL_BENCH`]: lookup and count, as [`GLOBAL_FAST`] says.
+pub const BENCH_COUNT: u32 = 1;
+
 const _: () = {
     // BPF_OBJ_NAME_LEN is 16 with the closing zero; the kernel would cut a longer name silently.
     let names = [

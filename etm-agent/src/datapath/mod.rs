@@ -26,6 +26,7 @@ mod sys;
 mod table;
 mod trie;
 
+pub use caps::check as check_capabilities;
 pub use counters::Counters;
 pub use detach::{Detached, detach};
 pub use error::DatapathError;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
-use etm_tests::agent::{AgentOptions, control_socket, write_config};
+use etm_tests::agent::{AgentOptions, Site, write_config};
 use etm_tests::command::cannot_start;
 use etm_tests::error::LabError;
 use etm_tests::lab::{Lab, LabOptions, UPLINK_BPS};
@@ -114,7 +114,7 @@ fn up(name: String, uplink_mbit: u64) -> Result<ExitCode, LabError> {
 /// What to try in a lab: what it shows, and the command.
 fn hints(lab: &Lab, config: &Path) -> Vec<(&'static str, String)> {
     let (id, programs) = (lab.id(), programs());
-    let (border, socket) = (lab.namespace(Role::Border), control_socket(lab));
+    let (border, socket) = (lab.namespace(Role::Border), Site::of(lab).control_socket());
     let (directory, pins) = (lab.directory(), lab.pin_root());
     let (directory, config, pins) = (directory.display(), config.display(), pins.display());
     vec![
@@ -141,7 +141,7 @@ fn hints(lab: &Lab, config: &Path) -> Vec<(&'static str, String)> {
         ),
         (
             "its live counters in the kernel, without ETM's tools",
-            format!("ls {pins}; bpftool map dump pinned {pins}/etm_top"),
+            format!("ls {pins}; bpftool map dump pinned {pins}/etm_live"),
         ),
         ("what core hears of it", format!("birdc -s {directory}/core.ctl show route protocol etm_inject")),
         (
