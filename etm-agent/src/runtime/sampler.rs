@@ -8,7 +8,7 @@ use crate::control::schema::Quantiles;
 use crate::core::input::{LinkEvent, Sample, SlotCount, TableFill, UplinkSample};
 use crate::datapath::{Counters, Datapath, KernelLog, LinkHeader};
 use crate::fib::StatsReader;
-use crate::types::IfIndex;
+use crate::types::{IfIndex, UplinkId};
 use hdrhistogram::Histogram;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
