@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,7 +18,7 @@ use crate::http;
 use crate::lab::Lab;
 use crate::poll::wait_until;
 use crate::state::binary;
-use crate::topology::{BORDER_AS, ETM_INJECT_V4, ETM_LEARN, Provider, Role};
+use crate::topology::{BORDER_AS, ETM_INJECT_V4, ETM_LEARN, ETM_ROUTER_ID, Provider, Role};
 
 /// How long the agent may take from its start to its first answer.
 const START: Duration = Duration::from_secs(15);
@@ -34,47 +34,100 @@ pub struct AgentOptions {
     pub mode: &'static str,
     /// Share of an uplink's capacity that may be used, in percent.
     pub limit_percent: u32,
+    /// Capacity of every uplink in bit/s as ETM is told; `None` tells the truth.
+    pub capacity_bps: Option<u64>,
     /// Time between two rounds.
     pub interval: &'static str,
+    /// Shortest life of an override.
+    pub hold: &'static str,
+    /// How long the kernel honours overrides without hearing from the agent.
+    pub lease: &'static str,
+    /// `auto`, `tcx` or `clsact`.
+    pub hook: &'static str,
+    /// How long a session may take to come up.
+    pub startup_timeout: &'static str,
     /// Log filter (`RUST_LOG`).
     pub log: &'static str,
 }
 
 impl Default for AgentOptions {
     fn default() -> Self {
-        Self { mode: "enforce", limit_percent: 90, interval: "1s", log: "info" }
+        Self {
+            mode: "enforce",
+            limit_percent: 90,
+            capacity_bps: None,
+            interval: "1s",
+            hold: "5m",
+            lease: "10s",
+            hook: "auto",
+            startup_timeout: "20s",
+            log: "info",
+        }
     }
 }
 
-/// Where the agent of a lab puts its control socket.
-pub fn control_socket(lab: &Lab) -> PathBuf {
-    lab.directory().join("etm.sock")
+impl AgentOptions {
+    /// Options for a run that changes nothing.
+    pub fn observe() -> Self {
+        Self { mode: "observe", ..Self::default() }
+    }
+}
+
+/// Where the agent of a lab lives.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Site {
+    /// Directory of sockets and files.
+    pub directory: PathBuf,
+    /// Root of the pins.
+    pub pin_root: PathBuf,
+    /// Capacity of each uplink in bit/s; 0 is unlimited.
+    pub uplink_bps: u64,
+}
+
+impl Site {
+    /// Of a lab.
+    pub fn of(lab: &Lab) -> Self {
+        Self { directory: lab.directory(), pin_root: lab.pin_root(), uplink_bps: lab.uplink_bps() }
+    }
+
+    /// Where the agent puts its control socket.
+    pub fn control_socket(&self) -> PathBuf {
+        self.directory.join("etm.sock")
+    }
 }
 
 /// ETM's configuration for a lab.
-pub fn config(lab: &Lab, options: &AgentOptions) -> String {
+pub fn config(site: &Site, options: &AgentOptions) -> String {
     let mut text = format!(
-        "[agent]\nmode = \"{}\"\ninterval = \"{}\"\ncontrol_socket = \"{}\"\npin_root = \"{}\"\n\n\
-         [kernel]\ninside = [\"in0\"]\n",
+        "[agent]\nmode = \"{}\"\ninterval = \"{}\"\nstartup_timeout = \"{}\"\ncontrol_socket = \"{}\"\n\
+         bird_socket = \"{}\"\n\n[policy]\nhold = \"{}\"\n\n[kernel]\ninside = [\"in0\"]\nlease = \"{}\"\n\n\
+         [datapath]\npin_root = \"{}\"\nprefixes_ipv4 = 4096\nprefixes_ipv6 = 4096\nhook = \"{}\"\n",
         options.mode,
         options.interval,
-        control_socket(lab).display(),
-        lab.pin_root().display(),
+        options.startup_timeout,
+        site.control_socket().display(),
+        site.directory.join(format!("{}.ctl", Role::Border)).display(),
+        options.hold,
+        options.lease,
+        site.pin_root.display(),
+        options.hook,
     );
-    let capacity = if lab.uplink_bps() == 0 { 1_000_000_000 } else { lab.uplink_bps() };
+    let real = if site.uplink_bps == 0 { 1_000_000_000 } else { site.uplink_bps };
+    let capacity_kbit = options.capacity_bps.unwrap_or(real) / 1000;
     for provider in Provider::ALL {
         let _ = write!(
             text,
-            "\n[[interface]]\nname = \"{}\"\ncapacity = \"{}kbit\"\nlimit = \"{}%\"\n",
+            "\n[[interface]]\nname = \"{}\"\ncapacity = \"{capacity_kbit}kbit\"\nlimit = \"{}%\"\n",
             provider.uplink(),
-            capacity / 1000,
             options.limit_percent
         );
     }
     for provider in Provider::ALL {
         let _ = write!(
             text,
-            "\n[[provider]]\nname = \"{provider}\"\nexits = [{{ interface = \"{}\", gateways = [\"{}\", \"{}\"] }}]\n",
+            "\n[[provider]]\nname = \"{provider}\"\nasn = {}\n\
+             exits = [{{ interface = \"{}\", gateways = [\"{}\", \"{}\"] }}]\n",
+            provider.asn(),
             provider.uplink(),
             provider.gateway_v4(),
             provider.gateway_v6()
@@ -82,11 +135,11 @@ pub fn config(lab: &Lab, options: &AgentOptions) -> String {
     }
     let _ = write!(
         text,
-        "\n[bgp]\nasn = {BORDER_AS}\nrouter_id = \"10.255.0.2\"\n\n\
+        "\n[bgp]\nasn = {BORDER_AS}\nrouter_id = \"{ETM_ROUTER_ID}\"\n\n\
          [[bgp.session]]\nname = \"border\"\nrole = \"learn\"\npeer = \"127.0.0.1\"\npeer_as = {BORDER_AS}\n\
          local = \"{ETM_LEARN}\"\n\n\
          [[bgp.session]]\nname = \"core\"\nrole = \"inject\"\npeer = \"10.0.9.2\"\npeer_as = {BORDER_AS}\n\
-         local = \"{ETM_INJECT_V4}\"\nrouter_id = \"10.255.0.3\"\nnext_hops = [\"10.0.9.1\", \"fd00:9::1\"]\n"
+         local = \"{ETM_INJECT_V4}\"\nnext_hops = [\"10.0.9.1\", \"fd00:9::1\"]\n"
     );
     text
 }
@@ -96,9 +149,68 @@ pub fn config(lab: &Lab, options: &AgentOptions) -> String {
 /// # Errors
 /// The file cannot be written.
 pub fn write_config(lab: &Lab, options: &AgentOptions) -> Result<PathBuf, LabError> {
+    write_text(lab, &config(&Site::of(lab), options))
+}
+
+/// Writes a configuration of the caller's to `etm.toml` in the lab's directory and returns its path.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_text(lab: &Lab, text: &str) -> Result<PathBuf, LabError> {
     let path = lab.directory().join("etm.toml");
-    fs::write(&path, config(lab, options)).map_err(LabError::io(format!("write {}", path.display())))?;
+    fs::write(&path, text).map_err(LabError::io(format!("write {}", path.display())))?;
     Ok(path)
+}
+
+/// A run of the agent that was expected to end by itself.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Exit status; `None` when it was still running at the limit and had to be killed.
+    pub status: Option<i32>,
+    /// Standard error and output, together.
+    pub said: String,
+    /// How long it ran.
+    pub took: Duration,
+}
+
+/// Runs `WRAPPER etm-agent ARGUMENTS` in the border's namespace until it ends or `limit` is over.
+///
+/// # Errors
+/// The binary is not built, or cannot be started.
+pub fn run_to_end(
+    lab: &Lab,
+    wrapper: &[&str],
+    arguments: &[&str],
+    limit: Duration,
+) -> Result<Ended, LabError> {
+    let what = "run etm-agent";
+    let log = lab.directory().join("etm-agent.run");
+    let file = File::create(&log).map_err(LabError::io(what))?;
+    let agent = binary("etm-agent")?;
+    let border = lab.namespace(Role::Border);
+    let mut command = match wrapper.split_first() {
+        None => border.command(&agent),
+        Some((program, rest)) => {
+            let mut command = border.command(program);
+            command.args(rest).arg(&agent);
+            command
+        }
+    };
+    command.args(arguments).env("RUST_LOG", "info").env("NO_COLOR", "1").stdin(Stdio::null());
+    command.stderr(file.try_clone().map_err(LabError::io(what))?).stdout(file).process_group(0);
+    let start = Instant::now();
+    let mut child = command.spawn().map_err(|source| cannot_start(what, "nsenter", source))?;
+    let ended = wait_until("etm-agent to end", limit, || {
+        child.try_wait().map_err(|error| error.to_string())?.ok_or_else(|| "it runs".to_owned())
+    });
+    let took = start.elapsed();
+    if ended.is_err() {
+        // Fails only for a process that ended in between.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let said = fs::read_to_string(&log).unwrap_or_default();
+    Ok(Ended { status: ended.ok().and_then(|status| status.code()), said, took })
 }
 
 /// A running agent. Dropping it kills it.
@@ -106,6 +218,7 @@ pub fn write_config(lab: &Lab, options: &AgentOptions) -> Result<PathBuf, LabErr
 pub struct Agent {
     child: Child,
     socket: PathBuf,
+    pin_root: PathBuf,
     log: PathBuf,
 }
 
@@ -139,13 +252,15 @@ impl Agent {
             .arg("--config")
             .arg(config)
             .env("RUST_LOG", log_filter)
+            .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stderr(file.try_clone().map_err(LabError::io(what))?)
             .stdout(file)
             .process_group(0)
             .spawn()
             .map_err(|source| cannot_start(what, "nsenter", source))?;
-        Ok(Self { child, socket: control_socket(lab), log })
+        let socket = Site::of(lab).control_socket();
+        Ok(Self { child, socket, pin_root: lab.pin_root(), log })
     }
 
     /// Reads one resource of the control socket.
@@ -186,6 +301,14 @@ impl Agent {
         command.output().map_err(|source| cannot_start("run the client", "etm", source))
     }
 
+    /// `etm off` as an operator types it: it knows the pins, for an agent that does not answer.
+    ///
+    /// # Errors
+    /// The client cannot be run; its own failure is in the output.
+    pub fn off(&self) -> Result<Output, LabError> {
+        self.etm(&["--json", "off", "--pin-root", &self.pin_root.display().to_string()])
+    }
+
     /// Sends a signal.
     ///
     /// # Errors
@@ -223,12 +346,20 @@ impl Agent {
         &self.socket
     }
 
-    /// The error that says how it ended and what it logged last.
-    pub fn died(&self, status: ExitStatus) -> LabError {
+    /// The same error, with the end of the agent's log.
+    pub fn with_log(&self, error: LabError) -> LabError {
+        LabError::WithLog { error: Box::new(error), log: self.log_tail() }
+    }
+
+    fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
-        let tail = lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n");
-        LabError::AgentDied { status: status.to_string(), log: tail }
+        lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
+    }
+
+    /// The error that says how it ended and what it logged last.
+    pub fn died(&self, status: ExitStatus) -> LabError {
+        LabError::AgentDied { status: status.to_string(), log: self.log_tail() }
     }
 }
 

@@ -5,11 +5,9 @@
 //! first saw the overload, and whether its books balance. *Never*: an assertion that the script cannot
 //! fail; a run without overload, without a move or without a route at core ends as "did not hold".
 
-mod figures;
 mod script;
 mod timeline;
 mod verdict;
-mod view;
 mod watch;
 
 pub use script::run;

@@ -109,6 +109,14 @@ pub enum LabError {
         /// End of its log.
         log: String,
     },
+    /// Something failed while ETM ran; its log may say why.
+    #[error("{error}; etm-agent said last:\n{log}")]
+    WithLog {
+        /// What failed.
+        error: Box<LabError>,
+        /// End of its log.
+        log: String,
+    },
 }
 
 impl LabError {

@@ -1,11 +1,12 @@
 //! The lab: network namespaces with real routers in which ETM is tried, demonstrated and tested.
 //!
 //! *Never*: touches a route, link, rule or qdisc of the namespace it is started in, sends a packet to
-//! an address that no namespace of the lab owns, or links against the agent. ETM is run as a user
-//! runs it, by its two binaries.
+//! an address that no namespace of the lab owns, or, but for [`bench`], calls into the agent. ETM is
+//! run as a user runs it, by its two binaries.
 //!
 //! Reading order: [`topology`] (what is wired to what), [`table`] (who announces what), [`lab`]
-//! (brings it up), [`traffic`] (what is sent and what arrived), [`agent`] (ETM itself).
+//! (brings it up), [`traffic`] (what is sent and what arrived), [`agent`] (ETM itself), [`scene`] (all of
+//! it together, for tests and demo).
 
 pub mod agent;
 pub mod bench;
@@ -20,7 +21,10 @@ pub mod lab;
 pub mod link;
 pub mod netns;
 pub mod poll;
+pub mod scene;
 pub mod state;
 pub mod table;
 pub mod topology;
+pub mod traces;
 pub mod traffic;
+pub mod view;

@@ -259,20 +259,22 @@ pub fn reap(id: &str) -> Result<(), LabError> {
     if said == KEEP { Ok(()) } else { tear_down(id) }
 }
 
-/// Path of a binary that cargo built beside the running one.
+/// Path of a binary of this workspace: in the directory that `ETM_BIN_DIR` names, or beside the running one.
 ///
 /// # Errors
 /// It was not built.
 pub fn binary(name: &str) -> Result<PathBuf, LabError> {
     let own = std::env::current_exe().map_err(LabError::io("find the running program"))?;
+    let given = std::env::var_os("ETM_BIN_DIR").map(PathBuf::from);
     // Test programs live one level below, in `deps`.
-    own.ancestors()
-        .skip(1)
-        .take(2)
+    let beside = own.ancestors().skip(1).take(2).map(Path::to_path_buf);
+    given
+        .into_iter()
+        .chain(beside)
         .map(|directory| directory.join(name))
         .find(|path| path.is_file())
-        .ok_or_else(|| LabError::Missing {
-            program: name.to_owned(),
-            package: "none: `cargo build` makes it",
+        .ok_or_else(|| LabError::NotBuilt {
+            name: name.to_owned(),
+            package: if name == BINARY { "etm-tests" } else { "etm-agent" },
         })
 }

@@ -34,6 +34,9 @@ pub const ETM_INJECT_V6: &str = "fd00:9::3";
 /// ETM's address for the learn session with the border's own BIRD.
 pub const ETM_LEARN: &str = "127.0.0.2";
 
+/// ETM's own BGP identifier: none of the routers'.
+pub const ETM_ROUTER_ID: &str = "10.255.0.2";
+
 /// A namespace of the lab.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum,

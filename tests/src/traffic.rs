@@ -6,6 +6,7 @@
 mod demand;
 mod generator;
 mod ledger;
+pub mod measure;
 mod sink;
 
 pub use demand::{Demand, zipf};

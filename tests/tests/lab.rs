@@ -9,12 +9,12 @@ use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etm_tests::lab::{Lab, LabOptions};
 use etm_tests::link;
 use etm_tests::poll::{pass_time, wait_until};
+use etm_tests::scene::turn;
 use etm_tests::state;
 use etm_tests::table::Table;
 use etm_tests::topology::{Provider, Role};
@@ -23,16 +23,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 const DRAIN: Duration = Duration::from_secs(10);
-
-/// One lab at a time: two cores are a small Internet. `None` where labs cannot be made.
-fn turn() -> Option<MutexGuard<'static, ()>> {
-    static TURN: Mutex<()> = Mutex::new(());
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIP: network namespaces need root (geteuid is not 0)");
-        return None;
-    }
-    Some(TURN.lock().unwrap_or_else(PoisonError::into_inner))
-}
 
 /// Everything of lab `id` that can be left somewhere.
 fn leftovers(id: &str) -> Vec<String> {

@@ -16,8 +16,8 @@ use std::process::ExitCode;
 const AFTER_HELP: &str = "\
 Exit status: 0 done, 1 failed or refused, 2 wrong command line or input that is no problem to plan, 3 no agent answers.
 
-`etm off` first asks the agent, which also withdraws its announcements. Where no agent answers it turns the
-switch in the kernel by itself: marked packets take plain routing at once, and an agent that wakes up stays off.";
+`etm off` first asks the agent, which also withdraws its announcements. Where that fails it turns the switch in
+the kernel by itself: marked packets take plain routing at once, and an agent that wakes up stays off.";
 
 /// Asks ETM's agent what it sees, what it does and why; switches it off and on.
 #[derive(Debug, Parser)]
@@ -153,10 +153,9 @@ async fn execute(args: &Args) -> Result<String, ClientError> {
             ask.get(&resource, |answer: &Events| render::events(&answer.events)).await
         }
         Command::Off { pin_root } => match ask.order("/v1/off").await {
-            Err(error @ (ClientError::Unreachable { .. } | ClientError::Silent { .. })) => {
-                switch_off(pin_root, error, args.json)
-            }
-            other => other,
+            // Whatever keeps the agent from carrying it out: the kernel's switch needs no agent.
+            Err(error) => switch_off(pin_root, error, args.json),
+            done => done,
         },
         Command::On => ask.order("/v1/on").await,
         // Handled before: it asks nobody.
@@ -205,7 +204,7 @@ fn switch_off(pin_root: &Path, agent: ClientError, as_json: bool) -> Result<Stri
         Ok(true) => Ok(format!(
             "the kernel's switch is off: every packet takes plain routing now\n\
              but {agent}\n\
-             its BGP announcements end with its sessions (hold time), or when the process ends\n"
+             its BGP announcements end with its lease or its sessions (hold time), or when the process ends\n"
         )),
         // Nothing pinned means that nothing is marked, but also that this may be the wrong directory.
         Ok(false) => Err(agent),

@@ -129,6 +129,7 @@ fn book(state: BookState) -> &'static str {
         BookState::Exact => "exact",
         BookState::Lossy => "lossy",
         BookState::Failed => "FAILED",
+        BookState::Unchecked => "unchecked",
         BookState::Down => "down",
     }
 }

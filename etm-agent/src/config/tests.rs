@@ -109,9 +109,11 @@ fn faults_of_meaning_say_what_to_write() {
         ),
         (&*format!("[agent]\nmode = \"enforce\"\n{GOOD}"), "no inside interface is named"),
         (&*format!("[kernel]\ninside = [\"up-a\"]\n{GOOD}"), "it cannot be inside too"),
-        (&*format!("[kernel]\ntable = 254\n{GOOD}"), "tables 0, 253, 254 and 255 are the system's"),
+        (&*format!("[kernel]\ntable = 254\n{GOOD}"), "tables 0 and 252 to 255 are the system's"),
         (&*format!("[kernel]\nmark = 3\nmask = 1\n{GOOD}"), "made of bits of the mask"),
         (&*format!("[agent]\ninterval = \"5ms\"\n{GOOD}"), "between 100ms and 60s"),
+        (&*format!("[agent]\ninterval = \"10s\"\nstale_after = \"15s\"\n{GOOD}"), "before two intervals"),
+        (&*format!("[agent]\ninterval = \"4s\"\n{GOOD}"), "at least three times agent.interval"),
         (&*format!("[agent]\nmode = \"on\"\n{GOOD}"), "unknown variant `on`"),
         (
             &*GOOD.replace("[[static_route]]\nprefix = \"198.18.0.0/24\"\nexit = \"transit-a\"\n", ""),

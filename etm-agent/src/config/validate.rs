@@ -30,9 +30,11 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let kernel = check.kernel(&raw.kernel);
     let bgp = raw.bgp.as_ref().map(|bgp| check.bgp(bgp, &exits, kernel.lease));
     let community = check.community(raw.bgp.as_ref());
+    let (interval, stale_after) = check.times(&raw.agent);
+    check.lease_outlives(raw, interval, kernel.lease);
     let policy = Policy {
         mode: raw.agent.mode,
-        interval: check.interval(&raw.agent),
+        interval,
         peers: bgp.iter().flat_map(|bgp| bgp.sessions.iter().map(session_peer)).collect(),
         static_routes: check.static_routes(&raw.static_route, &exits),
         exclude: raw.policy.exclude.iter().filter_map(|text| check.parse::<Prefix>(text)).collect(),
@@ -42,7 +44,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         max_throws: raw.kernel.max_throws.unwrap_or(256),
         community,
         daemon_protocols: raw.kernel.daemon_protocols.clone().unwrap_or_else(|| DAEMON_PROTOCOLS.to_vec()),
-        stale_after: check.duration(raw.agent.stale_after.as_ref(), Duration::from_secs(5)),
+        stale_after,
         uplinks,
         providers,
         exits,
@@ -117,13 +119,30 @@ impl Check {
         }
     }
 
-    fn interval(&mut self, agent: &raw::Agent) -> Duration {
+    /// Time between samples, and the age from which the last one is stale.
+    fn times(&mut self, agent: &raw::Agent) -> (Duration, Duration) {
         let interval = self.duration(agent.interval.as_ref(), Duration::from_secs(1));
         let bounds = Duration::from_millis(100)..=Duration::from_secs(60);
         if let Some(text) = agent.interval.as_ref().filter(|_| !bounds.contains(&interval)) {
             self.fault(text.span(), "the interval must be between 100ms and 60s");
         }
-        interval
+        let stale_after =
+            self.duration(agent.stale_after.as_ref(), (interval * 3).max(Duration::from_secs(5)));
+        if let Some(text) = agent.stale_after.as_ref().filter(|_| stale_after < interval * 2) {
+            self.fault(text.span(), "a sample cannot be stale before two intervals have passed");
+        }
+        (interval, stale_after)
+    }
+
+    /// The lease is renewed once per interval; it must outlive a late one.
+    fn lease_outlives(&mut self, raw: &Raw, interval: Duration, lease: Duration) {
+        if lease >= interval * 3 {
+            return;
+        }
+        let span = raw.agent.interval.as_ref().or(raw.kernel.lease.as_ref()).map(Text::span);
+        let message =
+            "kernel.lease must be at least three times agent.interval: it is renewed once per interval";
+        self.faults.push(Fault { span, message: message.to_owned(), help: None });
     }
 
     fn uplinks(&mut self, interfaces: &[raw::Interface]) -> Vec<Uplink> {
@@ -259,8 +278,8 @@ impl Check {
             rule_priority: raw.rule_priority.as_ref().map_or(1790, |value| *value.get_ref()),
             lease,
         };
-        if let Some(table) = raw.table.as_ref().filter(|value| matches!(value.get_ref(), 0 | 253..=255)) {
-            self.fault(table.span(), "tables 0, 253, 254 and 255 are the system's; choose another");
+        if let Some(table) = raw.table.as_ref().filter(|value| matches!(value.get_ref(), 0 | 252..=255)) {
+            self.fault(table.span(), "tables 0 and 252 to 255 are the system's; choose another");
         }
         if let Some(protocol) =
             raw.protocol.as_ref().filter(|value| *value.get_ref() <= 18 || *value.get_ref() == 186)
@@ -307,6 +326,7 @@ impl Check {
                 Some(raw::HookText::Clsact) => HookChoice::Clsact,
             },
             keep_on_exit: raw.keep_on_exit.unwrap_or(true),
+            fast_path: raw.fast_path.unwrap_or(true),
             kernel_log: raw.kernel_log.unwrap_or(false),
         }
     }

@@ -11,6 +11,8 @@ use crate::types::{BitRate, ExitId, Prefix, UplinkId};
 pub struct Room {
     /// Above this it is overloaded.
     pub limit: BitRate,
+    /// Once overloaded it is relieved to this: at the limit itself the least fluctuation is overload again.
+    pub relief: BitRate,
     /// Up to this ETM may fill it.
     pub fill: BitRate,
     /// Load that is not any item's: traffic that cannot be moved.
@@ -103,6 +105,11 @@ impl State<'_> {
         self.loads[uplink].saturating_sub(self.rooms[uplink].limit)
     }
 
+    /// What must leave `uplink`, which is overloaded, for it to be relieved.
+    fn excess(&self, uplink: usize) -> BitRate {
+        self.loads[uplink].saturating_sub(self.rooms[uplink].relief)
+    }
+
     /// The most preferred exit on another uplink that takes `index` without being filled above its mark.
     fn receiver(&self, index: usize) -> Option<ExitId> {
         let item = &self.items[index];
@@ -141,9 +148,12 @@ impl State<'_> {
         self.exits[index] = to;
     }
 
-    /// Moves items off `uplink` until it is at its limit: largest that is still needed first, then the
+    /// Moves items off `uplink`, if it is overloaded, until it is relieved: largest that is still needed first, then the
     /// smallest that finishes; at last takes back any move that the later ones made needless.
     fn relieve(&mut self, uplink: usize) {
+        if self.need(uplink) == BitRate::ZERO {
+            return;
+        }
         let mut on_it: Vec<usize> = (0..self.items.len())
             .filter(|index| {
                 self.uplink(self.exits[*index]) == uplink && self.items[*index].rate > BitRate::ZERO
@@ -151,8 +161,8 @@ impl State<'_> {
             .collect();
         on_it.sort_by_key(|index| (std::cmp::Reverse(self.items[*index].rate), self.items[*index].prefix));
         let mut taken: Vec<(usize, ExitId)> = Vec::new();
-        while self.need(uplink) > BitRate::ZERO {
-            let Some(position) = self.next_to_move(&on_it, self.need(uplink)) else { break };
+        while self.excess(uplink) > BitRate::ZERO {
+            let Some(position) = self.next_to_move(&on_it, self.excess(uplink)) else { break };
             let index = on_it.remove(position);
             let Some(to) = self.receiver(index) else { break };
             taken.push((index, self.exits[index]));
@@ -160,7 +170,7 @@ impl State<'_> {
         }
         for (index, back) in taken {
             let rate = self.items[index].rate;
-            if self.loads[uplink] + rate <= self.rooms[uplink].limit {
+            if self.loads[uplink] + rate <= self.rooms[uplink].relief {
                 self.place(index, back);
             }
         }
@@ -214,6 +224,7 @@ mod tests {
         base.iter()
             .map(|mbit| Room {
                 limit: BitRate(45 * MBIT),
+                relief: BitRate(45 * MBIT),
                 fill: BitRate(42 * MBIT),
                 base: BitRate(mbit * MBIT),
             })
@@ -249,6 +260,17 @@ mod tests {
         let placement = allocate(&UPLINKS, &rooms([0, 0, 0]), &items, NO_CAPS);
         assert_eq!(exits(&placement), [0, 0, 1, 1]);
         assert_eq!(placement.residual, [BitRate(0); 3]);
+    }
+
+    #[test]
+    fn an_overloaded_uplink_is_relieved_to_below_its_limit_and_one_at_its_limit_is_left_alone() {
+        let relieving = |base| {
+            let rooms = rooms([base, 0, 0]);
+            rooms.into_iter().map(|room| Room { relief: BitRate(44 * MBIT), ..room }).collect::<Vec<_>>()
+        };
+        let items = [item(1, 11, 0, 0), item(2, 4, 0, 0), item(3, 1, 0, 0)];
+        assert_eq!(exits(&allocate(&UPLINKS, &relieving(29), &items, NO_CAPS)), [0, 0, 0]);
+        assert_eq!(exits(&allocate(&UPLINKS, &relieving(33), &items, NO_CAPS)), [0, 1, 1]);
     }
 
     #[test]

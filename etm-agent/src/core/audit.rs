@@ -52,6 +52,20 @@ pub enum EndReason {
     Stopping,
 }
 
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            EndReason::GivenBack => "its preferred exit has room again",
+            EndReason::ExitLost => "that exit lost its link or its route for the prefix",
+            EndReason::PlainRoutingAgrees => "plain routing goes there by itself",
+            EndReason::NotOursToOverride => "the kernel's route is not the daemon's BGP route any more",
+            EndReason::TooManyMoreSpecifics => "it holds more more-specifics than kernel.max_throws",
+            EndReason::SwitchedOff => "switched off",
+            EndReason::Stopping => "the agent is about to end",
+        })
+    }
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
@@ -128,6 +142,9 @@ pub enum EventKind {
         generation: Generation,
         changed: usize,
     },
+    Waiting {
+        holds: Vec<Hold>,
+    },
     Frozen {
         holds: Vec<Hold>,
     },
@@ -183,7 +200,7 @@ impl fmt::Display for EventKind {
             EventKind::Unrelieved { uplink, residual_bps } => {
                 write!(
                     f,
-                    "{uplink} stays {residual_bps} above its limit: no other exit has room for its prefixes"
+                    "{uplink} stays {residual_bps} above its limit: no other exit has room for its prefixes, or policy.max_moved or policy.max_overrides forbids more moves"
                 )
             }
             EventKind::OverrideAdded { prefix, from, to, rate_bps, reason, enforced } => {
@@ -195,17 +212,6 @@ impl fmt::Display for EventKind {
                 write!(f, "{prefix} ({rate_bps}) {verb} through {to} now, no more through {from}")
             }
             EventKind::OverrideEnded { prefix, to, why } => {
-                let why = match why {
-                    EndReason::GivenBack => "its preferred exit has room again",
-                    EndReason::ExitLost => "that exit lost its link or its route for the prefix",
-                    EndReason::PlainRoutingAgrees => "plain routing goes there by itself",
-                    EndReason::NotOursToOverride => {
-                        "the kernel's route is not the daemon's BGP route any more"
-                    }
-                    EndReason::TooManyMoreSpecifics => "it holds more more-specifics than kernel.max_throws",
-                    EndReason::SwitchedOff => "switched off",
-                    EndReason::Stopping => "the agent is about to end",
-                };
                 write!(f, "{prefix} is left to plain routing, no more through {to}: {why}")
             }
             EventKind::Decided { generation, overrides, moved_bps, enforced } => write!(
@@ -222,10 +228,8 @@ impl fmt::Display for EventKind {
             EventKind::PeerTold { session, generation, changed } => {
                 write!(f, "{session} was told decision {generation}, {changed} prefixes changed")
             }
-            EventKind::Frozen { holds } => {
-                let reasons: Vec<String> = holds.iter().map(ToString::to_string).collect();
-                write!(f, "decisions stand still: {}", reasons.join("; "))
-            }
+            EventKind::Waiting { holds } => write!(f, "nothing is decided yet: {}", joined(holds)),
+            EventKind::Frozen { holds } => write!(f, "decisions stand still: {}", joined(holds)),
             EventKind::Thawed => f.write_str("decisions go on"),
             EventKind::SwitchedOff => f.write_str("switched off: plain routing"),
             EventKind::SwitchedOn => f.write_str("switched on"),
@@ -237,6 +241,10 @@ impl fmt::Display for EventKind {
             ),
         }
     }
+}
+
+fn joined(holds: &[Hold]) -> String {
+    holds.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// The log.

@@ -17,6 +17,9 @@ pub const WINDOW: Duration = Duration::from_secs(10);
 /// Samples after which a miss is no packet in flight any more.
 const PERSISTENT: u8 = 3;
 
+/// Payload that a segment has at least, in bytes: senders segment at about 1,400, and never below the smallest MSS.
+const SMALLEST_SEGMENT: u64 = 536;
+
 /// Share of a window's traffic, in parts per million, above which a difference is a failure.
 const TOLERANCE_PPM: u64 = 1_000;
 
@@ -33,6 +36,9 @@ pub enum BookState {
     Lossy,
     /// The books differ.
     Failed,
+    /// They differ on a device without queueing discipline, which counts a super-packet once and without the
+    /// headers of its later segments: nothing can be concluded.
+    Unchecked,
     /// The link is down: the kernel throws the queue away uncounted.
     Down,
 }
@@ -72,6 +78,8 @@ pub struct WorstWindows {
     pub lossy: u64,
     /// Of these, failed.
     pub failed: u64,
+    /// Of these, on a device whose counters cannot be compared.
+    pub unchecked: u64,
 }
 
 /// Where the constant between two books may lie.
@@ -100,7 +108,8 @@ struct Ledger {
     /// The largest difference of consecutive missing samples, and how many there were.
     missing: u64,
     misses: u8,
-    worst: u64,
+    /// Sum of all differences that lasted, since it was last taken.
+    differing: u64,
 }
 
 impl Ledger {
@@ -125,7 +134,7 @@ impl Ledger {
                 // From here on the new constant holds, so that one lost packet is reported once.
                 self.constant = Some(bound);
                 self.misses = 0;
-                self.worst = self.worst.max(self.missing);
+                self.differing += self.missing;
                 Some(self.missing)
             }
         }
@@ -159,11 +168,13 @@ impl Book {
         }
         self.last = Some(sample);
         let device = sample.device;
-        let accounted =
-            i128::from(device.sent.packets) + i128::from(device.dropped) + i128::from(device.backlog.packets);
+        let accounted = i128::from(device.sent.packets) + i128::from(device.dropped);
+        // A super-packet counts as its segments when it is sent, and as one while it waits: what waits is bounded, not known.
+        let waiting = i128::from(device.backlog.packets);
+        let waiting_segments = i128::from(device.backlog.bytes / SMALLEST_SEGMENT).max(waiting);
         self.packets.take(Interval {
-            low: accounted - i128::from(sample.after.packets),
-            high: accounted - i128::from(sample.before.packets),
+            low: accounted + waiting - i128::from(sample.after.packets),
+            high: accounted + waiting_segments - i128::from(sample.before.packets),
         });
         let (opened_at, offered_then, dropped_then) =
             *self.opened.get_or_insert((sample.at, sample.before, device.dropped));
@@ -189,23 +200,27 @@ impl Book {
         let mut report = WindowReport {
             offered: last.after.since(offered_then),
             dropped,
-            packet_error: std::mem::take(&mut self.packets.worst),
-            byte_error: if dropped == 0 { std::mem::take(&mut self.bytes.worst) } else { 0 },
+            packet_error: std::mem::take(&mut self.packets.differing),
+            byte_error: if dropped == 0 { std::mem::take(&mut self.bytes.differing) } else { 0 },
             state: BookState::Exact,
         };
         let packet_ppm = report.packet_error * 1_000_000 / report.offered.packets.max(1);
-        report.state = if packet_ppm > TOLERANCE_PPM || report.byte_error_ppm() > TOLERANCE_PPM {
-            BookState::Failed
-        } else if dropped > 0 {
-            BookState::Lossy
-        } else {
-            BookState::Exact
+        let differ = packet_ppm > TOLERANCE_PPM || report.byte_error_ppm() > TOLERANCE_PPM;
+        report.state = match (dropped > 0, differ, last.device.basis) {
+            // The qdisc drops super-packets whole and counts them once: with drops a difference proves nothing.
+            (true, _, _) => BookState::Lossy,
+            (false, true, Basis::Device) => BookState::Unchecked,
+            (false, true, Basis::Qdisc) => BookState::Failed,
+            (false, false, _) => BookState::Exact,
         };
         self.worst.windows += 1;
         self.worst.lossy += u64::from(report.state == BookState::Lossy);
         self.worst.failed += u64::from(report.state == BookState::Failed);
-        self.worst.packet_error = self.worst.packet_error.max(report.packet_error);
-        if dropped == 0 {
+        self.worst.unchecked += u64::from(report.state == BookState::Unchecked);
+        if report.state != BookState::Unchecked {
+            self.worst.packet_error = self.worst.packet_error.max(report.packet_error);
+        }
+        if dropped == 0 && report.state != BookState::Unchecked {
             self.worst.byte_error_ppm = self.worst.byte_error_ppm.max(report.byte_error_ppm());
         }
         self.opened = Some((last.at, last.before, last.device.dropped));
@@ -341,6 +356,54 @@ mod tests {
             (BookState::Failed, 37, 37_000)
         );
         assert_eq!(book.worst().failed, 1);
+    }
+
+    #[test]
+    fn super_packets_in_the_queue_or_dropped_are_no_failure() {
+        // 20 segments each: the hook and `sent` count them all, backlog and drops count one.
+        let waiting = (0..=12).map(|s| {
+            let mut sample = sample(s, s * 10_000, 0, 0, 0);
+            sample.device.sent.packets -= 400;
+            sample.device.sent.bytes -= 400_000;
+            sample.device.backlog = Count { packets: 20, bytes: 400_000 };
+            sample
+        });
+        let (_, reports) = run(waiting);
+        assert_eq!((reports[0].state, reports[0].packet_error), (BookState::Exact, 0));
+        let dropping = (0..=12).map(|s| {
+            let mut sample = sample(s, s * 10_000, 0, 0, 0);
+            sample.device.sent.packets -= s * 200;
+            sample.device.dropped = s * 10;
+            sample
+        });
+        let (_, reports) = run(dropping);
+        assert_eq!(reports[0].state, BookState::Lossy);
+    }
+
+    #[test]
+    fn a_device_without_a_queueing_discipline_is_exact_or_unchecked_and_never_failed() {
+        let device = |sample: UplinkSample, missing: u64| {
+            let mut sample = sample;
+            sample.device.basis = Basis::Device;
+            sample.device.sent.packets -= missing;
+            sample
+        };
+        let (_, exact) = run((0..=10).map(|s| device(sample(s, s * 1_000, 10, 0, 0), 0)));
+        assert_eq!(exact[0].state, BookState::Exact);
+        let (book, unlike) = run((0..=10).map(|s| device(sample(s, s * 1_000, 10, 0, 0), s * 500)));
+        assert_eq!((unlike[0].state, book.worst().packet_error), (BookState::Unchecked, 0));
+    }
+
+    #[test]
+    fn a_steady_leak_adds_up_over_the_window() {
+        let leaking = (0..=10).map(|s| {
+            let mut sample = sample(s, s * 1_000, 0, 0, 0);
+            sample.device.sent.packets += s * 2;
+            sample
+        });
+        let (_, reports) = run(leaking);
+        assert!(reports[0].packet_error >= 12, "{reports:?}");
+        assert_eq!(reports[0].state, BookState::Failed);
     }
 
     #[test]

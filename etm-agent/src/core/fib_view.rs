@@ -8,11 +8,17 @@ use crate::types::{ExitId, Prefix, PrefixMap};
 use serde::{Deserialize, Serialize};
 
 /// All routes of the main table.
+///
+/// While the table is read again the former reading stands: a half-read table would look as if routes were gone.
 #[derive(Clone, Debug, Default)]
 pub struct FibView {
-    routes: PrefixMap<Vec<KernelRoute>>,
-    synced: bool,
+    routes: Table,
+    /// The reading under way.
+    incoming: Option<Table>,
+    complete: bool,
 }
+
+type Table = PrefixMap<Vec<KernelRoute>>;
 
 /// Why the kernel's route for a prefix cannot be overridden (invariant 8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,51 +44,26 @@ impl FibView {
     pub fn apply(&mut self, event: FibEvent) -> Vec<Prefix> {
         match event {
             FibEvent::Reset => {
-                self.synced = false;
-                self.routes.clear();
+                self.incoming = Some(Table::new());
                 Vec::new()
             }
             FibEvent::Synced => {
-                self.synced = true;
+                if let Some(table) = self.incoming.take() {
+                    self.routes = table;
+                }
+                self.complete = true;
                 Vec::new()
             }
-            FibEvent::Changes(changes) => changes.into_iter().map(|change| self.change(change)).collect(),
-        }
-    }
-
-    fn change(&mut self, change: FibChange) -> Prefix {
-        match change {
-            FibChange::Set(route) => {
-                let prefix = route.prefix;
-                match self.routes.get_mut(prefix) {
-                    None => {
-                        self.routes.insert(prefix, vec![route]);
-                    }
-                    Some(routes) => match routes.iter_mut().find(|known| known.metric == route.metric) {
-                        Some(known) => *known = route,
-                        None => {
-                            routes.push(route);
-                            routes.sort_by_key(|known| known.metric);
-                        }
-                    },
-                }
-                prefix
-            }
-            FibChange::Unset { prefix, metric } => {
-                if let Some(routes) = self.routes.get_mut(prefix) {
-                    routes.retain(|known| known.metric != metric);
-                    if routes.is_empty() {
-                        self.routes.remove(prefix);
-                    }
-                }
-                prefix
+            FibEvent::Changes(changes) => {
+                let table = self.incoming.as_mut().unwrap_or(&mut self.routes);
+                changes.into_iter().map(|change| apply(table, change)).collect()
             }
         }
     }
 
-    /// True while the view is complete.
+    /// True once the table was read, and while it is not being read again.
     pub fn synced(&self) -> bool {
-        self.synced
+        self.complete && self.incoming.is_none()
     }
 
     /// The exit that plain routing uses for exactly `prefix`, where it is the daemon's own choice among the exits.
@@ -116,6 +97,36 @@ impl FibView {
     /// True without a route.
     pub fn is_empty(&self) -> bool {
         self.routes.is_empty()
+    }
+}
+
+fn apply(table: &mut Table, change: FibChange) -> Prefix {
+    match change {
+        FibChange::Set(route) => {
+            let prefix = route.prefix;
+            match table.get_mut(prefix) {
+                None => {
+                    table.insert(prefix, vec![route]);
+                }
+                Some(routes) => match routes.iter_mut().find(|known| known.metric == route.metric) {
+                    Some(known) => *known = route,
+                    None => {
+                        routes.push(route);
+                        routes.sort_by_key(|known| known.metric);
+                    }
+                },
+            }
+            prefix
+        }
+        FibChange::Unset { prefix, metric } => {
+            if let Some(routes) = table.get_mut(prefix) {
+                routes.retain(|known| known.metric != metric);
+                if routes.is_empty() {
+                    table.remove(prefix);
+                }
+            }
+            prefix
+        }
     }
 }
 

@@ -47,6 +47,16 @@ pub enum Hold {
         /// Share of bytes, parts per million.
         ppm: u32,
     },
+    /// Traffic under override does not leave by its override.
+    OverridesWithoutEffect {
+        /// Share of bytes under override, parts per million.
+        ppm: u32,
+    },
+    /// An uplink whose link is up is missing from the samples: what leaves there is not known.
+    UplinkNotCounted {
+        /// Its name.
+        uplink: String,
+    },
     /// The kernel's prefix table is full: some prefixes count for their covering prefix.
     TableFull {
         /// Prefixes without a row.
@@ -89,6 +99,15 @@ impl fmt::Display for Hold {
                 ppm / 10_000,
                 ppm % 10_000 / 100
             ),
+            Hold::OverridesWithoutEffect { ppm } => write!(
+                f,
+                "{} % of the traffic under override does not take it: is the rule there (`ip rule`), \
+                 and does the traffic come in by kernel.inside?",
+                ppm / 10_000
+            ),
+            Hold::UplinkNotCounted { uplink } => {
+                write!(f, "{uplink} is up, but its traffic is not counted now; see the log")
+            }
             Hold::TableFull { refused } => {
                 write!(f, "the kernel's prefix table is full, {refused} prefixes have no row: raise datapath.prefixes")
             }

@@ -7,8 +7,9 @@ use super::fib_view::FibView;
 use super::policy::Policy;
 use super::rib::Rib;
 use super::topology::Topology;
-use crate::types::{BitRate, ExitId, Prefix, PrefixMap, Timestamp};
+use crate::types::{BitRate, ExitId, IfIndex, Prefix, PrefixMap, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 /// All overrides, planned or in effect.
 #[derive(Clone, Debug, Default)]
@@ -144,7 +145,7 @@ impl Overrides {
     pub fn kernel(&self, rib: &Rib, fib: &FibView, topology: &Topology) -> BTreeMap<Prefix, KernelAction> {
         let mut actions = BTreeMap::new();
         for entry in self.iter() {
-            let Some((gateway, ifindex)) = topology.next_hop(entry.to, entry.prefix.family()) else {
+            let Some((gateway, ifindex)) = next_hop(entry, rib, topology) else {
                 // Between the loss of a link and the end of its overrides: plain routing, not a covering override.
                 actions.insert(entry.prefix, KernelAction::Throw);
                 continue;
@@ -168,6 +169,14 @@ impl Overrides {
         }
         announcements
     }
+}
+
+/// Next hop of the route that an override uses, and its interface. An exit may have several next hops: the
+/// router that announced the prefix is the one to use.
+pub fn next_hop(entry: &Override, rib: &Rib, topology: &Topology) -> Option<(IpAddr, IfIndex)> {
+    let candidates = rib.candidates(entry.prefix, topology);
+    let candidate = candidates.iter().find(|candidate| candidate.exit == entry.to)?;
+    Some((candidate.attrs.next_hop, topology.ifindex(entry.to)?))
 }
 
 /// A placement away from home.

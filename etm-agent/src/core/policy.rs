@@ -45,6 +45,12 @@ impl Uplink {
         self.capacity.scaled(self.limit)
     }
 
+    /// Load to which this uplink is brought once it is overloaded: a third of the headroom below the limit, or
+    /// the next fluctuation would be the next overload, and every second one more prefix would move.
+    pub fn relief_rate(&self) -> BitRate {
+        self.capacity.scaled(self.limit - Share(self.headroom.0 / 3))
+    }
+
     /// Highest load to which ETM fills this uplink by its own moves.
     pub fn fill_rate(&self) -> BitRate {
         self.capacity.scaled(self.limit - self.headroom)
@@ -69,7 +75,7 @@ pub struct Exit {
     pub provider: ProviderId,
     /// Interface it uses.
     pub uplink: UplinkId,
-    /// Next hops that mean this exit, at least one; at most one per family is used for kernel routes: the first.
+    /// Next hops that mean this exit, at least one.
     pub gateways: Vec<IpAddr>,
 }
 

@@ -75,7 +75,7 @@ pub fn project(now: Timestamp, offered: &[BitRate], sources: &Sources<'_>) -> Pr
     let rooms = sources.policy.uplinks.iter().zip(&base).enumerate().map(|(index, (uplink, base))| {
         let link = sources.topology.link(UplinkId(u16::try_from(index).unwrap_or(u16::MAX)));
         let fill = if link.up { uplink.fill_rate() } else { BitRate::ZERO };
-        Room { limit: uplink.limit_rate(), fill, base: *base }
+        Room { limit: uplink.limit_rate(), relief: uplink.relief_rate(), fill, base: *base }
     });
     Projection { loads, rooms: rooms.collect(), items: items.into_values().collect(), total }
 }
@@ -90,19 +90,18 @@ fn active_slots(sources: &Sources<'_>) -> BTreeSet<SlotId> {
 /// The item of `prefix`, where there is a choice to make about it.
 fn item(now: Timestamp, prefix: Prefix, slot: SlotId, sources: &Sources<'_>) -> Option<Item> {
     let entry = sources.overrides.get(prefix);
-    if entry.is_none()
-        && (prefix.is_default() || sources.barred.contains(&prefix) || excluded(prefix, sources.policy))
-    {
+    if prefix.is_default() || excluded(prefix, sources.policy) {
+        return None;
+    }
+    if entry.is_none() && sources.barred.contains(&prefix) {
         return None;
     }
     let home = sources.fib.home(prefix, sources.policy, sources.topology).ok()?;
-    let family = prefix.family();
     let choices: Vec<ExitId> = sources
         .rib
         .candidates(prefix, sources.topology)
         .into_iter()
         .map(|candidate| candidate.exit)
-        .filter(|exit| sources.topology.next_hop(*exit, family).is_some())
         .collect();
     // Invariant 8: plain routing's choice must itself be a candidate, or the kernel's route is not what it seems.
     if !choices.contains(&home) || (choices.len() < 2 && entry.is_none()) {
@@ -141,6 +140,20 @@ pub fn mismatch(sources: &Sources<'_>, unsettled: &BTreeMap<Prefix, Timestamp>) 
         if sources.topology.uplink_of(home) != Some(uplink) {
             elsewhere += rate;
         }
+    }
+    elsewhere.share_of(judged).0
+}
+
+/// Share of the traffic under override that does not leave by its override, in parts per million: the rule or the
+/// marks are gone, or the traffic does not come in by an inside interface. The unsettled are not judged.
+pub fn ineffective(sources: &Sources<'_>, unsettled: &BTreeMap<Prefix, Timestamp>) -> u32 {
+    let (mut judged, mut elsewhere) = (BitRate::ZERO, BitRate::ZERO);
+    for entry in sources.overrides.iter().filter(|entry| !unsettled.contains_key(&entry.prefix)) {
+        let Some(slot) = sources.slots.get(entry.prefix) else { continue };
+        let Some(to) = sources.topology.uplink_of(entry.to) else { continue };
+        let demand = sources.rates.demand(slot);
+        judged += demand;
+        elsewhere += demand.saturating_sub(sources.rates.rate(slot, to));
     }
     elsewhere.share_of(judged).0
 }

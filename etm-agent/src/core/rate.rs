@@ -3,25 +3,31 @@
 //! One smoothing, here: an exponential mean with a time constant of `SMOOTHING`, used only to decide
 //! that load has really gone (giving a prefix back). Overload is judged on the exact last interval.
 
+use super::decision::Adopted;
 use super::input::SlotCount;
 use crate::types::{BitRate, Count, SlotId, Timestamp, UplinkId};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Time constant of the smoothed rate.
 pub const SMOOTHING: Duration = Duration::from_secs(10);
 
-/// Rates of all rows.
+/// Rates of all rows. Memory follows the rows that ever carried traffic, not the size of the table:
+/// four bytes per row of the table, and a whole record only for those.
 #[derive(Clone, Debug)]
 pub struct Rates {
     uplinks: usize,
     last_at: Option<Timestamp>,
-    rows: Vec<Row>,
-    /// Rows whose rate or smoothed rate is not zero, so that idle rows cost nothing.
+    /// Place of a row's record plus one; zero where it has none.
+    places: Vec<u32>,
+    records: Vec<Record>,
+    /// Records whose rate or smoothed rate is not zero, so that idle rows cost nothing.
     active: Vec<usize>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Row {
+#[derive(Clone, Copy, Debug)]
+struct Record {
+    row: usize,
     last: Count,
     base: Count,
     rate: BitRate,
@@ -30,34 +36,61 @@ struct Row {
 }
 
 impl Rates {
-    /// No traffic yet; `baseline` are rows that counted before this run.
-    pub fn new(uplinks: usize, baseline: &[SlotCount]) -> Rates {
-        let mut rates =
-            Rates { uplinks: uplinks.max(1), last_at: None, rows: Vec::new(), active: Vec::new() };
-        rates.rebase(baseline);
+    /// No traffic yet. Rows of an earlier run whose prefix is still counted go on; the others begin anew from where they are.
+    pub fn new(uplinks: usize, adopted: &Adopted) -> Rates {
+        let mut rates = Rates {
+            uplinks: uplinks.max(1),
+            last_at: None,
+            places: Vec::new(),
+            records: Vec::new(),
+            active: Vec::new(),
+        };
+        rates.rebase(&adopted.rows);
+        let kept: BTreeSet<SlotId> = adopted.entries.iter().map(|(_, slot)| *slot).collect();
+        for row in adopted.rows.iter().filter(|row| kept.contains(&row.slot)) {
+            let place = rates.place_of(rates.row(row.slot, row.uplink));
+            rates.records[place].base = Count::default();
+        }
         rates
     }
 
-    fn index(&self, slot: SlotId, uplink: UplinkId) -> usize {
+    fn row(&self, slot: SlotId, uplink: UplinkId) -> usize {
         usize::try_from(slot.0).unwrap_or(usize::MAX).saturating_mul(self.uplinks) + uplink.index()
     }
 
-    fn row_mut(&mut self, slot: SlotId, uplink: UplinkId) -> &mut Row {
-        let index = self.index(slot, uplink);
-        if self.rows.len() <= index {
-            self.rows.resize(index + 1, Row::default());
+    fn record(&self, slot: SlotId, uplink: UplinkId) -> Option<&Record> {
+        self.record_of(self.row(slot, uplink))
+    }
+
+    fn record_of(&self, row: usize) -> Option<&Record> {
+        let place = self.places.get(row).copied()?.checked_sub(1)?;
+        self.records.get(usize::try_from(place).ok()?)
+    }
+
+    /// The place of a row's record, made where there is none.
+    fn place_of(&mut self, row: usize) -> usize {
+        if self.places.len() <= row {
+            self.places.resize(row + 1, 0);
         }
-        &mut self.rows[index]
+        match self.places[row].checked_sub(1) {
+            Some(place) => usize::try_from(place).unwrap_or(usize::MAX),
+            None => {
+                let (last, base) = (Count::default(), Count::default());
+                let (rate, smoothed) = (BitRate::ZERO, BitRate::ZERO);
+                self.records.push(Record { row, last, base, rate, smoothed, listed: false });
+                self.places[row] = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
+                self.records.len() - 1
+            }
+        }
     }
 
     /// From now on these rows count from the values given: they belong to a new prefix.
     pub fn rebase(&mut self, rows: &[SlotCount]) {
         for row in rows {
-            let entry = self.row_mut(row.slot, row.uplink);
-            entry.last = row.count;
-            entry.base = row.count;
-            entry.rate = BitRate::ZERO;
-            entry.smoothed = BitRate::ZERO;
+            let place = self.place_of(self.row(row.slot, row.uplink));
+            let record = &mut self.records[place];
+            (record.last, record.base) = (row.count, row.count);
+            (record.rate, record.smoothed) = (BitRate::ZERO, BitRate::ZERO);
         }
     }
 
@@ -65,73 +98,75 @@ impl Rates {
     pub fn sample(&mut self, at: Timestamp, changed: &[SlotCount]) -> bool {
         let span = self.last_at.map(|last| at.since(last));
         self.last_at = Some(at);
-        for index in &self.active {
-            self.rows[*index].rate = BitRate::ZERO;
+        for place in &self.active {
+            self.records[*place].rate = BitRate::ZERO;
         }
         for row in changed {
-            let index = self.index(row.slot, row.uplink);
-            let entry = self.row_mut(row.slot, row.uplink);
-            let delta = row.count.since(entry.last);
-            entry.last = row.count;
-            if let Some(span) = span {
-                entry.rate = BitRate::from_bytes(delta.bytes, span);
+            let place = self.place_of(self.row(row.slot, row.uplink));
+            let record = &mut self.records[place];
+            // These counters never restart. A row that went back was read before its slot was released, and is old.
+            if row.count.bytes < record.last.bytes {
+                continue;
             }
-            if !entry.listed {
-                entry.listed = true;
-                self.active.push(index);
+            let delta = row.count.since(record.last);
+            record.last = row.count;
+            if let Some(span) = span {
+                record.rate = BitRate::from_bytes(delta.bytes, span);
+            }
+            if !std::mem::replace(&mut record.listed, true) {
+                self.active.push(place);
             }
         }
         let Some(span) = span else { return false };
-        let rows = &mut self.rows;
-        self.active.retain(|index| {
-            let row = &mut rows[*index];
-            row.smoothed = smooth(row.smoothed, row.rate, span);
-            row.listed = row.rate != BitRate::ZERO || row.smoothed.0 > 1_000;
-            if !row.listed {
-                row.smoothed = BitRate::ZERO;
+        let records = &mut self.records;
+        self.active.retain(|place| {
+            let record = &mut records[*place];
+            record.smoothed = smooth(record.smoothed, record.rate, span);
+            record.listed = record.rate != BitRate::ZERO || record.smoothed.0 > 1_000;
+            if !record.listed {
+                record.smoothed = BitRate::ZERO;
             }
-            row.listed
+            record.listed
         });
         true
     }
 
     /// Rate of a row over the last interval.
     pub fn rate(&self, slot: SlotId, uplink: UplinkId) -> BitRate {
-        self.rows.get(self.index(slot, uplink)).map_or(BitRate::ZERO, |row| row.rate)
+        self.record(slot, uplink).map_or(BitRate::ZERO, |record| record.rate)
     }
 
     /// Rate of a prefix row over all uplinks, last interval.
     pub fn demand(&self, slot: SlotId) -> BitRate {
-        self.over_uplinks(slot).map(|row| row.rate).sum()
+        self.over_uplinks(slot).map(|record| record.rate).sum()
     }
 
     /// Smoothed rate of a prefix row over all uplinks.
     pub fn smoothed(&self, slot: SlotId) -> BitRate {
-        self.over_uplinks(slot).map(|row| row.smoothed).sum()
+        self.over_uplinks(slot).map(|record| record.smoothed).sum()
     }
 
     /// What was counted in a row since the prefix has it.
     pub fn count(&self, slot: SlotId, uplink: UplinkId) -> Count {
-        self.rows.get(self.index(slot, uplink)).map_or(Count::default(), |row| row.last.since(row.base))
+        self.record(slot, uplink).map_or(Count::default(), |record| record.last.since(record.base))
     }
 
     /// Rows that carry traffic, or did lately, by slot and uplink, ascending.
     pub fn active(&self) -> Vec<(SlotId, UplinkId)> {
-        let mut rows: Vec<usize> = self.active.clone();
+        let mut rows: Vec<usize> = self.active.iter().map(|place| self.records[*place].row).collect();
         rows.sort_unstable();
         rows.into_iter()
-            .map(|index| {
-                let slot = u32::try_from(index / self.uplinks).unwrap_or(u32::MAX);
-                let uplink = u16::try_from(index % self.uplinks).unwrap_or(u16::MAX);
+            .map(|row| {
+                let slot = u32::try_from(row / self.uplinks).unwrap_or(u32::MAX);
+                let uplink = u16::try_from(row % self.uplinks).unwrap_or(u16::MAX);
                 (SlotId(slot), UplinkId(uplink))
             })
             .collect()
     }
 
-    fn over_uplinks(&self, slot: SlotId) -> impl Iterator<Item = &Row> + '_ {
-        let first = self.index(slot, UplinkId(0)).min(self.rows.len());
-        let end = first.saturating_add(self.uplinks).min(self.rows.len());
-        self.rows[first..end].iter()
+    fn over_uplinks(&self, slot: SlotId) -> impl Iterator<Item = &Record> + '_ {
+        let first = self.row(slot, UplinkId(0));
+        (first..first.saturating_add(self.uplinks)).filter_map(|row| self.record_of(row))
     }
 }
 
@@ -157,9 +192,25 @@ mod tests {
         }
     }
 
+    fn adopted(prefixes: &[&str], row: SlotCount) -> Adopted {
+        let entries = prefixes.iter().map(|text| (text.parse().unwrap(), row.slot)).collect();
+        Adopted { entries, rows: vec![row], ..Adopted::default() }
+    }
+
+    #[test]
+    fn counts_of_an_earlier_run_go_on_for_prefixes_that_are_still_counted() {
+        let mut rates = Rates::new(1, &adopted(&["198.18.0.0/24"], row(0, 0, 900)));
+        rates.sample(Timestamp(0), &[]);
+        rates.sample(Timestamp(SECOND), &[row(0, 0, 1_900)]);
+        assert_eq!(
+            (rates.demand(SlotId(0)), rates.count(SlotId(0), UplinkId(0)).bytes),
+            (BitRate(8_000), 1_900)
+        );
+    }
+
     #[test]
     fn the_first_sample_only_opens_an_interval() {
-        let mut rates = Rates::new(2, &[]);
+        let mut rates = Rates::new(2, &Adopted::default());
         assert!(!rates.sample(Timestamp(SECOND), &[row(3, 1, 5_000)]));
         assert_eq!(rates.demand(SlotId(3)), BitRate::ZERO);
         assert!(rates.sample(Timestamp(3 * SECOND), &[row(3, 1, 7_000)]));
@@ -169,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_row_that_falls_silent_has_rate_zero_and_fades_from_the_mean() {
-        let mut rates = Rates::new(1, &[]);
+        let mut rates = Rates::new(1, &Adopted::default());
         rates.sample(Timestamp(0), &[row(0, 0, 0)]);
         rates.sample(Timestamp(SECOND), &[row(0, 0, 1_000_000)]);
         let risen = rates.smoothed(SlotId(0));
@@ -184,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_reused_row_starts_from_its_final_value() {
-        let mut rates = Rates::new(1, &[row(0, 0, 900)]);
+        let mut rates = Rates::new(1, &adopted(&[], row(0, 0, 900)));
         rates.sample(Timestamp(0), &[]);
         rates.sample(Timestamp(SECOND), &[row(0, 0, 1_900)]);
         assert_eq!(rates.demand(SlotId(0)), BitRate(8_000));
@@ -194,10 +245,21 @@ mod tests {
         assert_eq!(rates.count(SlotId(0), UplinkId(0)).bytes, 125);
     }
 
+    #[test]
+    fn a_sample_read_before_its_slot_was_released_is_not_a_burst() {
+        let mut rates = Rates::new(1, &adopted(&[], row(0, 0, 1_000_000)));
+        rates.sample(Timestamp(0), &[]);
+        rates.rebase(&[row(0, 0, 1_500_000)]);
+        rates.sample(Timestamp(SECOND), &[row(0, 0, 1_400_000)]);
+        assert_eq!(rates.demand(SlotId(0)), BitRate::ZERO);
+        rates.sample(Timestamp(2 * SECOND), &[row(0, 0, 1_500_125)]);
+        assert_eq!(rates.demand(SlotId(0)), BitRate(1_000));
+    }
+
     proptest! {
         #[test]
         fn however_the_bytes_are_cut_into_samples_the_total_is_the_same(cuts in prop::collection::vec(0u64..100_000, 1..40)) {
-            let mut rates = Rates::new(1, &[]);
+            let mut rates = Rates::new(1, &Adopted::default());
             rates.sample(Timestamp(0), &[row(0, 0, 0)]);
             let (mut sum, mut total_bits) = (0u64, 0u64);
             for (index, bytes) in cuts.iter().enumerate() {

@@ -4,8 +4,9 @@
 use super::input::{RouteBatch, RouteChange};
 use super::preference::{Candidate, ranked};
 use super::topology::Topology;
-use crate::types::{Community, PathId, PeerId, Prefix, PrefixMap, RouteAttrs};
-use std::collections::BTreeSet;
+use crate::types::{Community, ExitId, PathId, PeerId, Prefix, PrefixMap, RouteAttrs};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// One route as received.
@@ -33,13 +34,13 @@ pub struct Rib {
     routes: PrefixMap<Vec<Route>>,
     own: Community,
     /// Announcements of ETM that came back and stand.
-    returned: BTreeSet<(PeerId, PathId, Prefix)>,
+    returned: BTreeMap<(PeerId, PathId, Prefix), IpAddr>,
 }
 
 impl Rib {
     /// Empty; `own` marks ETM's announcements.
     pub fn new(own: Community) -> Rib {
-        Rib { routes: PrefixMap::new(), own, returned: BTreeSet::new() }
+        Rib { routes: PrefixMap::new(), own, returned: BTreeMap::new() }
     }
 
     /// Applies a batch and reports, per change, what it did to its prefix.
@@ -51,7 +52,7 @@ impl Rib {
                     let presence = if attrs.communities.contains(&self.own) {
                         // It replaces whatever this peer said of this path before.
                         let presence = self.withdraw(peer, prefix, path_id);
-                        self.returned.insert((peer, path_id, prefix));
+                        self.returned.insert((peer, path_id, prefix), attrs.next_hop);
                         presence
                     } else {
                         self.announce(Route { peer, path_id, attrs }, prefix)
@@ -99,7 +100,7 @@ impl Rib {
 
     /// Forgets all routes of a session that went down; returns each prefix that lost one.
     pub fn drop_peer(&mut self, peer: PeerId) -> Vec<(Prefix, Presence)> {
-        self.returned.retain(|(from, _, _)| *from != peer);
+        self.returned.retain(|(from, _, _), _| *from != peer);
         let touched: Vec<Prefix> = self
             .routes
             .iter()
@@ -126,6 +127,9 @@ impl Rib {
         let Some(routes) = self.routes.get(prefix) else { return Vec::new() };
         let usable = routes.iter().filter_map(|route| {
             let exit = topology.exit_of(route.attrs.next_hop)?;
+            if !admissible(&route.attrs, exit, topology) {
+                return None;
+            }
             topology.link(topology.uplink_of(exit)?).up.then(|| Candidate {
                 exit,
                 peer: route.peer,
@@ -171,10 +175,21 @@ impl Rib {
         self.routes.iter().map(|(prefix, _)| prefix)
     }
 
-    /// How many announcements of ETM's own stand on learn sessions; they are no candidates.
-    pub fn returned(&self) -> usize {
-        self.returned.len()
+    /// How many announcements of ETM's own stand on learn sessions. ETM announces next hops of this side; a route with
+    /// its community and an exit for next hop is a provider's, who chose the community: no candidate either, and no alarm.
+    pub fn returned(&self, topology: &Topology) -> usize {
+        self.returned.values().filter(|next_hop| topology.exit_of(**next_hop).is_none()).count()
     }
+}
+
+/// What a provider may be used for: paths that begin with its AS where that is known, and no blackhole (RFC 7999).
+fn admissible(attrs: &RouteAttrs, exit: ExitId, topology: &Topology) -> bool {
+    let by_provider = match (topology.asn_of(exit), attrs.as_path.first()) {
+        (Some(asn), Some(first)) => asn == first,
+        // A static candidate has no path; without a configured AS nothing can be said.
+        (_, None) | (None, _) => true,
+    };
+    by_provider && !attrs.communities.contains(&Community::BLACKHOLE)
 }
 
 #[cfg(test)]
@@ -182,7 +197,7 @@ mod tests {
     use super::super::input::LinkEvent;
     use super::super::policy::tests::two_exits;
     use super::*;
-    use crate::types::{ExitId, IfIndex, UplinkId};
+    use crate::types::{AsPath, Asn, IfIndex, UplinkId};
 
     fn p(text: &str) -> Prefix {
         text.parse().unwrap()
@@ -226,9 +241,36 @@ mod tests {
         rib.apply(announce(0, "198.18.1.0/24", 1, "192.0.2.9", false), |_, _| ());
         assert!(rib.candidates(p("198.18.0.0/24"), &up()).is_empty());
         assert!(rib.candidates(p("198.18.1.0/24"), &up()).is_empty());
-        assert_eq!(rib.returned(), 1);
+        assert_eq!(rib.returned(&up()), 0, "a provider's route with our community");
+        rib.apply(announce(0, "198.18.0.0/24", 2, "10.0.9.1", true), |_, _| ());
+        assert_eq!(rib.returned(&up()), 1);
         rib.drop_peer(PeerId(0));
-        assert_eq!(rib.returned(), 0);
+        assert_eq!(rib.returned(&up()), 0);
+    }
+
+    #[test]
+    fn blackholes_and_paths_of_another_as_are_no_candidates() {
+        let mut policy = two_exits();
+        policy.providers[0].asn = Some(Asn(64601));
+        let mut topology = Topology::new(&policy);
+        topology.set_link(LinkEvent { uplink: UplinkId(0), ifindex: Some(IfIndex(10)), up: true });
+        let usable = |change: fn(&mut RouteAttrs)| {
+            let mut attrs = RouteAttrs::to_next_hop("10.0.1.1".parse().unwrap());
+            attrs.as_path = AsPath::sequence([64601, 65010]);
+            change(&mut attrs);
+            let mut rib = Rib::new(policy.community);
+            let change = RouteChange::Announce {
+                prefix: p("198.18.0.0/24"),
+                path_id: PathId(1),
+                attrs: Arc::new(attrs),
+            };
+            rib.apply(RouteBatch { peer: PeerId(0), changes: vec![change] }, |_, _| ());
+            !rib.candidates(p("198.18.0.0/24"), &topology).is_empty()
+        };
+        assert!(usable(|_| ()));
+        assert!(usable(|attrs| attrs.as_path = AsPath::default()), "a static candidate");
+        assert!(!usable(|attrs| attrs.as_path = AsPath::sequence([64602, 65010])), "another AS");
+        assert!(!usable(|attrs| attrs.communities.push(Community::BLACKHOLE)), "RFC 7999");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use super::input::LinkEvent;
 use super::policy::Policy;
-use crate::types::{ExitId, Family, IfIndex, UplinkId};
+use crate::types::{Asn, ExitId, IfIndex, UplinkId};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use std::net::IpAddr;
 pub struct Topology {
     exit_of: BTreeMap<IpAddr, ExitId>,
     uplink_of: Vec<UplinkId>,
-    gateways: Vec<Vec<IpAddr>>,
+    asn_of: Vec<Option<Asn>>,
     links: Vec<Link>,
 }
 
@@ -40,7 +40,11 @@ impl Topology {
         Topology {
             exit_of,
             uplink_of: policy.exits.iter().map(|exit| exit.uplink).collect(),
-            gateways: policy.exits.iter().map(|exit| exit.gateways.clone()).collect(),
+            asn_of: policy
+                .exits
+                .iter()
+                .map(|exit| policy.providers.get(exit.provider.index())?.asn)
+                .collect(),
             links: vec![Link::default(); policy.uplinks.len()],
         }
     }
@@ -80,13 +84,14 @@ impl Topology {
         self.uplink_of.get(exit.index()).copied()
     }
 
-    /// Next hop and interface with which the kernel reaches `exit`, while its link is up.
-    pub fn next_hop(&self, exit: ExitId, family: Family) -> Option<(IpAddr, IfIndex)> {
+    /// The interface of `exit`, while its link is up.
+    pub fn ifindex(&self, exit: ExitId) -> Option<IfIndex> {
         let link = self.link(self.uplink_of(exit)?);
-        let gateway = self.gateways.get(exit.index())?.iter().find(|addr| Family::of(**addr) == family)?;
-        match (link.up, link.ifindex) {
-            (true, Some(ifindex)) => Some((*gateway, ifindex)),
-            _ => None,
-        }
+        link.ifindex.filter(|_| link.up)
+    }
+
+    /// AS by which every path through `exit` must begin, where the operator gave it.
+    pub fn asn_of(&self, exit: ExitId) -> Option<Asn> {
+        self.asn_of.get(exit.index()).copied().flatten()
     }
 }

@@ -11,7 +11,7 @@ const PERFMON: u32 = 38;
 const BPF: u32 = 39;
 
 /// An error where a capability is missing without which nothing works; a warning where one merely costs memory.
-pub(super) fn check() -> Result<(), DatapathError> {
+pub fn check() -> Result<(), DatapathError> {
     let path = PathBuf::from("/proc/self/status");
     let status =
         fs::read_to_string(&path).map_err(|cause| DatapathError::Path { doing: "read", path, cause })?;

@@ -138,7 +138,7 @@ pub enum DatapathError {
         cause: io::Error,
     },
     /// A program could not be attached to an interface, or taken off.
-    #[error("cannot {doing} {direction} of interface {ifindex} by {hook}: {}", chain(&**cause))]
+    #[error("cannot {doing} {direction} of interface {ifindex} by {hook}: {}{}", chain(&**cause), attach_advice(hook))]
     Attach {
         /// Verb.
         doing: &'static str,
@@ -186,6 +186,14 @@ fn chain(error: &impl Error) -> String {
     match line.char_indices().rev().nth(LONGEST) {
         Some((at, _)) => format!("... {}", &line[at..]),
         None => line,
+    }
+}
+
+/// What to do where a hook cannot be used.
+fn attach_advice(hook: &str) -> &'static str {
+    match hook {
+        "tcx" => "; kernels before 6.6 have no TCX: set datapath.hook = \"auto\" or \"clsact\"",
+        _ => "; the kernel needs the clsact qdisc (sch_ingress) and cls_bpf",
     }
 }
 

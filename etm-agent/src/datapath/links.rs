@@ -49,12 +49,17 @@ pub(super) fn attach(
     let name = place.name()?;
     if hook != Hook::Clsact {
         match attach_tcx(program, place, &name, dir) {
-            Ok(()) => return Ok(Attached::Tcx),
+            Ok(()) => {
+                // By an earlier configuration: both hooks would count every packet twice.
+                remove_filter(place, dir)?;
+                return Ok(Attached::Tcx);
+            }
             Err(error) if hook == Hook::Auto && has_no_tcx(&error) => {}
             Err(error) => return Err(error),
         }
     }
     attach_clsact(program, place, &name, dir)?;
+    remove_pin(&place.link_pin(dir))?;
     Ok(Attached::Clsact)
 }
 
@@ -171,6 +176,11 @@ pub(super) fn exists(place: Place, dir: &Path) -> bool {
 /// Takes ETM's program off an interface, by whichever hook it is there.
 pub(super) fn detach(place: Place, dir: &Path) -> Result<(), DatapathError> {
     remove_pin(&place.link_pin(dir))?;
+    remove_filter(place, dir)
+}
+
+/// Removes ETM's clsact filter from a place, and the qdisc where ETM added it and no filter needs it any more.
+fn remove_filter(place: Place, dir: &Path) -> Result<(), DatapathError> {
     let filter = place.filter_pin(dir);
     let qdisc = place.qdisc_pin(dir);
     // Without the interface there is neither filter nor qdisc.

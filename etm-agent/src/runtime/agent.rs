@@ -4,12 +4,14 @@ use super::error::{AgentError, ExitStatus};
 use super::machine::{self, own_table};
 use super::open::{clear_routing, open};
 use super::sampler::Note;
+use super::sessions;
 use super::start::start;
 use super::stop::{Parts, stop};
 use crate::config::Settings;
 use crate::core::policy::Role;
 use crate::datapath::{self, OffSwitch};
 use crate::fib::{self, OwnTable};
+use crate::peering::PeerStatus;
 use crate::telemetry::{self, LogFormat};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -43,6 +45,7 @@ pub fn run(settings: &Settings, log: LogFormat) -> ExitStatus {
 
 /// Checks configuration and machine as a run would, and changes nothing. The lines say what was found.
 pub fn check(settings: &Settings) -> Result<Vec<String>, AgentError> {
+    datapath::check_capabilities()?;
     on_this_thread(async {
         let found = machine::interfaces(settings).await?;
         let mut lines: Vec<String> = found
@@ -52,6 +55,8 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, AgentError> {
             .map(|link| format!("interface {} has index {} and is {}", link.name, link.ifindex, link.state))
             .collect();
         lines.extend(machine::routing(settings, &found).await?);
+        sessions::check(settings)?;
+        fib::Overrides::open(own_table(settings)).await?;
         Ok(lines)
     })
 }
@@ -79,8 +84,10 @@ impl DetachFrom {
 pub fn detach(from: &DetachFrom) -> Result<Vec<String>, AgentError> {
     // Marking ends first: from then on nothing looks into the table that is being emptied.
     let DetachFrom { pin_root, own } = from;
-    let detached = datapath::detach(pin_root)?;
+    let detached = datapath::detach(pin_root);
+    // A pin that cannot be removed must not keep routes and rules in place.
     let cleaned = on_this_thread(async { Ok(fib::cleanup(*own).await?) })?;
+    let detached = detached?;
     let (links, maps) = (detached.links.join(", "), detached.maps.join(", "));
     Ok(vec![
         format!("{}: removed links [{links}] and maps [{maps}]", pin_root.display()),
@@ -128,9 +135,9 @@ async fn run_until_told(settings: &Settings) -> Result<ExitStatus, AgentError> {
         _ = interrupt.recv() => false,
     };
     Ok(match reason {
+        _ if !clean => ExitStatus::Unconfirmed,
         Err(error) => error.status(),
-        Ok(_) if clean => ExitStatus::Done,
-        Ok(_) => ExitStatus::Unconfirmed,
+        Ok(_) => ExitStatus::Done,
     })
 }
 
@@ -163,7 +170,7 @@ fn hopeless(settings: &Settings, parts: &Parts, late: bool) -> Option<AgentError
             continue;
         }
         let fault = status.last_fault.as_ref();
-        let reason = fault.map_or_else(|| "no answer yet".to_owned(), |fault| fault.text.clone());
+        let reason = fault.map_or_else(|| silence(&status), |fault| fault.text.clone());
         if fault.is_some_and(|fault| fault.permanent) {
             return Some(AgentError::SessionFault { session: session.clone(), reason });
         }
@@ -173,4 +180,12 @@ fn hopeless(settings: &Settings, parts: &Parts, late: bool) -> Option<AgentError
         }
     }
     None
+}
+
+/// What is known of a peer that has not said anything.
+fn silence(status: &PeerStatus) -> String {
+    match status.state {
+        "open-sent" => format!("{} took the connection but sent no OPEN", status.remote),
+        _ => format!("no answer from {}", status.remote),
+    }
 }

@@ -65,7 +65,8 @@ pub(super) struct Decider {
     pub(super) identity: Identity,
     pub(super) backlog: VecDeque<TableChange>,
     pub(super) rounds: Histogram<u64>,
-    pub(super) lease_until: Timestamp,
+    /// Until when the lease is held; zero where none is. Announcements live on it too.
+    pub(super) leases: watch::Sender<Timestamp>,
 }
 
 impl Decider {
@@ -84,7 +85,10 @@ impl Decider {
                 Some(request) = sources.requests.recv() => self.answer(request),
                 Some(sample) = sources.samples.recv() => self.round(sample),
                 Some(input) = sources.inputs.recv() => self.feed(input),
-                _ = tick.tick() => self.feed(Input::Tick),
+                _ = tick.tick() => {
+                    self.obey_switch();
+                    self.feed(Input::Tick);
+                }
             }
         }
     }
@@ -96,12 +100,13 @@ impl Decider {
 
     fn round(&mut self, sample: Sample) {
         self.obey_switch();
-        let begun = Instant::now();
+        let (begun, read_at) = (Instant::now(), sample.at);
         let outcome = self.controller.handle(boottime(), Input::Sample(sample));
         record(&mut self.rounds, begun.elapsed());
         self.act(outcome);
-        // The lease says: counters were read and a decision was made from them, just now.
-        self.renew();
+        // The lease says: counters were read then, and a decision was made from them. After a pause of the process
+        // an old sample gives an old lease.
+        self.renew(read_at);
     }
 
     fn act(&mut self, outcome: Outcome) {
@@ -140,17 +145,19 @@ impl Decider {
         }
     }
 
-    fn renew(&mut self) {
+    fn renew(&mut self, read_at: Timestamp) {
         let until = if self.controller.wants_lease() {
-            boottime() + self.identity.lease_span
-        } else if self.controller.enforcing() || self.lease_until == Timestamp(0) {
+            read_at + self.identity.lease_span
+        } else if self.controller.enforcing() || *self.leases.borrow() == Timestamp(0) {
             // What an earlier run left lives on its own lease until the first decision.
             return;
         } else {
             Timestamp(0)
         };
         match self.lease.renew(until) {
-            Ok(()) => self.lease_until = until,
+            Ok(()) => {
+                self.leases.send_replace(until);
+            }
             Err(error) => {
                 tracing::error!(%error, "lease not renewed: the kernel returns to plain routing when it ends");
             }
@@ -158,7 +165,8 @@ impl Decider {
     }
 
     fn expire(&mut self) -> Result<(), DatapathError> {
-        self.lease_until = Timestamp(0);
+        // Peers first: their sessions watch this and need no map.
+        self.leases.send_replace(Timestamp(0));
         self.lease.expire()
     }
 
@@ -219,7 +227,7 @@ impl Decider {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 pid: std::process::id(),
                 started_ns: self.identity.started,
-                lease_until_ns: self.lease_until,
+                lease_until_ns: *self.leases.borrow(),
                 switched_off: self.off.is_off().unwrap_or(false),
                 packets_marked: marked.packets,
                 packets_plain: plain.packets,
@@ -237,7 +245,11 @@ impl Decider {
     pub(super) fn new(
         controller: Controller,
         (lease, off): (Lease, OffSwitch),
-        (decisions, learning): (watch::Sender<Arc<Decision>>, watch::Sender<bool>),
+        (decisions, learning, leases): (
+            watch::Sender<Arc<Decision>>,
+            watch::Sender<bool>,
+            watch::Sender<Timestamp>,
+        ),
         jobs: SyncSender<Job>,
         identity: Identity,
     ) -> Decider {
@@ -251,7 +263,7 @@ impl Decider {
             identity,
             backlog: VecDeque::new(),
             rounds: histogram(),
-            lease_until: Timestamp(0),
+            leases,
         }
     }
 }

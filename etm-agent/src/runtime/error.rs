@@ -92,6 +92,14 @@ pub enum AgentError {
         /// As configured.
         list: String,
     },
+    /// Another agent works on the same table.
+    #[error(
+        "another agent works on routing table {table} here; stop it, or give this one another kernel.table"
+    )]
+    TableInUse {
+        /// The table.
+        table: u32,
+    },
     /// Acting here could break traffic or leak routes.
     #[error("mode \"enforce\" is refused: {finding}; mode \"observe\" works as things are")]
     Unsafe {
@@ -119,15 +127,21 @@ impl AgentError {
     pub fn status(&self) -> ExitStatus {
         match self {
             AgentError::Control(ControlError::Io { .. }) | AgentError::Stats(_) => ExitStatus::Failed,
-            AgentError::Control(_) | AgentError::Unsafe { .. } => ExitStatus::Refused,
+            AgentError::Control(_) | AgentError::Unsafe { .. } | AgentError::TableInUse { .. } => {
+                ExitStatus::Refused
+            }
             AgentError::Datapath(error) => match error {
                 DatapathError::InUse { .. } | DatapathError::PinShape { .. } => ExitStatus::Refused,
                 DatapathError::Size { .. } => ExitStatus::Config,
                 _ => ExitStatus::Machine,
             },
             AgentError::Fib(error) => match error {
-                FibError::NoInterface { .. } | FibError::RulePriority { .. } => ExitStatus::Config,
-                FibError::RuleConflict { .. } | FibError::ForeignRoutes { .. } => ExitStatus::Refused,
+                FibError::NoInterface { .. }
+                | FibError::RulePriority { .. }
+                | FibError::ReservedTable { .. } => ExitStatus::Config,
+                FibError::RuleConflict { .. } | FibError::ForeignRoutes { .. } | FibError::Bird { .. } => {
+                    ExitStatus::Refused
+                }
                 FibError::Open { .. } | FibError::Privilege => ExitStatus::Machine,
                 _ => ExitStatus::Failed,
             },

@@ -45,11 +45,17 @@ pub(super) async fn interfaces(settings: &Settings) -> Result<Interfaces, AgentE
 pub(super) async fn routing(settings: &Settings, found: &Interfaces) -> Result<Vec<String>, AgentError> {
     let own = own_table(settings);
     let uplinks: Vec<String> = found.uplinks.iter().map(|link| link.name.clone()).collect();
-    let mut findings = fib::probe_kernel(own, &uplinks).await?;
+    let mut notes = Vec::new();
+    let mut findings = fib::probe_kernel(own, settings.kernel.rule_priority, &uplinks).await?;
     if let Some(socket) = &settings.agent.bird_socket {
-        findings.extend(fib::probe_bird(own, socket).await?);
+        match fib::probe_bird(own, socket).await {
+            Ok(found) => findings.extend(found),
+            Err(error) if enforcing(settings) => return Err(error.into()),
+            Err(error) => notes.push(error.to_string()),
+        }
     }
-    judge(settings, &findings)
+    notes.extend(judge(settings, &findings)?);
+    Ok(notes)
 }
 
 /// Asks the routing daemon again and again, for what it learns shows only once there is something to learn.

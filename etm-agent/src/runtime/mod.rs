@@ -7,12 +7,15 @@
 //! | samples | mpsc 1 | sampler -> decider | sampler waits: counters are cumulative |
 //! | requests | mpsc 16 | control -> decider | the client is told "busy" |
 //! | directives | mpsc 4 | supervisor -> decider | sender waits |
-//! | decisions | watch | decider -> fib, inject sessions | latest wins: desired state |
+//! | decisions | watch | decider -> fib, announcements | latest wins: desired state |
+//! | leases | watch | decider -> announcements | latest wins |
+//! | told | watch | announcements -> inject sessions | latest wins |
 //! | jobs | sync 16 | decider -> table thread | kept by the decider, in order |
 //! | notes | sync 64 | link monitor, supervisor -> sampler | sender waits |
 //! | stop | watch, one per stage | supervisor -> all | - |
 
 mod agent;
+mod announce;
 mod clock;
 mod decider;
 mod error;

@@ -1,14 +1,20 @@
 //! Opening: everything that can be refused comes first, and only then is anything changed.
 //! What a failed opening made is removed by its owners when they are dropped.
 
+use super::clock::boottime;
 use super::decider::uplink_id;
 use super::error::AgentError;
 use super::machine::{self, Interfaces, enforcing, own_table};
 use crate::config::{HookChoice, Settings};
 use crate::control;
-use crate::datapath::{Datapath, DatapathConfig, Hook, KernelLogLevel, LinkHeader, Opened};
+use crate::datapath::{
+    Datapath, DatapathConfig, Hook, KernelLogLevel, LinkHeader, Opened, check_capabilities,
+};
 use crate::fib::{self, LinkReport, MarkRule, OwnTable};
 use crate::types::IfIndex;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 
 /// Everything that is open before any part runs.
 pub(super) struct Opening {
@@ -16,21 +22,29 @@ pub(super) struct Opening {
     pub(super) datapath: Opened,
     pub(super) routes: fib::Overrides,
     pub(super) socket: control::Socket,
+    pub(super) lock: TableLock,
 }
 
 /// Opens everything; an error leaves the machine as it was.
 pub(super) async fn open(settings: &Settings) -> Result<Opening, AgentError> {
+    fib::check_privileges()?;
+    check_capabilities()?;
     let socket = control::bind(&settings.agent.control_socket)?;
+    let lock = TableLock::take(settings.kernel.table)?;
     let interfaces = machine::interfaces(settings).await?;
     for note in machine::routing(settings, &interfaces).await? {
         tracing::warn!("{note}");
     }
     let own = own_table(settings);
-    let routes = fib::Overrides::open(own).await?;
+    let mut routes = fib::Overrides::open(own).await?;
     let mut datapath = Datapath::open(&datapath_config(settings, &interfaces))?;
     attach(settings, &interfaces, &mut datapath)?;
     if enforcing(settings) {
         let kernel = &settings.kernel;
+        if datapath.lease.read()?.deadline <= boottime() && routes.clear().await? > 0 {
+            // They have been without effect; the first renewal must not revive them.
+            tracing::warn!("removed overrides that an earlier run left: their lease has ended");
+        }
         datapath.lease.arm(kernel.mark, kernel.mask)?;
         let rule = MarkRule { mark: kernel.mark, mask: kernel.mask, priority: kernel.rule_priority };
         if let Err(error) = fib::ensure_rules(own, rule).await {
@@ -48,7 +62,26 @@ pub(super) async fn open(settings: &Settings) -> Result<Opening, AgentError> {
             );
         }
     }
-    Ok(Opening { interfaces, datapath, routes, socket })
+    Ok(Opening { interfaces, datapath, routes, socket, lock })
+}
+
+/// One agent per routing table and network namespace: two would take each other's routes and rules for leftovers.
+///
+/// An abstract socket, which the kernel keeps per namespace and removes with the process, however it ends.
+pub(super) struct TableLock {
+    _held: UnixListener,
+}
+
+impl TableLock {
+    fn take(table: u32) -> Result<TableLock, AgentError> {
+        let name = format!("etm-table-{table}");
+        let bound = SocketAddr::from_abstract_name(&name).and_then(|addr| UnixListener::bind_addr(&addr));
+        match bound {
+            Ok(held) => Ok(TableLock { _held: held }),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(AgentError::TableInUse { table }),
+            Err(source) => Err(AgentError::System { doing: "lock the routing table", source }),
+        }
+    }
 }
 
 /// No rule and no route of ETM stays. A failure is said, for there is nobody left to return it to.
@@ -66,6 +99,7 @@ fn datapath_config(settings: &Settings, interfaces: &Interfaces) -> DatapathConf
         uplink_rows: u16::try_from(interfaces.uplinks.len()).unwrap_or(u16::MAX),
         prefixes4: datapath.prefixes_ipv4,
         prefixes6: datapath.prefixes_ipv6,
+        fast_path: datapath.fast_path,
         uplinks: interfaces.uplinks.iter().map(|link| link.name.clone()).collect(),
         hook: match datapath.hook {
             HookChoice::Auto => Hook::Auto,

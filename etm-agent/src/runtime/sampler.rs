@@ -2,6 +2,8 @@
 //! attached to uplinks that come, go and return. Never decides, never sleeps past its stop.
 
 use super::clock::boottime;
+use super::decider::uplink_id;
+use super::error::AgentError;
 use crate::control::schema::Quantiles;
 use crate::core::input::{LinkEvent, Sample, SlotCount, TableFill, UplinkSample};
 use crate::datapath::{Counters, Datapath, KernelLog, LinkHeader};
@@ -23,6 +25,17 @@ pub(super) enum Note {
     Stop,
 }
 
+/// Where an uplink is counted, and where it should be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attachment {
+    pub(super) wanted: Option<IfIndex>,
+    pub(super) attached: Option<IfIndex>,
+    /// What its packets begin with.
+    pub(super) header: LinkHeader,
+    /// True while attaching fails: said once, tried again with each sample.
+    pub(super) failing: bool,
+}
+
 /// The thread's state.
 pub(super) struct Sampler {
     pub(super) datapath: Datapath,
@@ -31,8 +44,8 @@ pub(super) struct Sampler {
     pub(super) log: Option<KernelLog>,
     pub(super) stats: StatsReader,
     pub(super) interval: Duration,
-    /// Per uplink: the interface the program is attached to, and what its packets begin with.
-    pub(super) attached: Vec<(Option<IfIndex>, LinkHeader)>,
+    /// In order of `UplinkId`.
+    pub(super) attached: Vec<Attachment>,
     pub(super) fill: watch::Receiver<TableFill>,
     pub(super) samples: mpsc::Sender<Sample>,
     pub(super) durations: watch::Sender<Quantiles>,
@@ -67,53 +80,69 @@ impl Sampler {
         }
     }
 
-    /// Attaches to an uplink that appeared, clears up after one that vanished.
+    /// Takes note of an uplink that appeared, vanished or was made anew.
     fn follow(&mut self, event: LinkEvent) {
-        let Some((attached, header)) = self.attached.get_mut(event.uplink.index()) else { return };
-        if *attached == event.ifindex {
+        let Some(place) = self.attached.get_mut(event.uplink.index()) else { return };
+        place.wanted = event.ifindex;
+        if place.attached == place.wanted {
             return;
         }
-        if let Some(old) = attached.take()
+        if let Some(old) = place.attached.take()
             && let Err(error) = self.datapath.detach_uplink(old)
         {
             tracing::warn!(%error, ifindex = old.0, "cannot clear up after an uplink");
         }
-        let Some(ifindex) = event.ifindex else { return };
-        match self.datapath.attach_uplink(event.uplink, ifindex, *header) {
-            Ok(how) => {
-                tracing::info!(
-                    uplink = event.uplink.0,
-                    ifindex = ifindex.0,
-                    ?how,
-                    "counting on an uplink that returned"
-                );
-                *attached = Some(ifindex);
+        self.attach_missing();
+    }
+
+    /// Attaches wherever counting is wanted and is not.
+    fn attach_missing(&mut self) {
+        for (index, place) in self.attached.iter_mut().enumerate() {
+            let (Some(ifindex), None) = (place.wanted, place.attached) else { continue };
+            match self.datapath.attach_uplink(uplink_id(index), ifindex, place.header) {
+                Ok(how) => {
+                    tracing::info!(
+                        uplink = index,
+                        ifindex = ifindex.0,
+                        ?how,
+                        "counting on an uplink that returned"
+                    );
+                    (place.attached, place.failing) = (Some(ifindex), false);
+                }
+                Err(error) if !place.failing => {
+                    tracing::error!(%error, uplink = index, "cannot count on an uplink; trying again with each sample");
+                    place.failing = true;
+                }
+                Err(_) => {}
             }
-            Err(error) => tracing::error!(%error, uplink = event.uplink.0, "cannot count on an uplink"),
         }
     }
 
     fn sample(&mut self) -> Sample {
+        self.attach_missing();
         let at = boottime();
         let mut rows: Vec<SlotCount> = Vec::new();
         self.counters.changed(&mut rows);
         let mut uplinks = Vec::with_capacity(self.attached.len());
-        for (index, (ifindex, _)) in self.attached.iter().enumerate() {
-            let Some(ifindex) = *ifindex else { continue };
-            let uplink = UplinkId(u16::try_from(index).unwrap_or(u16::MAX));
-            let before = self.counters.total(uplink);
-            match self.stats.read(ifindex) {
-                Ok(device) => {
-                    let read_at = boottime();
-                    let after = self.counters.total(uplink);
-                    let uncounted = self.counters.uncounted(uplink);
-                    uplinks.push(UplinkSample { uplink, at: read_at, before, after, uncounted, device });
-                }
+        for index in 0..self.attached.len() {
+            let Some(ifindex) = self.attached.get(index).and_then(|place| place.attached) else { continue };
+            match self.books(uplink_id(index), ifindex) {
+                Ok(books) => uplinks.push(books),
                 // The interface may be gone this instant; the link monitor will say so.
                 Err(error) => tracing::debug!(%error, uplink = index, "no device statistics"),
             }
         }
         Sample { at, uplinks, rows, table: *self.fill.borrow() }
+    }
+
+    /// The device's account between two readings of our own.
+    fn books(&mut self, uplink: UplinkId, ifindex: IfIndex) -> Result<UplinkSample, AgentError> {
+        let before = self.counters.total(uplink)?;
+        let device = self.stats.read(ifindex)?;
+        let at = boottime();
+        let after = self.counters.total(uplink)?;
+        let uncounted = self.counters.uncounted(uplink);
+        Ok(UplinkSample { uplink, at, before, after, uncounted, device })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::clock::boottime;
 use super::error::AgentError;
-use crate::config::{BgpSettings, SessionSettings};
+use crate::config::{BgpSettings, SessionSettings, Settings};
 use crate::core::decision::Decision;
 use crate::core::input::Input;
 use crate::core::policy::Role;
@@ -25,12 +25,24 @@ pub(super) struct Session {
     pub(super) future: BoxFuture<'static, bool>,
 }
 
-/// Prepares all sessions; refuses settings that no peer could accept.
-pub(super) fn prepare(
+/// Prepares all configured sessions, none without a `bgp` table; refuses settings that no peer could accept.
+pub(super) fn of(
+    settings: &Settings,
+    inputs: &mpsc::Sender<Input>,
+    told: &watch::Receiver<Arc<Decision>>,
+    stop: &watch::Receiver<bool>,
+) -> Result<Vec<Session>, AgentError> {
+    match &settings.bgp {
+        Some(bgp) => prepare(bgp, settings.policy.community, inputs, told, stop),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn prepare(
     bgp: &BgpSettings,
     community: Community,
     inputs: &mpsc::Sender<Input>,
-    decisions: &watch::Receiver<Arc<Decision>>,
+    told: &watch::Receiver<Arc<Decision>>,
     stop: &watch::Receiver<bool>,
 ) -> Result<Vec<Session>, AgentError> {
     let mut sessions = Vec::new();
@@ -51,13 +63,21 @@ pub(super) fn prepare(
                 let out = OutPolicy { local_pref: bgp.local_pref, community };
                 let inject = InjectConfig { out, next_hops: next_hops(settings)? };
                 config.check_inject(&inject)?;
-                let decisions = decisions.clone();
+                let decisions = told.clone();
                 Box::pin(async move { run_inject(config, inject, decisions, ports).await == Parting::Clean })
             }
         };
         sessions.push(Session { name: settings.name.clone(), role: settings.role, status, future });
     }
     Ok(sessions)
+}
+
+/// Refuses what `prepare` would refuse, without a session.
+pub(super) fn check(settings: &Settings) -> Result<(), AgentError> {
+    let (inputs, _) = mpsc::channel(1);
+    let (_, decisions) = watch::channel(Arc::new(Decision::default()));
+    let (_, stop) = watch::channel(true);
+    of(settings, &inputs, &decisions, &stop).map(drop)
 }
 
 fn session_config(peer: PeerId, settings: &SessionSettings, bgp: &BgpSettings) -> SessionConfig {

@@ -1,11 +1,12 @@
 //! Starting: one function per part, each given exactly the ends of the channels it owns.
 
+use super::announce::relay;
 use super::clock::boottime;
 use super::decider::{Decider, Identity, Sources, uplink_id};
 use super::error::AgentError;
 use super::machine::{self, enforcing, own_table};
 use super::open::{Opening, header};
-use super::sampler::{Note, Sampler};
+use super::sampler::{Attachment, Note, Sampler};
 use super::sessions::{self, Session};
 use super::stop::{End, Parts};
 use super::table::{self, Job};
@@ -17,6 +18,7 @@ use crate::core::decision::Decision;
 use crate::core::input::{Input, LinkEvent, Sample, TableFill};
 use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
 use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
+use crate::types::Timestamp;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,7 +26,7 @@ use tokio::task::JoinSet;
 
 /// Starts every part. An error means that nothing runs any more.
 pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, AgentError> {
-    let Opening { interfaces, datapath, routes, socket } = opening;
+    let Opening { interfaces, datapath, routes, socket, lock } = opening;
     let Opened { datapath, table, counters, lease, off, live, log, mut adopted } = datapath;
     if enforcing(settings) {
         adopted.routes = routes.installed().clone();
@@ -41,12 +43,11 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     let (decisions, decisions_rx) = watch::channel(controller.decision());
     let (fill, fill_rx) = watch::channel(TableFill::default());
     let (learning, learning_rx) = watch::channel(false);
+    let (leases, leases_rx) = watch::channel(Timestamp(0));
+    let (told, told_rx) = watch::channel(controller.decision());
     let (stop_sessions, sessions_rx) = watch::channel(false);
     let (stop_rest, rest_rx) = watch::channel(false);
-    let sessions = match &settings.bgp {
-        Some(bgp) => sessions::prepare(bgp, settings.policy.community, &inputs, &decisions_rx, &sessions_rx)?,
-        None => Vec::new(),
-    };
+    let sessions = sessions::of(settings, &inputs, &told_rx, &sessions_rx)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let identity = identity(settings, &sessions, sample_times);
     let mut parts = Parts {
@@ -60,9 +61,10 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
         statuses: sessions.iter().map(|s| (s.name.clone(), s.role, s.status.clone())).collect(),
         inside: interfaces.inside.iter().map(|link| link.ifindex).collect(),
         started: false,
+        _lock: lock,
     };
     let tasks = &mut parts.tasks;
-    let decider = Decider::new(controller, (lease, off), (decisions, learning), jobs, identity);
+    let decider = Decider::new(controller, (lease, off), (decisions, learning, leases), jobs, identity);
     let sources = Sources {
         directives: directives_rx,
         links: links_rx,
@@ -76,6 +78,7 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     spawn_sampler(tasks, sampler, notes_rx)?;
     spawn_table(tasks, (table, live), jobs_rx, inputs.clone(), fill)?;
     spawn_links(tasks, &interfaces.uplinks, links, notes, &rest_rx)?;
+    spawn_announcements(tasks, decisions_rx.clone(), leases_rx, told, rest_rx.clone());
     spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
     spawn_daemon_watch(tasks, settings.clone(), rest_rx.clone());
     spawn_control(tasks, socket, requests, rest_rx);
@@ -96,11 +99,16 @@ fn sampler(
         log,
         stats: StatsReader::open()?,
         interval: settings.policy.interval,
-        attached: uplinks.iter().map(|link| (Some(link.ifindex), header(link))).collect(),
+        attached: uplinks.iter().map(attachment).collect(),
         fill,
         samples,
         durations,
     })
+}
+
+fn attachment(link: &LinkReport) -> Attachment {
+    let ifindex = Some(link.ifindex);
+    Attachment { wanted: ifindex, attached: ifindex, header: header(link), failing: false }
 }
 
 fn identity(settings: &Settings, sessions: &[Session], sample_times: watch::Receiver<Quantiles>) -> Identity {
@@ -242,6 +250,19 @@ fn spawn_control(
     tasks.spawn(async move {
         control::serve(socket, requests, stop).await;
         ("the control socket", End::Plain)
+    });
+}
+
+fn spawn_announcements(
+    tasks: &mut Tasks,
+    decisions: watch::Receiver<Arc<Decision>>,
+    leases: watch::Receiver<Timestamp>,
+    told: watch::Sender<Arc<Decision>>,
+    stop: watch::Receiver<bool>,
+) {
+    tasks.spawn(async move {
+        relay(decisions, leases, told, stop).await;
+        ("the announcements", End::Plain)
     });
 }
 

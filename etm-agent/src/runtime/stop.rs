@@ -3,6 +3,7 @@
 use super::decider::Directive;
 use super::error::AgentError;
 use super::machine::own_table;
+use super::open::TableLock;
 use super::sampler::Note;
 use crate::config::Settings;
 use crate::core::policy::Role;
@@ -52,6 +53,8 @@ pub(super) struct Parts {
     pub(super) inside: Vec<IfIndex>,
     /// True once the start succeeded.
     pub(super) started: bool,
+    /// Held as long as anything of ours may be in the table.
+    pub(super) _lock: TableLock,
 }
 
 impl Parts {
@@ -116,7 +119,7 @@ pub(super) async fn stop(settings: &Settings, mut parts: Parts) -> bool {
     let begun = Instant::now();
     // The lease is a map write: from this moment the kernel routes plainly, whatever follows.
     let released = parts.directives.send(Directive::Release).await.is_ok();
-    step("lease ended, decision empty", begun, released);
+    step("told the decision to end the lease and all overrides", begun, released);
     let withdrawn = end_sessions(&mut parts).await;
     step("overrides withdrawn from peers, sessions closed", begun, withdrawn);
     parts.stop_rest.send_replace(true);

@@ -8,19 +8,22 @@ use ipnet::IpNet;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::agent::{Agent, AgentOptions};
+use crate::agent::AgentOptions;
 use crate::clock::{boottime_ns, millis_between};
-use crate::demo::figures::{all_moved_ns, astray, loss_ratio, mbit_per_s};
 use crate::demo::timeline::{Format, Timeline};
 use crate::demo::verdict::{Figures, Verdict};
-use crate::demo::view;
 use crate::demo::watch::CoreWatch;
 use crate::error::LabError;
-use crate::lab::{Lab, LabOptions, UPLINK_BPS};
+use crate::lab::{LabOptions, UPLINK_BPS};
 use crate::poll::{pass_time, wait_until};
+use crate::scene::{DRAIN, PATIENCE, Scene, before_transit, nanos};
+use crate::state::binary;
 use crate::table::Family;
 use crate::topology::{Provider, Role};
-use crate::traffic::{Demand, FRAME, Generator, Sink};
+use crate::traces;
+use crate::traffic::Demand;
+use crate::traffic::measure::all_moved_ns;
+use crate::view::Event;
 
 /// Mbit/s by home before the step; the capacity of an uplink is 50, its limit 45.
 const BASE: [f64; 3] = [34.0, 7.0, 6.0];
@@ -35,94 +38,105 @@ const STEADY: Duration = Duration::from_secs(12);
 const RELIEVED: Duration = Duration::from_secs(8);
 /// How long packets are watched after `etm off`.
 const OFF: Duration = Duration::from_secs(3);
-/// Longest wait for ETM to act.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Longest stay of a packet in the lab: the queue of a bucket, and some.
-const TRANSIT: Duration = Duration::from_millis(100);
 /// Destinations slower than this do not time a link loss: their next packet itself comes late.
 const FAST: f64 = 50.0;
-/// ETM's routing table in the kernel.
-const OVERRIDE_TABLE: &str = "179";
+/// Overrides printed one by one.
+const SHOWN: usize = 4;
 
 /// Runs the demo in a lab of its own.
 ///
 /// # Errors
-/// The lab or the agent cannot be brought up, or something that is not judged but needed does not come.
+/// The lab or the agent cannot be brought up.
 pub fn run(format: Format) -> Result<Verdict, LabError> {
     let timeline = Timeline::start(format);
     timeline.chapter("Set-up");
     let mut demo = Demo::set_up(timeline)?;
     let start = Instant::now();
-    demo.steady_state()?;
-    demo.demand_step()?;
-    demo.core_shows_it()?;
-    demo.link_loss()?;
-    demo.off()?;
-    demo.end()?;
+    // What cannot be measured has not held: the verdict says so, whatever went wrong.
+    if let Err(error) = demo.tell() {
+        demo.timeline.say(&error.to_string());
+        demo.figures.error = Some(error.to_string());
+    }
     demo.figures.duration_s = Some(start.elapsed().as_secs_f64());
     let verdict = Verdict::of(demo.figures.clone());
     demo.print(&verdict);
     Ok(verdict)
 }
 
-// Fields drop in this order: traffic and ETM end before their namespaces go.
+// Fields drop in this order: the watch ends before the routers that it asks.
 struct Demo {
     timeline: Timeline,
     figures: Figures,
-    generator: Generator,
-    sink: Sink,
     watch: CoreWatch,
-    agent: Agent,
-    lab: Lab,
+    scene: Scene,
     /// Last entry of ETM's decision log that was printed.
     seen: u64,
+    /// Begin of the steady state.
+    steady_ns: u64,
     /// Begin of the state after the relief.
     relieved_ns: u64,
 }
 
 impl Demo {
     fn set_up(timeline: Timeline) -> Result<Self, LabError> {
-        let lab = Lab::up(LabOptions::default())?;
+        let options = AgentOptions { limit_percent: LIMIT_PERCENT, ..AgentOptions::default() };
+        let scene = Scene::start(LabOptions::default(), &options, &demand(BASE))?;
+        let lab = &scene.lab;
         timeline.say(&format!(
             "lab {}: 7 namespaces, 5 BIRD routers, 3 uplinks of {} Mbit/s",
             lab.id(),
             UPLINK_BPS / 1_000_000
         ));
-        let sink = Sink::start(&lab.namespace(Role::Sink))?;
-        let generator = Generator::start(&lab.namespace(Role::Content), &flows(&lab, BASE), FRAME)?;
         let watch = CoreWatch::start(lab.bird(Role::Core))?;
-        let agent =
-            Agent::start(&lab, &AgentOptions { limit_percent: LIMIT_PERCENT, ..AgentOptions::default() })?;
         let routes: usize = Family::ALL.iter().map(|family| lab.table().counts(*family).1).sum();
-        wait_until("etm to learn every route", PATIENCE, || view::is_ready(&agent, routes as u64))?;
-        timeline.say(&format!("etm-agent runs, has learnt {routes} routes, mode enforce"));
-        timeline.aside("look at its live counters from any shell:");
-        timeline.aside(&format!("  bpftool map dump pinned {}/etm_top", lab.pin_root().display()));
+        timeline.say(&format!("etm-agent runs in mode enforce and has learnt {routes} routes"));
+        let (pins, directory) = (lab.pin_root(), lab.directory());
+        for (about, command) in [
+            ("its live counters", format!("bpftool map dump pinned {}/etm_live", pins.display())),
+            ("what it does", format!("{} -s {} status", client(), scene.agent.socket().display())),
+            (
+                "what core hears",
+                format!("birdc -s {}/core.ctl show route protocol etm_inject", directory.display()),
+            ),
+        ] {
+            timeline.aside(&format!("{about}, from any shell while this runs:"));
+            timeline.aside(&format!("  {command}"));
+        }
         let figures = Figures::default();
-        Ok(Self { timeline, figures, generator, sink, watch, agent, lab, seen: 0, relieved_ns: 0 })
+        Ok(Self { timeline, figures, watch, scene, seen: 0, steady_ns: boottime_ns(), relieved_ns: 0 })
+    }
+
+    fn tell(&mut self) -> Result<(), LabError> {
+        self.steady_state()?;
+        self.demand_step()?;
+        self.core_shows_it()?;
+        self.link_loss()?;
+        self.off()?;
+        self.end()
     }
 
     fn steady_state(&mut self) -> Result<(), LabError> {
         self.timeline.chapter("Steady state");
-        let from_ns = boottime_ns();
+        let from_ns = self.steady_ns;
         pass_time(STEADY);
-        self.figures.loss_ratio_steady = Some(self.loss(from_ns, before_transit()));
-        self.figures.overrides_before_step = Some(view::overrides(&self.agent)?.len() as u64);
+        self.figures.loss_ratio_steady = Some(self.scene.loss(from_ns, before_transit()));
+        self.figures.overrides_before_step = Some(self.scene.agent.overrides()?.len() as u64);
+        self.print_events()?;
         self.print_uplinks(from_ns, before_transit());
-        self.print_events()
+        Ok(())
     }
 
     fn demand_step(&mut self) -> Result<(), LabError> {
         self.timeline.chapter("Demand step: transit-a gets more than it can carry");
         let step_ns = boottime_ns();
-        self.generator.set_rates(&flows(&self.lab, STEP));
+        self.scene.demand(&demand(STEP));
         self.timeline.at(
             step_ns,
             &format!("demand for transit-a {} -> {} Mbit/s", BASE[0], STEP[0]),
             &json!({}),
         );
         let shift = wait_until("the first moved packet", PATIENCE, || {
-            let moves = self.sink.moves_since(step_ns);
+            let moves = self.scene.sink.moves_since(step_ns);
             moves.into_iter().find(|m| m.from.is_some()).ok_or_else(|| "nothing moved".to_owned())
         });
         self.print_events()?;
@@ -145,15 +159,16 @@ impl Demo {
         }
         let relieved = self.settle(step_ns)?;
         self.figures.overload_to_relieved_ms = overload_ns.map(|at| millis_between(at, relieved));
-        self.figures.loss_ratio_before_shift = Some(self.loss(step_ns, shift.sent_ns));
-        self.relieved_ns = relieved + nanos(TRANSIT);
+        self.figures.loss_ratio_before_shift = Some(self.scene.loss(step_ns, shift.sent_ns));
+        self.relieved_ns = relieved + nanos(DRAIN);
+        self.figures.loss_ratio_during_shift = Some(self.scene.loss(shift.sent_ns, self.relieved_ns));
         Ok(())
     }
 
     fn core_shows_it(&mut self) -> Result<(), LabError> {
         self.timeline.chapter("Relieved");
         let overrides: BTreeSet<IpNet> =
-            view::overrides(&self.agent)?.into_iter().map(|(prefix, _)| prefix).collect();
+            self.scene.agent.overrides()?.into_iter().map(|o| o.prefix).collect();
         // The announcement of the last move may still be on its way; after that, what is missing is missing.
         let missing = wait_until("core to show every override", Duration::from_secs(3), || {
             let best = self.watch.best();
@@ -171,20 +186,29 @@ impl Demo {
         if let Err(error) = missing {
             self.timeline.say(&error.to_string());
         }
-        for (prefix, interface) in view::overrides(&self.agent)?.iter().take(5) {
-            self.timeline.aside(&format!("  {prefix} -> {interface}"));
+        for o in self.scene.agent.overrides()?.iter().take(SHOWN) {
+            self.timeline.aside(&format!("  {} -> {}", o.prefix, o.to));
         }
+        let more = overrides.len().saturating_sub(SHOWN);
+        if more > 0 {
+            self.timeline.aside(&format!("  and {more} more"));
+        }
+        // A look of its own: how many packets the kernel really sent to ETM's table.
+        let marked = self.scene.agent.packets_marked()?;
         pass_time(RELIEVED);
         let until_ns = before_transit();
-        self.figures.loss_ratio_after_shift = Some(self.loss(self.relieved_ns, until_ns));
+        self.figures.loss_ratio_after_shift = Some(self.scene.loss(self.relieved_ns, until_ns));
         self.figures.worst_uplink_after_shift = Some(self.worst_uplink(self.relieved_ns, until_ns));
+        self.figures.packets_marked = Some(self.scene.agent.packets_marked()?.saturating_sub(marked));
+        self.print_events()?;
         self.print_uplinks(self.relieved_ns, until_ns);
-        self.print_events()
+        Ok(())
     }
 
     fn link_loss(&mut self) -> Result<(), LabError> {
         self.timeline.chapter("Transit-b loses its link, from the provider's end");
         let affected: Vec<IpAddr> = self
+            .scene
             .sink
             .current()
             .into_iter()
@@ -192,15 +216,15 @@ impl Demo {
             .map(|(d, _)| d)
             .collect();
         let cut_ns = boottime_ns();
-        self.lab.cut(Provider::TransitB)?;
+        self.scene.lab.cut(Provider::TransitB)?;
         self.timeline.at(
             cut_ns,
             &format!("carrier lost with {} destinations on it", affected.len()),
             &json!({}),
         );
-        let rates = self.generator.rates();
+        let rates = self.scene.generator.rates();
         let moved = wait_until("the traffic to leave the dead link", PATIENCE, || {
-            all_moved_ns(&rates, &affected, &self.sink.moves_since(cut_ns), Provider::TransitB, FAST)
+            all_moved_ns(&rates, &affected, &self.scene.sink.moves_since(cut_ns), Provider::TransitB, FAST)
                 .ok_or_else(|| "some destinations got nothing since".to_owned())
         });
         self.print_events()?;
@@ -210,115 +234,92 @@ impl Demo {
         let relieved = self.settle(cut_ns)?;
         self.figures.link_down_to_relieved_ms = Some(millis_between(cut_ns, relieved));
         pass_time(RELIEVED / 2);
-        let (from_ns, until_ns) = (relieved + nanos(TRANSIT), before_transit());
-        self.figures.loss_ratio_after_link_down = Some(self.loss(from_ns, until_ns));
+        let (from_ns, until_ns) = (relieved + nanos(DRAIN), before_transit());
+        self.figures.loss_ratio_after_link_down = Some(self.scene.loss(from_ns, until_ns));
         self.figures.worst_uplink_after_link_down = Some(self.worst_uplink(from_ns, until_ns));
+        self.print_events()?;
         self.print_uplinks(from_ns, until_ns);
-        let (bytes, packets) = view::conservation(&self.agent)?;
-        self.figures.conservation_error_ratio = bytes;
-        self.figures.conservation_packet_error = packets;
+        self.close_books()
+    }
+
+    fn close_books(&mut self) -> Result<(), LabError> {
+        let books = self.scene.agent.conservation()?;
+        self.timeline.say(&format!(
+            "books: {} windows of 10 s, {} with drops; worst difference {} ppm of the bytes, {} packets",
+            books.windows, books.lossy, books.byte_error_ppm, books.packet_error
+        ));
+        let ratio = f64::from(u32::try_from(books.byte_error_ppm).unwrap_or(u32::MAX)) / 1e6;
+        // Without a window that had no drops the worst of them says nothing.
+        self.figures.conservation_error_ratio = (books.windows > books.lossy).then_some(ratio);
+        self.figures.conservation_packet_error = (books.windows > 0).then_some(books.packet_error);
+        self.figures.conservation_windows = Some(books.windows);
+        let from_ns = self.steady_ns;
+        let frozen = |event: &&Event| event.kind == "frozen" && event.at_ns >= from_ns;
+        let froze = self.scene.agent.events(0)?.iter().filter(frozen).count();
+        self.figures.times_frozen = Some(froze as u64);
         Ok(())
     }
 
     fn off(&mut self) -> Result<(), LabError> {
         self.timeline.chapter("etm off");
         let off_ns = boottime_ns();
-        let output = self.agent.etm(&["--json", "off"])?;
+        let output = self.scene.agent.off()?;
         let done_ns = boottime_ns();
         self.figures.off_command_ms = Some(millis_between(off_ns, done_ns));
         self.timeline.at(done_ns, &format!("`etm off` ended with {}", output.status), &json!({}));
+        let marked = self.scene.agent.packets_marked()?;
         pass_time(OFF);
-        let live: BTreeSet<Provider> = [Provider::TransitA, Provider::Ix].into_iter().collect();
-        let plain = |destination| self.lab.table().best(destination, &live).map(|(_, provider)| provider);
-        let last_sent = self.sink.last_sent();
-        let since = self.sink.sent_between(done_ns, boottime_ns());
-        let left = astray(&since, &last_sent, done_ns, plain);
+        let live = [Provider::TransitA, Provider::Ix];
+        let left = self.scene.overridden_since(done_ns, &live);
         self.figures.kernel_effect_left = Some(left);
+        self.figures.packets_marked_after_off =
+            Some(self.scene.agent.packets_marked()?.saturating_sub(marked));
         self.figures.bgp_routes_left = Some(self.watch.all().len() as u64);
         // The last packet that took an override, if that was after the command began.
-        let kernel_ns = last_sent
-            .iter()
-            .filter(|((provider, destination), at)| **at > off_ns && plain(*destination) != Some(*provider))
-            .map(|(_, at)| *at)
-            .max()
-            .unwrap_or(off_ns);
-        self.figures.off_ms = self
-            .watch
-            .empty_since_ns()
-            .map(|bgp_ns| millis_between(off_ns, bgp_ns.max(kernel_ns).max(done_ns)));
+        let kernel_ns = self.scene.last_overridden_ns(&live).unwrap_or(0).max(off_ns);
+        self.figures.off_ms =
+            self.watch.empty_since_ns().map(|bgp_ns| millis_between(off_ns, bgp_ns.max(kernel_ns)));
+        self.print_events()?;
         self.timeline.say(&format!(
             "{left} packets still took an override, {} routes left at core",
             self.watch.all().len()
         ));
         self.print_uplinks(done_ns, before_transit());
-        self.print_events()
+        Ok(())
     }
 
     fn end(&mut self) -> Result<(), LabError> {
         self.timeline.chapter("End");
-        self.generator.stop();
-        self.agent.signal(Signal::SIGTERM)?;
-        let status = self.agent.wait_end(Duration::from_secs(10))?;
+        self.scene.generator.stop();
+        self.scene.agent.signal(Signal::SIGTERM)?;
+        let status = self.scene.agent.wait_end(Duration::from_secs(10))?;
         self.figures.agent_exit_status = status.code();
-        let left = kernel_objects(&self.lab)?;
+        let left = (traces::routes(&self.scene.lab)?.len() + traces::rules(&self.scene.lab)?.len()) as u64;
         self.figures.kernel_objects_left = Some(left);
         self.timeline
             .say(&format!("etm-agent ended with {status} after SIGTERM; {left} routes and rules of it left"));
         Ok(())
     }
 
-    /// Waits until no uplink is above its limit, nothing is lost and nothing moves; returns the time of the
-    /// last move since `since_ns`.
     fn settle(&mut self, since_ns: u64) -> Result<u64, LabError> {
-        /// Longer than a round of ETM, so that a relief in steps counts as one.
-        const CALM: Duration = Duration::from_millis(2500);
-        let settled = wait_until("the load to settle", PATIENCE, || {
-            let until_ns = before_transit();
-            let from_ns = until_ns.saturating_sub(nanos(Duration::from_secs(1)));
-            let last_ns = self.sink.moves_since(since_ns).last().map_or(since_ns, |m| m.at_ns);
-            let (loss, worst) = (self.loss(from_ns, until_ns), self.worst_uplink(from_ns, until_ns));
-            let calm = boottime_ns() > last_ns + nanos(CALM);
-            if calm && loss == 0.0 && worst <= 1.0 {
-                return Ok(last_ns);
-            }
-            Err(format!("loss {loss:.4}, worst uplink at {:.1} % of its limit", worst * 100.0))
-        });
+        let settled = self.scene.settle(since_ns, limit_mbit());
         self.print_events()?;
         settled
     }
 
     fn overload_since(&self, since_ns: u64) -> Result<Option<u64>, LabError> {
-        let events = view::events(&self.agent, 0)?;
+        let events = self.scene.agent.events(0)?;
         Ok(events.iter().find(|e| e.at_ns >= since_ns && e.kind == "overloaded").map(|e| e.at_ns))
     }
 
-    fn loss(&self, from_ns: u64, until_ns: u64) -> f64 {
-        loss_ratio(
-            &self.generator.sent_between(from_ns, until_ns),
-            &self.sink.sent_between(from_ns, until_ns),
-        )
-    }
-
-    fn loads(&self, from_ns: u64, until_ns: u64) -> BTreeMap<Provider, f64> {
-        let span = Duration::from_nanos(until_ns.saturating_sub(from_ns)).max(Duration::from_millis(1));
-        mbit_per_s(&self.sink.sent_between(from_ns, until_ns), span)
-    }
-
-    /// Highest load of an uplink as a share of its limit, over the whole seconds of the span.
     fn worst_uplink(&self, from_ns: u64, until_ns: u64) -> f64 {
-        const SECOND: u64 = 1_000_000_000;
-        let seconds = (until_ns.saturating_sub(from_ns) / SECOND).max(1);
-        (0..seconds)
-            .map(|i| self.loads(from_ns + i * SECOND, from_ns + (i + 1) * SECOND))
-            .flat_map(BTreeMap::into_values)
-            .fold(0.0, f64::max)
-            / limit_mbit()
+        self.scene.worst_uplink(from_ns, until_ns) / limit_mbit()
     }
 
     fn print_uplinks(&self, from_ns: u64, until_ns: u64) {
-        let loads = self.loads(from_ns, until_ns);
+        let loads = self.scene.loads(from_ns, until_ns);
         let figures: Vec<String> = loads.iter().map(|(p, mbit)| format!("{p} {mbit:.1}")).collect();
-        let loss = self.loss(from_ns, until_ns);
+        let loss = self.scene.loss(from_ns, until_ns);
         self.timeline.at(
             until_ns,
             &format!("Mbit/s: {} (limit {:.0}); lost {:.3} %", figures.join(", "), limit_mbit(), loss * 100.0),
@@ -327,13 +328,19 @@ impl Demo {
     }
 
     fn print_events(&mut self) -> Result<(), LabError> {
-        for event in view::events(&self.agent, self.seen)? {
-            self.seen = event.seq;
-            self.timeline.at(
-                event.at_ns,
-                &format!("etm: {} {}", event.kind, event.text),
-                &json!({ "kind": event.kind }),
-            );
+        let events = self.scene.agent.events(self.seen)?;
+        self.seen = events.last().map_or(self.seen, |event| event.seq);
+        // Many overrides made or ended in one moment are one thing that happened.
+        for group in events.chunk_by(|a, b| a.kind == b.kind) {
+            let shown = if self.timeline.format() == Format::Json { group.len() } else { SHOWN };
+            for event in group.iter().take(shown) {
+                let kind = json!({ "kind": event.kind });
+                self.timeline.at(event.at_ns, &format!("etm: {}", event.text), &kind);
+            }
+            let more = group.len().saturating_sub(shown);
+            if more > 0 {
+                self.timeline.aside(&format!("  and {more} more"));
+            }
         }
         Ok(())
     }
@@ -344,46 +351,33 @@ impl Demo {
             for (name, held) in &verdict.conditions {
                 println!("  {} {name}", if *held { "held  " } else { "FAILED" });
             }
+            for (name, value) in verdict.figures.headlines() {
+                println!("  {name:<52} {value}");
+            }
             println!("\n{}", if verdict.held() { "Everything held." } else { "Not everything held." });
         }
         self.timeline.result(&verdict.to_json());
     }
 }
 
-fn flows(lab: &Lab, [transit_a, transit_b, ix]: [f64; 3]) -> Vec<crate::traffic::Flow> {
-    Demand::by_home(transit_a, transit_b, ix).flows(lab.table(), FRAME)
+fn demand([transit_a, transit_b, ix]: [f64; 3]) -> Demand {
+    Demand::by_home(transit_a, transit_b, ix)
+}
+
+/// The client as a command that works from any shell.
+fn client() -> String {
+    binary("etm").map_or_else(|_| "etm".to_owned(), |path| path.display().to_string())
 }
 
 fn limit_mbit() -> f64 {
     Duration::from_micros(UPLINK_BPS).as_secs_f64() * f64::from(LIMIT_PERCENT) / 100.0
 }
 
-/// The moment before which everything sent has arrived or is lost.
-fn before_transit() -> u64 {
-    boottime_ns().saturating_sub(nanos(TRANSIT))
-}
-
-fn nanos(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Routes of ETM's table and rules that lead to it, in the border's kernel.
-fn kernel_objects(lab: &Lab) -> Result<u64, LabError> {
-    let border = lab.namespace(Role::Border);
-    let mut count = 0;
-    for family in ["-4", "-6"] {
-        // An empty table that never existed is an error to ip, and nothing to us.
-        let routes = border.ip(&[family, "route", "show", "table", OVERRIDE_TABLE]).unwrap_or_default();
-        let rules = border.ip(&[family, "rule", "show"])?;
-        count += routes.lines().count() + rules.lines().filter(|line| line.contains("fwmark")).count();
-    }
-    Ok(count as u64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::table::Table;
+    use crate::traffic::FRAME;
 
     /// Mbit/s by provider of what the border would choose with `live` providers, and of that on
     /// transit-a the part that ix carries as well.

@@ -39,10 +39,16 @@ pub struct Figures {
     pub conservation_error_ratio: Option<f64>,
     /// Packets, drops and backlog included: worst window of the whole run.
     pub conservation_packet_error: Option<u64>,
+    /// Windows that these two come from.
+    pub conservation_windows: Option<u64>,
+    /// How often ETM's decisions stood still after its start, drops or not.
+    pub times_frozen: Option<u64>,
     /// Share of packets lost in the steady state.
     pub loss_ratio_steady: Option<f64>,
     /// Share of packets lost from the demand step to the first moved packet.
     pub loss_ratio_before_shift: Option<f64>,
+    /// Share of packets lost from the first moved packet until the queue of the relieved uplink has drained.
+    pub loss_ratio_during_shift: Option<f64>,
     /// Share of packets lost after the relief, until the link is cut.
     pub loss_ratio_after_shift: Option<f64>,
     /// Share of packets lost after the second relief, with transit-b gone.
@@ -57,6 +63,10 @@ pub struct Figures {
     pub overrides_after_shift: Option<u64>,
     /// Overrides that core's BIRD did not show.
     pub overrides_not_at_core: Option<u64>,
+    /// Packets that the kernel sent to ETM's table while the relieved state was watched.
+    pub packets_marked: Option<u64>,
+    /// Packets that the kernel sent there after `etm off` returned.
+    pub packets_marked_after_off: Option<u64>,
     /// Packets sent after `etm off` returned that still took an override.
     pub kernel_effect_left: Option<u64>,
     /// Routes from ETM left at core after `etm off`.
@@ -65,8 +75,28 @@ pub struct Figures {
     pub kernel_objects_left: Option<u64>,
     /// Exit status of the agent after SIGTERM.
     pub agent_exit_status: Option<i32>,
+    /// Why the run was cut short, if it was.
+    pub error: Option<String>,
     /// Length of the run after set-up.
     pub duration_s: Option<f64>,
+}
+
+impl Figures {
+    /// What a reader wants to know first, as text; `-` is a figure that never came to be.
+    pub(crate) fn headlines(&self) -> Vec<(&'static str, String)> {
+        let ms = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.0} ms"));
+        let percent =
+            |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{:.2} %", v * 100.0));
+        vec![
+            ("first overloaded sample to first moved packet", ms(self.overload_to_shift_ms)),
+            ("first overloaded sample to core's best route", ms(self.overload_to_bgp_ms)),
+            ("first overloaded sample to last move", ms(self.overload_to_relieved_ms)),
+            ("carrier lost to last affected destination elsewhere", ms(self.link_down_to_moved_ms)),
+            ("`etm off` to its last effect gone", ms(self.off_ms)),
+            ("lost from the demand step to the shift", percent(self.loss_ratio_before_shift)),
+            ("lost after the shift", percent(self.loss_ratio_after_shift)),
+        ]
+    }
 }
 
 /// Whether everything held.
@@ -115,8 +145,14 @@ impl Verdict {
             ),
             ("bytes are conserved within 0.1 %", within(f.conservation_error_ratio, CONSERVATION_LIMIT)),
             ("packets are conserved exactly", none(f.conservation_packet_error)),
+            ("saturation does not freeze the agent", none(f.times_frozen)),
             ("`etm off` returns everything to plain routing within 1 s", within(f.off_ms, OFF_LIMIT_MS)),
-            ("after `etm off` no packet takes an override", none(f.kernel_effect_left)),
+            (
+                "after `etm off` no packet takes an override",
+                none(f.kernel_effect_left)
+                    && none(f.packets_marked_after_off)
+                    && f.packets_marked.is_some_and(|n| n > 0),
+            ),
             ("after `etm off` core has no route from ETM", none(f.bgp_routes_left)),
             (
                 "after SIGTERM the agent ends with success and leaves no route and no rule",
@@ -158,8 +194,11 @@ mod tests {
             off_command_ms: Some(20.0),
             conservation_error_ratio: Some(0.0),
             conservation_packet_error: Some(0),
+            conservation_windows: Some(9),
+            times_frozen: Some(0),
             loss_ratio_steady: Some(0.0),
             loss_ratio_before_shift: Some(0.1),
+            loss_ratio_during_shift: Some(0.0),
             loss_ratio_after_shift: Some(0.0),
             loss_ratio_after_link_down: Some(0.0),
             worst_uplink_after_shift: Some(0.97),
@@ -167,10 +206,13 @@ mod tests {
             overrides_before_step: Some(0),
             overrides_after_shift: Some(3),
             overrides_not_at_core: Some(0),
+            packets_marked: Some(1000),
+            packets_marked_after_off: Some(0),
             kernel_effect_left: Some(0),
             bgp_routes_left: Some(0),
             kernel_objects_left: Some(0),
             agent_exit_status: Some(0),
+            error: None,
             duration_s: Some(60.0),
         }
     }

@@ -22,6 +22,7 @@ impl Controller {
             SessionChange::EndOfRib(family) => {
                 session.awaited.retain(|awaited| *awaited != family);
                 self.audit.push(now, EventKind::EndOfRib { session: name, family });
+                self.sweep_slots();
             }
             SessionChange::Down { reason } => {
                 let before = std::mem::take(session);
@@ -31,13 +32,28 @@ impl Controller {
                     self.audit.push(now, EventKind::SessionDown { session: name, reason });
                 }
                 if role == Role::Learn {
-                    for (prefix, presence) in self.rib.drop_peer(event.peer) {
-                        self.note_presence(prefix, presence);
-                    }
+                    // Its prefixes stay counted: the session will be back, and `sweep_slots` ends what is not.
+                    self.rib.drop_peer(event.peer);
                     self.settle(now);
                 }
             }
         }
+    }
+
+    /// Once every table is complete, prefixes that nobody announces are not counted any more: left by a session that
+    /// went down, or by an earlier run.
+    fn sweep_slots(&mut self) {
+        let learn = self.policy.peers.iter().zip(&self.sessions).filter(|(peer, _)| peer.role == Role::Learn);
+        if learn.into_iter().any(|(_, session)| !session.up || !session.awaited.is_empty()) {
+            return;
+        }
+        let gone: Vec<Prefix> = self
+            .slots
+            .iter()
+            .map(|(prefix, _)| prefix)
+            .filter(|prefix| !self.rib.contains(*prefix))
+            .collect();
+        gone.into_iter().for_each(|prefix| self.slots.remove(prefix));
     }
 
     /// Applies routes; true where an override may be concerned.
@@ -90,7 +106,7 @@ impl Controller {
             }
             concerned |= self.overrides.concerned_by(prefix);
         }
-        // While a dump is under way the table looks emptier than it is: nothing is concluded from it.
+        // While a reading is under way nothing is concluded from it: the former table stands.
         if self.fib.synced() && (concerned || !was_synced) {
             self.settle(now);
         }

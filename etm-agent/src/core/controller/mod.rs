@@ -54,6 +54,8 @@ struct Meter {
     offered: BitRate,
     sent: BitRate,
     overloaded: bool,
+    /// Samples in a row that did not show it.
+    missed: u8,
 }
 
 /// The decision maker's whole state.
@@ -81,12 +83,18 @@ pub struct Controller {
     holds: Vec<Hold>,
     mismatch_ppm: u32,
     mismatch_run: u8,
+    ineffective_ppm: u32,
+    ineffective_run: u8,
     unsettled: BTreeMap<Prefix, Timestamp>,
     barred: BTreeSet<Prefix>,
     refused: BTreeMap<Prefix, String>,
     unrelieved: BTreeSet<UplinkId>,
     installed: Generation,
     decision: Arc<Decision>,
+    /// True where the decision may differ from the published one.
+    changed: bool,
+    /// True once nothing held back a decision.
+    decided: bool,
 }
 
 impl Controller {
@@ -99,7 +107,7 @@ impl Controller {
             rib: Rib::new(policy.community),
             fib: FibView::default(),
             slots: Slots::new(slot_capacity, adopted),
-            rates: Rates::new(uplinks, &adopted.rows),
+            rates: Rates::new(uplinks, adopted),
             conservation: Conservation::new(uplinks),
             overrides: Overrides::default(),
             audit: Audit::default(),
@@ -108,19 +116,24 @@ impl Controller {
             projected: vec![BitRate::ZERO; uplinks],
             off,
             stopping: false,
-            inherited: Some(inherited(adopted)),
+            // Switched off, there is nothing to go on with.
+            inherited: (!off).then(|| inherited(adopted)),
             samples: 0,
             last_sample: None,
             table: TableFill::default(),
             holds: Vec::new(),
             mismatch_ppm: 0,
             mismatch_run: 0,
+            ineffective_ppm: 0,
+            ineffective_run: 0,
             unsettled: BTreeMap::new(),
             barred: BTreeSet::new(),
             refused: BTreeMap::new(),
             unrelieved: BTreeSet::new(),
             installed: Generation(0),
             decision: Arc::new(Decision::default()),
+            changed: true,
+            decided: false,
             policy,
         };
         controller.load_static_routes();
@@ -150,6 +163,9 @@ impl Controller {
     pub fn handle(&mut self, now: Timestamp, input: Input) -> Outcome {
         let mut live = None;
         match input {
+            // The sessions of an agent that ends go down by its own doing. That says nothing about the routes:
+            // their prefixes stay counted, so that the next run misses no byte.
+            Input::Session(_) | Input::Routes(_) if self.stopping => {}
             Input::Session(event) => self.session(now, event),
             Input::Routes(batch) => {
                 if self.apply_routes(batch) {
@@ -218,6 +234,7 @@ impl Controller {
             Order::Off | Order::On | Order::Stop => return,
         };
         self.audit.push(now, kind);
+        self.changed = true;
         match order {
             Order::Off => self.off = true,
             Order::On => self.off = false,
@@ -234,36 +251,12 @@ impl Controller {
 
     /// Ends overrides that may not stand any more; makes no new one.
     fn settle(&mut self, now: Timestamp) {
-        if !self.fib.synced() && !self.overrides.is_empty() {
-            // Only what the RIB and the links say can be judged: keep the rest until the table is known.
-            self.end_without_candidate(now);
-            return;
-        }
+        self.changed = true;
         for (entry, why) in self.overrides.invalidate(&self.rib, &self.fib, &self.topology, &self.policy) {
             if why == EndReason::TooManyMoreSpecifics {
                 self.barred.insert(entry.prefix);
             }
             self.ended(now, &entry, why);
-        }
-    }
-
-    fn end_without_candidate(&mut self, now: Timestamp) {
-        let lost: Vec<Prefix> = self
-            .overrides
-            .iter()
-            .filter(|entry| {
-                !self
-                    .rib
-                    .candidates(entry.prefix, &self.topology)
-                    .iter()
-                    .any(|candidate| candidate.exit == entry.to)
-            })
-            .map(|entry| entry.prefix)
-            .collect();
-        for prefix in lost {
-            if let Some(entry) = self.overrides.end(prefix) {
-                self.ended(now, &entry, EndReason::ExitLost);
-            }
         }
     }
 
@@ -280,6 +273,11 @@ impl Controller {
             a == b
                 || matches!((a, b), (Hold::StaleSample { .. }, Hold::StaleSample { .. }))
                 || matches!((a, b), (Hold::ProjectionMismatch { .. }, Hold::ProjectionMismatch { .. }))
+                || matches!(
+                    (a, b),
+                    (Hold::OverridesWithoutEffect { .. }, Hold::OverridesWithoutEffect { .. })
+                )
+                || matches!((a, b), (Hold::TableFull { .. }, Hold::TableFull { .. }))
         };
         let known = |list: &[Hold], hold: &Hold| list.iter().any(|other| same(other, hold));
         let fresh = holds.iter().any(|hold| !known(&self.holds, hold));
@@ -288,10 +286,14 @@ impl Controller {
             return;
         }
         if fresh && !holds.is_empty() {
-            self.audit.push(now, EventKind::Frozen { holds: holds.clone() });
+            let holds = holds.clone();
+            // Before the first decision waiting is no trouble.
+            let kind = if self.decided { EventKind::Frozen { holds } } else { EventKind::Waiting { holds } };
+            self.audit.push(now, kind);
         } else if holds.is_empty() && !self.holds.is_empty() {
             self.audit.push(now, EventKind::Thawed);
         }
+        self.decided |= holds.is_empty();
         self.holds = holds;
     }
 
@@ -332,19 +334,31 @@ impl Controller {
         if self.mismatch_run >= round::MISMATCH_SAMPLES {
             holds.push(Hold::ProjectionMismatch { ppm: self.mismatch_ppm });
         }
+        if self.ineffective_run >= round::MISMATCH_SAMPLES {
+            holds.push(Hold::OverridesWithoutEffect { ppm: self.ineffective_ppm });
+        }
+        holds.extend(self.uncounted_uplinks());
         let refused = self.slots.refused() + self.table.refused;
         if refused > 0 {
             holds.push(Hold::TableFull { refused });
         }
-        if self.rib.returned() > 0 {
+        if self.rib.returned(&self.topology) > 0 {
             holds.push(Hold::OwnRouteReturned);
         }
         holds
     }
 
+    /// Uplinks that are up and were missing from the last samples. One miss may be an interface that just came or goes.
+    fn uncounted_uplinks(&self) -> impl Iterator<Item = Hold> + '_ {
+        let missing = self.meters.iter().enumerate().filter(|(index, meter)| {
+            meter.missed >= round::MISMATCH_SAMPLES && self.topology.link(uplink_id(*index)).up
+        });
+        missing.map(|(index, _)| Hold::UplinkNotCounted { uplink: self.uplink_name(uplink_id(index)) })
+    }
+
     /// Makes the decision that follows from the state; none where it is the one before.
     fn publish(&mut self, now: Timestamp) -> Option<Arc<Decision>> {
-        if self.inherited.is_some() {
+        if self.inherited.is_some() || !std::mem::take(&mut self.changed) {
             return None;
         }
         let mut next = Decision { generation: self.decision.generation, at: now, ..Decision::default() };

@@ -6,7 +6,7 @@ use super::super::conservation::BookState;
 use super::super::decision::{LiveRow, OverrideReason};
 use super::super::input::{Sample, UplinkSample};
 use super::super::overrides::{Placed, Placing};
-use super::super::projection::{Projection, Sources, mismatch, project};
+use super::super::projection::{Projection, Sources, excluded, ineffective, mismatch, project};
 use super::{Controller, uplink_id};
 use crate::types::{BitRate, ExitId, Prefix, SlotId, Timestamp, UplinkId};
 use std::collections::BTreeMap;
@@ -18,6 +18,10 @@ const LIVE_ROWS: usize = 256;
 /// Above this share (parts per million) of traffic that leaves elsewhere, decisions stand still.
 pub(super) const MISMATCH_PPM: u32 = 5_000;
 
+/// Above this share (parts per million) of the traffic under override that does not take it, decisions stand still.
+/// Half: what the router sends by itself takes no override and is counted all the same.
+const INEFFECTIVE_PPM: u32 = 500_000;
+
 /// Samples in a row that must show it: one may fall into a routing change.
 pub(super) const MISMATCH_SAMPLES: u8 = 3;
 
@@ -26,6 +30,7 @@ const RETRIES: usize = 8;
 
 impl Controller {
     pub(super) fn round(&mut self, now: Timestamp, sample: &Sample) -> Vec<LiveRow> {
+        self.miss_absent(sample);
         for uplink in &sample.uplinks {
             self.meter(now, *uplink);
         }
@@ -40,6 +45,20 @@ impl Controller {
             self.decide(now);
         }
         self.live_rows()
+    }
+
+    /// An uplink that the sample does not show carries nothing if it is down, and something unknown if it is up.
+    fn miss_absent(&mut self, sample: &Sample) {
+        for (index, meter) in self.meters.iter_mut().enumerate() {
+            if sample.uplinks.iter().any(|uplink| uplink.uplink == uplink_id(index)) {
+                meter.missed = 0;
+                continue;
+            }
+            meter.missed = meter.missed.saturating_add(1);
+            if !self.topology.link(uplink_id(index)).up {
+                (meter.offered, meter.sent, meter.last) = (BitRate::ZERO, BitRate::ZERO, None);
+            }
+        }
     }
 
     /// Totals of one uplink: rates, and the books.
@@ -69,8 +88,11 @@ impl Controller {
         let settled = self.policy.interval * 3;
         self.unsettled.retain(|_, since| now.since(*since) < settled);
         self.mismatch_ppm = mismatch(&self.sources(), &self.unsettled);
-        self.mismatch_run =
-            if self.mismatch_ppm > MISMATCH_PPM { self.mismatch_run.saturating_add(1) } else { 0 };
+        let run = |before: u8, beyond: bool| if beyond { before.saturating_add(1) } else { 0 };
+        self.mismatch_run = run(self.mismatch_run, self.mismatch_ppm > MISMATCH_PPM);
+        self.ineffective_ppm =
+            if self.enforcing() { ineffective(&self.sources(), &self.unsettled) } else { 0 };
+        self.ineffective_run = run(self.ineffective_run, self.ineffective_ppm > INEFFECTIVE_PPM);
     }
 
     fn watch_overload(&mut self, at: Timestamp) {
@@ -123,6 +145,7 @@ impl Controller {
         if let Some(routes) = self.inherited.take() {
             self.inherit(now, routes);
         }
+        self.reconsider_barred();
         for _ in 0..RETRIES {
             let projection = project(now, &self.offered(), &self.sources());
             let caps = Caps {
@@ -142,6 +165,9 @@ impl Controller {
     /// Takes over what an earlier run left in the kernel, as far as it may stand; the placement judges it like the rest.
     fn inherit(&mut self, now: Timestamp, routes: BTreeMap<Prefix, IpAddr>) {
         for (prefix, gateway) in routes {
+            if excluded(prefix, &self.policy) || self.overrides.len() >= self.policy.max_overrides {
+                continue;
+            }
             let Some(to) = self.topology.exit_of(gateway) else { continue };
             let Ok(from) = self.fib.home(prefix, &self.policy, &self.topology) else { continue };
             let uplink = self.topology.uplink_of(from).unwrap_or_default();
@@ -156,6 +182,15 @@ impl Controller {
         if !self.overrides.is_empty() {
             self.audit.push(now, EventKind::Adopted { overrides: self.overrides.len() });
         }
+    }
+
+    /// A prefix is barred as long as it has too many more-specifics, not for ever.
+    fn reconsider_barred(&mut self) {
+        let barred = std::mem::take(&mut self.barred);
+        let still = |prefix: &Prefix| {
+            self.overrides.more_specifics(*prefix, &self.rib, &self.fib).len() > self.policy.max_throws
+        };
+        self.barred = barred.into_iter().filter(still).collect();
     }
 
     /// Bars prefixes whose new override would need too many throw routes; true where one was found.
@@ -175,6 +210,7 @@ impl Controller {
     }
 
     fn apply(&mut self, now: Timestamp, projection: &Projection, placement: &Placement) {
+        self.changed = true;
         for (item, exit) in projection.items.iter().zip(&placement.exits) {
             if *exit == item.home {
                 if let Some(entry) = self.overrides.end(item.prefix) {

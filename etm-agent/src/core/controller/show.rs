@@ -3,6 +3,7 @@
 use super::super::audit::Event;
 use super::super::conservation::WorstWindows;
 use super::super::input::Uncounted;
+use super::super::overrides::next_hop;
 use super::super::policy::Role;
 use super::super::view::{
     EventView, OverrideView, PrefixUplinkView, PrefixView, SessionView, StatusView, UplinkView,
@@ -30,7 +31,7 @@ impl Controller {
             prefixes_refused: self.slots.refused() + self.table.refused,
             kernel_routes: self.fib.len(),
             projection_mismatch_ppm: self.mismatch_ppm,
-            own_routes_returned: self.rib.returned(),
+            own_routes_returned: self.rib.returned(&self.topology),
             sample_age_ms: self
                 .last_sample
                 .map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)),
@@ -98,8 +99,13 @@ impl Controller {
     pub fn prefixes(&self, top: usize) -> Vec<PrefixView> {
         let mut rows: Vec<(BitRate, Prefix, SlotId)> =
             self.slots.iter().map(|(prefix, slot)| (self.rates.demand(slot), prefix, slot)).collect();
-        rows.sort_by_key(|(rate, prefix, _)| (std::cmp::Reverse(*rate), *prefix));
-        rows.truncate(top);
+        let order = |row: &(BitRate, Prefix, SlotId)| (std::cmp::Reverse(row.0), row.1);
+        if top < rows.len() {
+            // With a whole table only the busiest are worth sorting.
+            rows.select_nth_unstable_by_key(top, order);
+            rows.truncate(top);
+        }
+        rows.sort_by_key(order);
         rows.into_iter().map(|(_, prefix, slot)| self.prefix_view(prefix, slot)).collect()
     }
 
@@ -137,7 +143,7 @@ impl Controller {
             from: self.exit_name(entry.from),
             to: self.exit_name(entry.to),
             interface: self.uplink_name(self.topology.uplink_of(entry.to).unwrap_or_default()),
-            gateway: self.topology.next_hop(entry.to, entry.prefix.family()).map(|(gateway, _)| gateway),
+            gateway: next_hop(entry, &self.rib, &self.topology).map(|(gateway, _)| gateway),
             rate_bps: entry.rate,
             reason: self.reason_text(&entry.reason),
             since_ns: entry.since,
@@ -172,5 +178,6 @@ fn worst_of(all: impl Iterator<Item = WorstWindows>) -> WorstWindows {
         windows: sum.windows + one.windows,
         lossy: sum.lossy + one.lossy,
         failed: sum.failed + one.failed,
+        unchecked: sum.unchecked + one.unchecked,
     })
 }

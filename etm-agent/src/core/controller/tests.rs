@@ -315,15 +315,21 @@ fn a_withdrawal_a_lost_session_or_a_foreign_route_ends_an_override_at_once() {
 
 #[test]
 fn a_table_that_is_read_again_does_not_look_empty() {
-    let mut world = World::ready(two_exits(), &FOUR);
-    world.second(&STEP);
+    let prefixes = ["198.18.0.0/16", "198.18.7.0/24"];
+    let mut world = World::ready(two_exits(), &prefixes);
+    world.kernel("198.18.9.0/24", 0, 4);
+    world.second(&[("198.18.0.0/16", 20), ("198.18.7.0/24", 40)]);
+    let before = Arc::clone(&world.decision);
+    assert_eq!((world.overridden(), before.kernel.len()), (vec!["198.18.0.0/16".to_owned()], 3));
     world.give(Input::Fib(FibEvent::Reset));
-    assert_eq!(world.overridden(), ["198.18.2.0/24"], "a dump under way ends nothing");
-    for prefix in FOUR {
-        world.kernel(prefix, 0, BIRD);
-    }
+    world.announce("198.18.7.0/24", 1, 101);
+    world.kernel("198.18.0.0/16", 0, BIRD);
+    assert_eq!(world.decision.kernel, before.kernel, "a reading under way ends nothing, throws included");
+    assert!(world.holds().contains(&Hold::AwaitingKernelTable));
+    world.kernel("198.18.7.0/24", 0, BIRD);
     world.give(Input::Fib(FibEvent::Synced));
-    assert_eq!(world.overridden(), ["198.18.2.0/24"]);
+    // The static route was not read again: it is gone, and the override has one throw less.
+    assert_eq!((world.overridden(), world.decision.kernel.len()), (vec!["198.18.0.0/16".to_owned()], 2));
 }
 
 #[test]
@@ -450,7 +456,7 @@ fn old_counters_are_not_read_as_silence() {
 #[test]
 fn an_own_announcement_that_comes_back_freezes() {
     let mut world = World::ready(two_exits(), &FOUR);
-    let mut attrs = RouteAttrs::to_next_hop(gateway(1, p("198.18.0.0/24")));
+    let mut attrs = RouteAttrs::to_next_hop("10.0.9.1".parse().unwrap());
     attrs.communities.push(two_exits().community);
     let change =
         RouteChange::Announce { prefix: p("198.18.0.0/24"), path_id: PathId(9), attrs: Arc::new(attrs) };
@@ -507,6 +513,16 @@ fn stopping_ends_everything_without_the_switch() {
     assert!(world.overridden().is_empty() && !world.controller.wants_lease() && !world.controller.is_off());
     world.second(&STEP);
     assert!(world.planned().is_empty());
+}
+
+#[test]
+fn prefixes_stay_counted_while_the_sessions_of_a_stopping_agent_close() {
+    let mut world = World::ready(two_exits(), &["198.18.0.0/24"]);
+    world.give(Input::Order(Order::Stop));
+    let down = SessionChange::Down { reason: "stopped by ETM".to_owned() };
+    let outcome = world.give(Input::Session(SessionEvent { peer: PeerId(0), change: down }));
+    assert_eq!(outcome.table, []);
+    assert!(world.controller.slots.get(p("198.18.0.0/24")).is_some());
 }
 
 #[test]

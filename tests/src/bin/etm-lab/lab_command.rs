@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
-use etm_tests::agent::{AgentOptions, control_socket, write_config};
+use etm_tests::agent::{AgentOptions, Site, write_config};
 use etm_tests::command::cannot_start;
 use etm_tests::error::LabError;
 use etm_tests::lab::{Lab, LabOptions, UPLINK_BPS};
@@ -14,6 +14,7 @@ use etm_tests::poll::pass_time;
 use etm_tests::state::{self, State};
 use etm_tests::topology::{Provider, Role};
 use etm_tests::traffic::{Demand, FRAME, Generator, Sink};
+use nix::sys::signal::{SigSet, Signal};
 
 /// Name of a lab when none is given.
 const DEFAULT: &str = "play";
@@ -114,7 +115,7 @@ fn up(name: String, uplink_mbit: u64) -> Result<ExitCode, LabError> {
 /// What to try in a lab: what it shows, and the command.
 fn hints(lab: &Lab, config: &Path) -> Vec<(&'static str, String)> {
     let (id, programs) = (lab.id(), programs());
-    let (border, socket) = (lab.namespace(Role::Border), control_socket(lab));
+    let (border, socket) = (lab.namespace(Role::Border), Site::of(lab).control_socket());
     let (directory, pins) = (lab.directory(), lab.pin_root());
     let (directory, config, pins) = (directory.display(), config.display(), pins.display());
     vec![
@@ -141,7 +142,7 @@ fn hints(lab: &Lab, config: &Path) -> Vec<(&'static str, String)> {
         ),
         (
             "its live counters in the kernel, without ETM's tools",
-            format!("ls {pins}; bpftool map dump pinned {pins}/etm_top"),
+            format!("ls {pins}; bpftool map dump pinned {pins}/etm_live"),
         ),
         ("what core hears of it", format!("birdc -s {directory}/core.ctl show route protocol etm_inject")),
         (
@@ -213,10 +214,15 @@ fn provider(role: Role) -> Result<Provider, LabError> {
 
 fn hold() -> Result<ExitCode, LabError> {
     let lab = Lab::up(LabOptions::default())?;
+    // Only now, for what is blocked here would be blocked in the lab's processes too. Waited for, because a shell
+    // starts background commands with SIGINT ignored.
+    let end = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+    end.thread_block().map_err(LabError::errno("block signals"))?;
     println!("lab {} is up until this command ends", lab.id());
-    loop {
-        std::thread::park();
-    }
+    let signal = end.wait().map_err(LabError::errno("wait for a signal"))?;
+    drop(lab);
+    println!("{signal}: the lab is gone");
+    Ok(ExitCode::FAILURE)
 }
 
 fn status() -> Result<ExitCode, LabError> {

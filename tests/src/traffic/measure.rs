@@ -1,4 +1,4 @@
-//! Turns what was sent and what arrived into the demo's figures. Pure: maps in, numbers out.
+//! Turns what was sent and what arrived into figures. Pure: maps in, numbers out.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,17 +8,17 @@ use crate::topology::Provider;
 use crate::traffic::{Move, Tally};
 
 /// What arrived, by provider and destination.
-pub(crate) type Arrived = BTreeMap<(Provider, IpAddr), Tally>;
+pub type Arrived = BTreeMap<(Provider, IpAddr), Tally>;
 
 /// Share of the packets sent that did not arrive; 0 when none was sent.
-pub(crate) fn loss_ratio(sent: &BTreeMap<IpAddr, Tally>, arrived: &Arrived) -> f64 {
+pub fn loss_ratio(sent: &BTreeMap<IpAddr, Tally>, arrived: &Arrived) -> f64 {
     let sent: u64 = sent.values().map(|tally| tally.packets).sum();
     let arrived: u64 = arrived.values().map(|tally| tally.packets).sum();
     if sent == 0 { 0.0 } else { as_f64(sent.saturating_sub(arrived)) / as_f64(sent) }
 }
 
 /// Mbit/s of Ethernet frames by provider over a span.
-pub(crate) fn mbit_per_s(arrived: &Arrived, span: Duration) -> BTreeMap<Provider, f64> {
+pub fn mbit_per_s(arrived: &Arrived, span: Duration) -> BTreeMap<Provider, f64> {
     let mut sums: BTreeMap<Provider, f64> = Provider::ALL.into_iter().map(|p| (p, 0.0)).collect();
     for ((provider, _), tally) in arrived {
         *sums.entry(*provider).or_default() += as_f64(tally.wire_bytes) * 8e-6 / span.as_secs_f64();
@@ -28,7 +28,7 @@ pub(crate) fn mbit_per_s(arrived: &Arrived, span: Duration) -> BTreeMap<Provider
 
 /// The last of the first arrivals by another provider than `left`, over the destinations whose rate is at
 /// least `floor` packets/s: of slower ones the next packet itself comes late. `None` while one is missing.
-pub(crate) fn all_moved_ns(
+pub fn all_moved_ns(
     rates: &BTreeMap<IpAddr, f64>,
     affected: &[IpAddr],
     moves: &[Move],
@@ -48,7 +48,7 @@ pub(crate) fn all_moved_ns(
 
 /// Packets sent after `since_ns` that arrived by another provider than `expected` says. Counts from the
 /// history are rounded to its bins, `last_sent` is exact: one late packet is at least one.
-pub(crate) fn astray(
+pub fn astray(
     arrived_since: &Arrived,
     last_sent: &BTreeMap<(Provider, IpAddr), u64>,
     since_ns: u64,
@@ -63,7 +63,7 @@ pub(crate) fn astray(
 
 /// Counts of a demo stay far below 2^53.
 #[allow(clippy::cast_precision_loss, reason = "exact below 2^53 packets or bytes")]
-pub(crate) fn as_f64(count: u64) -> f64 {
+pub fn as_f64(count: u64) -> f64 {
     count as f64
 }
 

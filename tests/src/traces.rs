@@ -1,0 +1,152 @@
+//! What ETM leaves on the border and at core, read from kernel, bpffs and BIRD. Never asks ETM.
+
+use std::fs;
+use std::path::Path;
+
+use aya::programs::{SchedClassifier, TcAttachType};
+
+use crate::bird::Route;
+use crate::error::LabError;
+use crate::lab::Lab;
+use crate::topology::{LINKS, Role};
+
+/// ETM's routing table and route protocol in the kernel.
+pub const TABLE: &str = "179";
+/// Names of ETM's programs begin with this.
+const PROGRAM_PREFIX: &str = "etm_";
+/// Core's session with ETM.
+pub const CORE_SESSION: &str = "etm_inject";
+
+/// Everything of ETM that a lab holds outside of ETM's process, as text for messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Traces {
+    /// Routes of its table, and of its protocol in any table.
+    pub routes: Vec<String>,
+    /// Rules that lead to its table.
+    pub rules: Vec<String>,
+    /// Programs attached to interfaces of the border, `INTERFACE DIRECTION NAME`.
+    pub programs: Vec<String>,
+    /// Files and directories below its pin root, the root included.
+    pub pins: Vec<String>,
+    /// Prefixes that core has from it.
+    pub announced: Vec<String>,
+}
+
+impl Traces {
+    /// Reads all of them.
+    ///
+    /// # Errors
+    /// A tool or BIRD does not answer.
+    pub fn of(lab: &Lab) -> Result<Self, LabError> {
+        let mut pins = Vec::new();
+        walk(&lab.pin_root(), &mut pins);
+        Ok(Self {
+            routes: routes(lab)?,
+            rules: rules(lab)?,
+            programs: programs(lab)?,
+            pins,
+            announced: announced(lab)?.iter().filter_map(|r| Some(r.prefix?.to_string())).collect(),
+        })
+    }
+
+    /// Whether nothing is left at all.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What is left of the programs on interfaces where traffic comes in.
+    pub fn marking(&self) -> Vec<&String> {
+        self.programs.iter().filter(|program| program.contains(" ingress ")).collect()
+    }
+}
+
+/// Routes of ETM's table and protocol, both families.
+///
+/// # Errors
+/// `ip` does not answer.
+pub fn routes(lab: &Lab) -> Result<Vec<String>, LabError> {
+    let border = lab.namespace(Role::Border);
+    let mut lines = Vec::new();
+    for family in ["-4", "-6"] {
+        // A table that never existed is an error to ip, and nothing to us.
+        let own = border.ip(&[family, "-o", "route", "show", "table", TABLE]).unwrap_or_default();
+        let elsewhere = border.ip(&[family, "-o", "route", "show", "table", "all", "proto", TABLE])?;
+        lines.extend(own.lines().chain(elsewhere.lines()).map(|line| line.trim().to_owned()));
+    }
+    lines.sort();
+    lines.dedup();
+    Ok(lines)
+}
+
+/// Rules that look into ETM's table, both families.
+///
+/// # Errors
+/// `ip` does not answer.
+pub fn rules(lab: &Lab) -> Result<Vec<String>, LabError> {
+    let border = lab.namespace(Role::Border);
+    let mut lines = Vec::new();
+    for family in ["-4", "-6"] {
+        let text = border.ip(&[family, "rule", "show"])?;
+        lines.extend(text.lines().filter(|line| line.contains("fwmark")).map(|l| format!("{family} {l}")));
+    }
+    Ok(lines)
+}
+
+/// Routes that core has from ETM, best or not.
+///
+/// # Errors
+/// BIRD does not answer.
+pub fn announced(lab: &Lab) -> Result<Vec<Route>, LabError> {
+    let core = lab.bird(Role::Core);
+    let mut routes = Vec::new();
+    for table in ["master4", "master6"] {
+        routes.extend(core.routes(&format!("table {table} protocol {CORE_SESSION}"))?);
+    }
+    Ok(routes)
+}
+
+/// ETM's programs on the border's interfaces: TCX by asking the kernel, clsact by `tc`.
+fn programs(lab: &Lab) -> Result<Vec<String>, LabError> {
+    let border = lab.namespace(Role::Border);
+    let mut found = Vec::new();
+    for interface in LINKS.iter().flat_map(|l| [&l.near, &l.far]).filter(|e| e.role == Role::Border) {
+        let name = interface.interface;
+        for (direction, attach) in [("ingress", TcAttachType::Ingress), ("egress", TcAttachType::Egress)] {
+            let names = border.inside(|| tcx_names(name, attach))?;
+            found.extend(
+                names
+                    .into_iter()
+                    .filter(|n| n.starts_with(PROGRAM_PREFIX))
+                    .map(|n| format!("{name} {direction} {n} (tcx)")),
+            );
+            let filters = border.tc(&["filter", "show", "dev", name, direction])?;
+            let classic = filters.split_whitespace().find(|word| word.starts_with(PROGRAM_PREFIX));
+            found.extend(classic.map(|n| format!("{name} {direction} {n} (clsact)")));
+        }
+    }
+    Ok(found)
+}
+
+fn tcx_names(interface: &str, attach: TcAttachType) -> Result<Vec<String>, LabError> {
+    let (_, programs) = SchedClassifier::query_tcx(interface, attach).map_err(|error| {
+        LabError::Malformed { what: format!("the programs of {interface}"), detail: error.to_string() }
+    })?;
+    Ok(programs.iter().filter_map(|program| program.name_as_str().map(str::to_owned)).collect())
+}
+
+fn walk(path: &Path, found: &mut Vec<String>) {
+    if !path.exists() {
+        return;
+    }
+    found.push(path.display().to_string());
+    let mut below: Vec<_> =
+        fs::read_dir(path).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect();
+    below.sort();
+    for entry in below {
+        if entry.is_dir() {
+            walk(&entry, found);
+        } else {
+            found.push(entry.display().to_string());
+        }
+    }
+}
