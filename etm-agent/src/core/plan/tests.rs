@@ -508,6 +508,8 @@ fn splitting_where_it_is_allowed_reaches_the_bound() {
     }
 }
 
+type Bend = fn(&mut Plan);
+
 #[test]
 fn the_checker_vetoes_whatever_is_bent() {
     let case = case(Kind::Groups, 100, 4, 9);
@@ -522,13 +524,13 @@ fn the_checker_vetoes_whatever_is_bent() {
         overload_per_mbps: model.overload_per_mbps(),
         demands: &demands,
     };
-    let bends: [(&str, fn(&mut Plan)); 9] = [
+    let bends: [(&str, Bend); 9] = [
         ("a prefix on another exit", |plan| plan.exits[0] = (plan.exits[0] + 1) % 4),
-        ("a prefix less", |plan| drop(plan.exits.pop())),
+        ("a prefix less", |plan| plan.exits.truncate(1)),
         ("an objective", |plan| plan.certificate.costs.objective *= 0.99),
         ("a cost of staying", |plan| plan.certificate.stay *= 1.01),
         ("a bound above the objective", |plan| {
-            plan.certificate.bound = plan.certificate.costs.objective * 1.01
+            plan.certificate.bound = plan.certificate.costs.objective * 1.01;
         }),
         ("a bound that prices do not prove", |plan| plan.certificate.bound_by_prices *= 1.01),
         ("a load", |plan| plan.loads[0] += 1e6),
