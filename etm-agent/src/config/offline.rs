@@ -529,10 +529,10 @@ mod tests {
         for (at, value, expected) in cases {
             let mut bent = problem();
             let place = at.rsplit_once('/').unwrap();
-            bent.pointer_mut(place.0).map(|parent| match parent {
+            match bent.pointer_mut(place.0).unwrap() {
                 Value::Array(list) => list[place.1.parse::<usize>().unwrap()] = value.clone(),
                 other => other[place.1] = value.clone(),
-            });
+            }
             let error = parse(&bent.to_string()).err().map(|error| error.to_string()).unwrap_or_default();
             assert!(error.contains(expected), "{at}: `{error}` without `{expected}`");
         }

@@ -73,7 +73,7 @@ fn child(model: &Model, parent: &Leaf, row: usize, column: u16, clock: &mut dyn 
 const THINNED: usize = 2_048;
 /// Prices found for it in all, and for each exit and group.
 const TRIES: usize = 16;
-const TRIES_EACH: usize = 2;
+const TRIES_EACH: usize = 1;
 /// A prefix above this part of all traffic is worth trying where it goes; smaller ones even each other out.
 const LARGE: f64 = 3e-4;
 

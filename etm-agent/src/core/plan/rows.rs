@@ -80,13 +80,12 @@ impl<'a> View<'a> {
         let mut best = Best { at: begin, price: f64::INFINITY, second: f64::INFINITY };
         for (offset, (column, unit)) in columns.iter().zip(units).enumerate() {
             let price = unit + prices[usize::from(*column)];
-            if price < best.price {
-                best.second = best.price;
-                best.price = price;
-                best.at = begin + offset;
-            } else if price < best.second {
-                best.second = price;
-            }
+            // Written without branches: which exit is cheapest cannot be predicted.
+            let cheaper = price < best.price;
+            let loser = if cheaper { best.price } else { price };
+            best.second = if loser < best.second { loser } else { best.second };
+            best.at = if cheaper { begin + offset } else { best.at };
+            best.price = if cheaper { price } else { best.price };
         }
         best
     }

@@ -20,6 +20,10 @@ const DIVES: usize = 2;
 const BRANCH: f64 = 1e-3;
 const EXACT: f64 = 1e-9;
 const FEW: usize = 64;
+/// Overload above this part of the traffic is worth a bound of its own.
+const SOME_OVERLOAD: f64 = 2e-6;
+/// How many widths of the smoothing prices are taken to be off when prefixes were settled around them.
+const AGAIN: f64 = 2.0;
 
 /// The time that may be spent, by a clock of the caller.
 pub struct Budget<'a> {
@@ -58,7 +62,7 @@ pub fn solve(model: &Model, warm: Option<&Warm>, budget: Option<Budget<'_>>) -> 
         for (row, column) in branch::places(model, &prices, &mut watch) {
             fixed.add(model, row, column);
         }
-        turn = fixed.dual(model).solve(Some((&turn.node, 4.0 * prices.width)), &mut watch);
+        turn = fixed.dual(model).solve(Some((&turn.node, AGAIN * prices.width)), &mut watch);
         let tried = recover(model, &turn, &fixed, prices.bound, &mut watch);
         let tried_cost = tally_cost(&tried);
         if tried_cost < cost {
@@ -72,7 +76,7 @@ pub fn solve(model: &Model, warm: Option<&Warm>, budget: Option<Budget<'_>>) -> 
         if !fixed.add_largest(model, &best, &turn.shares) {
             break;
         }
-        turn = fixed.dual(model).solve(Some((&turn.node, 4.0 * prices.width)), &mut watch);
+        turn = fixed.dual(model).solve(Some((&turn.node, AGAIN * prices.width)), &mut watch);
         let tried = recover(model, &turn, &fixed, prices.bound, &mut watch);
         let tried_cost = tally_cost(&tried);
         if tried_cost < cost {
@@ -138,11 +142,11 @@ fn conclude(model: &Model, prices: &Prices, proved: f64, best: &Tally<'_>, expir
     // Both are sums of many numbers: a plan below its bound by less than they are exact to is at its bound.
     let above = proved - costs.objective;
     let bound = if above > 0.0 && above <= 1e-9 * costs.objective.abs() { costs.objective } else { proved };
-    let overload_bound = if costs.overload_bps > 0.0 {
-        overload::bound(model, &prices.node).min(costs.overload_bps)
-    } else {
-        0.0
-    };
+    // Less is what rounding to whole prefixes leaves: zero is bound enough.
+    let traffic: f64 = model.rate.iter().sum();
+    let some = costs.overload_bps > SOME_OVERLOAD * traffic;
+    let overload_bound =
+        if some { overload::bound(model, &prices.node).min(costs.overload_bps) } else { 0.0 };
     let gain = stay_costs.objective - bound;
     let realised =
         (gain > 1e-9 * stay_costs.objective.abs()).then(|| (stay_costs.objective - costs.objective) / gain);
