@@ -10,5 +10,6 @@ pub mod limits;
 pub mod names;
 pub mod reasons;
 mod values;
+pub mod word;
 
 pub use values::{Count, Lease, LiveKey, LiveValue, MarkSetting, Off, UPLINK_WITHOUT_ETHERNET, Uplink};

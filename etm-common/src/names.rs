@@ -11,12 +11,22 @@ pub const LINKS: &str = "links";
 pub const PREFIX4: &str = "etm_prefix4";
 /// LPM trie: IPv6 prefix -> slot.
 pub const PREFIX6: &str = "etm_prefix6";
+/// Array of pairs of [`crate::word`]s: the first 24 bits of an IPv4 address -> slot. Derived from [`PREFIX4`].
+pub const DIR24: &str = "etm_dir24";
+/// Array of pairs of [`crate::word`]s: bits 3 to 24 of an IPv6 address in 2000::/3 -> slot. Derived from [`PREFIX6`].
+pub const DIR6: &str = "etm_dir6";
+/// Array of pairs of [`crate::word`]s: blocks of 256 words, one per value of the next octet. Derived from both tries.
+pub const NODE: &str = "etm_node";
+/// Array of one pair of [`crate::word`]s: the default routes of IPv4 and IPv6. Derived from both tries.
+pub const DEFAULT: &str = "etm_default";
 /// Hash: interface index -> [`crate::Uplink`].
 pub const UPLINKS: &str = "etm_uplinks";
 /// Array of [`crate::Count`], row = uplink * slots + slot.
 pub const COUNT: &str = "etm_count";
 /// Array of [`crate::Count`], row = uplink * reasons + reason.
 pub const UNCOUNTED: &str = "etm_uncounted";
+/// Per-CPU array of [`crate::Count`], row = uplink: everything offered, whatever it was counted for.
+pub const TOTAL: &str = "etm_total";
 /// Array of one [`crate::Lease`].
 pub const LEASE: &str = "etm_lease";
 /// Array of one [`crate::Off`].
@@ -38,13 +48,44 @@ pub const MARK_PROGRAM: &str = "etm_mark";
 
 /// Read-only global of the programs: slots per uplink.
 pub const GLOBAL_SLOTS: &str = "ETM_SLOTS";
+/// Read-only global of the programs: 1 looks up in the derived arrays, 0 in the tries alone.
+pub const GLOBAL_FAST: &str = "ETM_FAST";
 /// Read-only global of the programs, by the convention of aya-log: 0 is silent, 4 is debug.
 pub const GLOBAL_LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 
+/// Classifier of the bench's own object; never attached.
+pub const BENCH_PROGRAM: &str = "etm_bench";
+/// Array of the bench's object: destinations, 16 octets each.
+pub const BENCH_SEQUENCE: &str = "etm_destination";
+/// Elements of [`BENCH_SEQUENCE`], a power of two.
+pub const BENCH_DESTINATIONS: u32 = 1 << 16;
+/// Read-only global of the bench's program.
+pub const GLOBAL_BENCH: &str = "ETM_BENCH";
+/// Value of [`GLOBAL_BENCH`]: neither lookup nor count.
+pub const BENCH_BASE: u32 = 0;
+/// Value of [`GLOBAL_BENCH`]: lookup and count, as [`GLOBAL_FAST`] says.
+pub const BENCH_COUNT: u32 = 1;
+
 const _: () = {
     // BPF_OBJ_NAME_LEN is 16 with the closing zero; the kernel would cut a longer name silently.
-    let names =
-        [PREFIX4, PREFIX6, UPLINKS, COUNT, UNCOUNTED, LEASE, OFF, MARKED, LIVE, EGRESS_PROGRAM, MARK_PROGRAM];
+    let names = [
+        PREFIX4,
+        PREFIX6,
+        DIR24,
+        DIR6,
+        NODE,
+        DEFAULT,
+        UPLINKS,
+        COUNT,
+        UNCOUNTED,
+        TOTAL,
+        LEASE,
+        OFF,
+        MARKED,
+        LIVE,
+        EGRESS_PROGRAM,
+        MARK_PROGRAM,
+    ];
     let mut i = 0;
     while i < names.len() {
         assert!(names[i].len() <= 15);

@@ -6,6 +6,7 @@
 //!
 //! * `maps`: the maps, as `etm-common` describes them
 //! * `parse`: from a packet to its destination address, or the reason why not
+//! * `lookup`: from that to a slot
 //! * `account`: from a destination to a counter
 //! * `mark`: the lease
 //! * `macro_support`: where debug lines go
@@ -18,6 +19,7 @@
 extern crate self as aya_log_ebpf;
 
 mod account;
+mod lookup;
 pub mod macro_support;
 mod maps;
 mod mark;

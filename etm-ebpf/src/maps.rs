@@ -18,6 +18,22 @@ pub static PREFIX4: LpmTrie<[u8; 4], u32, 1> = LpmTrie::new();
 #[btf_map(name = "etm_prefix6")]
 pub static PREFIX6: LpmTrie<[u8; 16], u32, 1> = LpmTrie::new();
 
+/// First 24 bits of an IPv4 address -> word. Pairs, because the kernel rounds elements up to 8 bytes.
+#[btf_map(name = "etm_dir24")]
+pub static DIR24: Array<[u32; 2], 1, MMAPABLE> = Array::new();
+
+/// Bits 3 to 24 of an IPv6 address -> word.
+#[btf_map(name = "etm_dir6")]
+pub static DIR6: Array<[u32; 2], 1, MMAPABLE> = Array::new();
+
+/// Blocks of 256 words for what is longer.
+#[btf_map(name = "etm_node")]
+pub static NODE: Array<[u32; 2], 1, MMAPABLE> = Array::new();
+
+/// Default routes of IPv4 and IPv6.
+#[btf_map(name = "etm_default")]
+pub static DEFAULT: Array<[u32; 2], 1, MMAPABLE> = Array::new();
+
 /// Interface index -> its row.
 #[btf_map(name = "etm_uplinks")]
 pub static UPLINKS: HashMap<u32, Uplink, { MAX_UPLINKS as usize }> = HashMap::new();
@@ -29,6 +45,10 @@ pub static COUNT: Array<Count, 1, MMAPABLE> = Array::new();
 /// uplink * reasons + reason -> what was counted for no prefix.
 #[btf_map(name = "etm_uncounted")]
 pub static UNCOUNTED: Array<Count, 1, MMAPABLE> = Array::new();
+
+/// Uplink -> everything that was offered to it. Per CPU: every packet of the uplink comes by.
+#[btf_map(name = "etm_total")]
+pub static TOTAL: PerCpuArray<Count, { MAX_UPLINKS as usize }> = PerCpuArray::new();
 
 /// The agent's lease.
 #[btf_map(name = "etm_lease")]
@@ -45,3 +65,7 @@ pub static MARKED: PerCpuArray<Count, 2> = PerCpuArray::new();
 /// Slots per uplink. In .rodata: for the verifier a constant.
 #[unsafe(no_mangle)]
 pub static ETM_SLOTS: Global<u32> = Global::new(1);
+
+/// Whether the derived arrays are used. In .rodata: the verifier removes the other way.
+#[unsafe(no_mangle)]
+pub static ETM_FAST: Global<u32> = Global::new(1);

@@ -42,6 +42,7 @@ const PPP_IPV6: u16 = 0x0057_u16.to_be();
 const PPPOE_DATA: u16 = 0x1100_u16.to_be();
 
 /// Destination of a packet, in network order.
+#[derive(Clone, Copy)]
 pub enum Destination {
     /// IPv4.
     V4([u8; 4]),

@@ -54,6 +54,8 @@ impl Programs {
         let mut object = EbpfLoader::new()
             .btf(None)
             .override_global(names::GLOBAL_SLOTS, &SLOTS, true)
+            // The canonical way; `lookup.rs` compares the fast one with it.
+            .override_global(names::GLOBAL_FAST, &0_u32, true)
             .override_global(names::GLOBAL_LOG_LEVEL, &log_level, true)
             .map_max_entries(names::PREFIX4, 8)
             .map_max_entries(names::PREFIX6, 8)

@@ -40,26 +40,35 @@ pub(crate) fn build(compiler: &Compiler, linker: &Linker) -> Result<PathBuf> {
     }
     eprintln!("build-ebpf: {}", compiler.describe());
     let mut cargo = compiler.cargo("build", &dir, linker);
-    let built = executable(cargo.arg("--message-format=json-render-diagnostics"))?;
+    let built = executables(cargo.arg("--message-format=json-render-diagnostics"))?;
     let object = workspace::ebpf_object();
-    let bytes = std::fs::read(&built).map_err(|source| Error::File {
-        doing: "reading",
-        path: built.clone(),
-        source,
-    })?;
-    if !bytes.starts_with(b"\x7fELF") {
-        return Err(Error::Content {
-            path: built,
-            what: "not an ELF object; is the crate's binary built by bpf-linker?".into(),
-        });
+    // The bench's object is not embedded: it stands beside, for `etm-lab bench`.
+    for (name, to) in [("etm-ebpf", &object), ("etm-bench", &object.with_file_name("etm-bench.bpf.o"))] {
+        let Some(from) = built.iter().find(|path| path.file_name().is_some_and(|file| file == name)) else {
+            return Err(Error::Content { path: dir, what: format!("built no executable `{name}`") });
+        };
+        publish(from, to)?;
     }
-    let news = if store(&object, &bytes)? { "new" } else { "unchanged" };
-    eprintln!("build-ebpf: {} ({} bytes, {news})", object.display(), bytes.len());
     Ok(object)
 }
 
-/// Runs cargo and returns the one executable it says it made.
-fn executable(cargo: &mut Command) -> Result<PathBuf> {
+/// Puts one object where it is looked for.
+fn publish(from: &Path, to: &Path) -> Result<()> {
+    let bytes =
+        std::fs::read(from).map_err(|source| Error::File { doing: "reading", path: from.into(), source })?;
+    if !bytes.starts_with(b"\x7fELF") {
+        return Err(Error::Content {
+            path: from.into(),
+            what: "not an ELF object; is the crate's binary built by bpf-linker?".into(),
+        });
+    }
+    let news = if store(to, &bytes)? { "new" } else { "unchanged" };
+    eprintln!("build-ebpf: {} ({} bytes, {news})", to.display(), bytes.len());
+    Ok(())
+}
+
+/// Runs cargo and returns the executables it says it made.
+fn executables(cargo: &mut Command) -> Result<Vec<PathBuf>> {
     let shown = process::shown(cargo);
     let start = |source| Error::Start { command: shown.clone(), source };
     let mut child = cargo.stdout(Stdio::piped()).spawn().map_err(start)?;
@@ -68,15 +77,12 @@ fn executable(cargo: &mut Command) -> Result<PathBuf> {
         .take()
         .into_iter()
         .flat_map(|out| BufReader::new(out).lines().map_while(std::io::Result::ok));
-    let found = lines.filter_map(|line| executable_of(&line)).last();
+    let found: Vec<PathBuf> = lines.filter_map(|line| executable_of(&line)).collect();
     let status = child.wait().map_err(start)?;
     if !status.success() {
         return Err(Error::Failed { command: shown, status });
     }
-    found.ok_or(Error::Answer {
-        command: shown,
-        expected: "it built no executable; etm-ebpf must have a `[[bin]]`",
-    })
+    Ok(found)
 }
 
 /// The executable that one line of cargo's JSON tells of.

@@ -74,6 +74,7 @@ pub(super) struct Datapath {
     pub(super) prefixes_ipv6: Option<Spanned<u32>>,
     pub(super) hook: Option<HookText>,
     pub(super) keep_on_exit: Option<bool>,
+    pub(super) fast_path: Option<bool>,
     pub(super) kernel_log: Option<bool>,
 }
 

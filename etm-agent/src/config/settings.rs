@@ -64,6 +64,8 @@ pub struct DatapathSettings {
     pub hook: HookChoice,
     /// Counting goes on, pinned, after an orderly stop.
     pub keep_on_exit: bool,
+    /// Lookups by derived arrays, some 20 times cheaper than the kernel's tries and about 180 MB larger at full size.
+    pub fast_path: bool,
     /// The kernel programs write a debug line for each malformed packet.
     pub kernel_log: bool,
 }

@@ -326,6 +326,7 @@ impl Check {
                 Some(raw::HookText::Clsact) => HookChoice::Clsact,
             },
             keep_on_exit: raw.keep_on_exit.unwrap_or(true),
+            fast_path: raw.fast_path.unwrap_or(true),
             kernel_log: raw.kernel_log.unwrap_or(false),
         }
     }

@@ -1,8 +1,11 @@
 //! Reading the counters. Never a system call and never an allocation per row: the rows are mapped memory.
 
-use super::rows::{Row, Rows};
+use super::error::DatapathError;
+use super::mapped::{Row, Rows};
 use crate::core::input::{SlotCount, Uncounted};
 use crate::types::{Count, SlotId, UplinkId};
+use aya::maps::{MapData, PerCpuArray};
+use etm_common::names;
 use etm_common::reasons::REASONS;
 use std::ops::AddAssign;
 use std::sync::Arc;
@@ -32,6 +35,11 @@ impl Grid {
         let last = |rows: &[Row]| rows.iter().rposition(|row| row.get() != Count::default());
         let used = rows.chunks(slots.max(1)).filter_map(last).max().map_or(0, |last| last + 1);
         Grid { rows, slots, uplinks, used: AtomicUsize::new(used) }
+    }
+
+    /// Slots per uplink.
+    pub(super) fn slots(&self) -> usize {
+        self.slots
     }
 
     /// From now on `slot` is looked at. To be called before a packet can reach it. False if there is no such row.
@@ -71,6 +79,7 @@ fn index(slot: SlotId) -> usize {
 pub struct Counters {
     grid: Arc<Grid>,
     uncounted: Rows,
+    totals: PerCpuArray<MapData, etm_common::Count>,
     /// Low half of the bytes of each row at the last call of `changed`, in the order of the rows. A row that grew by
     /// an exact multiple of 4 GiB in between is seen when it grows again.
     seen: Vec<u32>,
@@ -78,9 +87,13 @@ pub struct Counters {
 
 impl Counters {
     /// All rows count as not yet seen.
-    pub(super) fn new(grid: Arc<Grid>, uncounted: Rows) -> Counters {
+    pub(super) fn new(
+        grid: Arc<Grid>,
+        uncounted: Rows,
+        totals: PerCpuArray<MapData, etm_common::Count>,
+    ) -> Counters {
         let seen = vec![0; grid.rows.len()];
-        Counters { grid, uncounted, seen }
+        Counters { grid, uncounted, totals, seen }
     }
 
     /// Appends the rows that differ from the last call to `changed`, with their cumulative counts.
@@ -88,18 +101,29 @@ impl Counters {
         let slots = self.grid.slots.max(1);
         for (uplink, seen) in self.grid.uplinks().zip(self.seen.chunks_mut(slots)) {
             for ((slot, row), seen) in (0..).map(SlotId).zip(self.grid.of(uplink)).zip(seen) {
-                let count = row.get();
-                let low = low_half(count.bytes);
-                if low != *seen {
-                    *seen = low;
+                // One load and one comparison where nothing changed, which is nearly everywhere.
+                if row.low_half() != *seen {
+                    let count = row.get();
+                    *seen = row_mark(count);
                     changed.push(SlotCount { slot, uplink, count });
                 }
             }
         }
     }
 
-    /// Everything that was offered to an uplink since the maps were made: all its rows and what was not counted.
-    pub fn total(&self, uplink: UplinkId) -> Count {
+    /// Everything that was offered to an uplink since the maps were made, whatever it was counted for: the sum that the
+    /// program keeps per CPU, read by one system call, so that a reading takes microseconds at any size of the table.
+    pub fn total(&self, uplink: UplinkId) -> Result<Count, DatapathError> {
+        let read = |cause| DatapathError::Map { doing: "read", map: names::TOTAL, cause };
+        let mut sum = Sum::default();
+        for cpu in self.totals.get(&u32::from(uplink.0), 0).map_err(read)?.iter() {
+            sum += Count { bytes: cpu.bytes, packets: cpu.packets };
+        }
+        Ok(sum.0)
+    }
+
+    /// The same by adding up all rows: what `total` must agree with when no packet is on its way.
+    pub fn total_of_rows(&self, uplink: UplinkId) -> Count {
         let mut sum = Sum::default();
         self.grid.of(uplink).iter().for_each(|row| sum += row.get());
         self.uncounted(uplink).into_iter().for_each(|count| sum += count);
@@ -124,6 +148,7 @@ impl AddAssign<Count> for Sum {
     }
 }
 
-fn low_half(bytes: u64) -> u32 {
-    u32::try_from(bytes & u64::from(u32::MAX)).unwrap_or_default()
+/// What `Row::low_half` says of such a row.
+fn row_mark(count: Count) -> u32 {
+    u32::try_from(count.bytes & u64::from(u32::MAX)).unwrap_or_default()
 }

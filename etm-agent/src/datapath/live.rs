@@ -3,7 +3,7 @@
 
 use super::error::DatapathError;
 use super::sys::{self, HashShape};
-use super::{btf, table};
+use super::{btf, trie};
 use crate::core::decision::LiveRow;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use etm_common::limits::{INTERFACE_TEXT, MAX_LIVE};
@@ -63,7 +63,7 @@ impl Live {
         for key in std::mem::take(&mut self.shown).difference(&wanted) {
             match self.map.remove(&LiveKey { prefix: key.prefix, uplink: key.uplink }) {
                 Ok(()) => {}
-                Err(error) if table::errno(&error) == Some(libc::ENOENT) => {}
+                Err(error) if trie::errno(&error) == Some(libc::ENOENT) => {}
                 Err(cause) => return Err(failed("clear")(cause)),
             }
         }

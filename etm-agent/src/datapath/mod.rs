@@ -6,6 +6,8 @@
 //!
 //! Never decides anything, never reads a clock, and never touches a program or pin that is not ETM's.
 
+mod arrays;
+mod batch;
 mod btf;
 mod caps;
 mod clsact;
@@ -16,12 +18,13 @@ mod klog;
 mod lease;
 mod links;
 mod live;
+mod mapped;
 mod pins;
 mod place;
-mod rows;
 mod shape;
 mod sys;
 mod table;
+mod trie;
 
 pub use caps::check as check_capabilities;
 pub use counters::Counters;
@@ -35,14 +38,15 @@ pub use table::PrefixTable;
 
 use crate::core::decision::Adopted;
 use crate::types::{IfIndex, UplinkId};
+use arrays::{Arrays, Tables};
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use counters::Grid;
-use etm_common::{UPLINK_WITHOUT_ETHERNET, Uplink, limits, names};
+use etm_common::{UPLINK_WITHOUT_ETHERNET, Uplink, limits, names, word};
+use mapped::{Mapped, Rows, Shared, Words};
 use pins::Pins;
 use place::{Direction, Place};
-use rows::Rows;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -65,6 +69,8 @@ pub struct DatapathConfig {
     pub prefixes4: u32,
     /// Room of the IPv6 trie.
     pub prefixes6: u32,
+    /// Whether the derived arrays answer (about 75 MB and 256 bytes for each prefix of `prefixes6`), or the tries alone.
+    pub fast_path: bool,
     /// Interface names in order of `UplinkId`, for the live statistics.
     pub uplinks: Vec<String>,
     /// How to attach.
@@ -139,7 +145,15 @@ impl Datapath {
         let mut pins = Pins::open(&config.pin_root)?;
         // All pins before any is used: what is refused must not be half adopted.
         for shape in &shapes {
-            if !shape::fits(pins.root(), shape)? {
+            let found = match shape::fits(pins.root(), shape) {
+                // The programs of the earlier run keep theirs until they are replaced.
+                Err(DatapathError::PinShape { pin, .. }) if shape.derived => {
+                    links::remove_pin(&pin)?;
+                    false
+                }
+                other => other?,
+            };
+            if !found {
                 pins.note(pins.root().join(shape.name));
             }
         }
@@ -242,7 +256,7 @@ impl Datapath {
     fn forget(&mut self, ifindex: IfIndex) -> Result<(), DatapathError> {
         match self.uplinks.remove(&ifindex.get()) {
             Ok(()) => Ok(()),
-            Err(error) if table::errno(&error) == Some(libc::ENOENT) => Ok(()),
+            Err(error) if trie::errno(&error) == Some(libc::ENOENT) => Ok(()),
             Err(cause) => Err(uplinks_failed("clear")(cause)),
         }
     }
@@ -263,8 +277,8 @@ fn undo(place: Place, dir: &Path) {
 }
 
 fn check(config: &DatapathConfig) -> Result<(), DatapathError> {
-    // 2^24 slots per uplink: 14 times the Internet of 2024, and no product overflows.
-    let most = 1 << 24;
+    // What a word of the derived arrays holds: 14 times the Internet of 2024, and no product overflows.
+    let most = word::LOW - 1;
     for (what, value, most) in [
         ("the number of slots", config.slots, most),
         ("the room for IPv4 prefixes", config.prefixes4, most),
@@ -284,11 +298,13 @@ fn load(config: &DatapathConfig, shapes: &[shape::Shape]) -> Result<Ebpf, Datapa
         KernelLogLevel::Off => 0,
         KernelLogLevel::Debug => 4,
     };
+    let fast = u32::from(config.fast_path);
     let mut loader = EbpfLoader::new();
     loader
         // No program of ours is relocated against the running kernel's types.
         .btf(None)
         .override_global(names::GLOBAL_SLOTS, &config.slots, true)
+        .override_global(names::GLOBAL_FAST, &fast, true)
         .override_global(names::GLOBAL_LOG_LEVEL, &level, true);
     for shape in shapes.iter().filter(|shape| shape.name != names::LIVE) {
         loader.map_max_entries(shape.name, shape.entries);
@@ -317,14 +333,17 @@ fn handles(
 ) -> Result<Opened, DatapathError> {
     let slots = usize::try_from(config.slots).unwrap_or_default();
     let uplinks = usize::from(config.uplink_rows);
-    let counted = map_rows(&mut object, names::COUNT, slots * uplinks)?;
-    let uncounted = map_rows(&mut object, names::UNCOUNTED, uplinks * reasons_per_uplink())?;
+    let counted: Rows = map(&mut object, names::COUNT, slots * uplinks)?;
+    let uncounted: Rows = map(&mut object, names::UNCOUNTED, uplinks * reasons_per_uplink())?;
+    let arrays = if config.fast_path { Some(map_arrays(config, &mut object)?) } else { None };
     let grid = Arc::new(Grid::new(counted, slots, config.uplink_rows));
     let capacity = u64::from(config.prefixes4) + u64::from(config.prefixes6);
     let (v4, v6) = (take(&mut object, names::PREFIX4)?, take(&mut object, names::PREFIX6)?);
-    let mut table = PrefixTable::new(v4, v6, capacity, Arc::clone(&grid))?;
+    let mut table = PrefixTable::new(v4, v6, capacity, Arc::clone(&grid), arrays)?;
     let mut adopted = Adopted { entries: table.adopt()?, ..Adopted::default() };
-    let mut counters = Counters::new(grid, uncounted);
+    let open_totals = |cause| DatapathError::Map { doing: "open", map: names::TOTAL, cause };
+    let totals = take(&mut object, names::TOTAL)?.try_into().map_err(open_totals)?;
+    let mut counters = Counters::new(grid, uncounted, totals);
     counters.changed(&mut adopted.rows);
     let (lease, marked) = (take(&mut object, names::LEASE)?, take(&mut object, names::MARKED)?);
     Ok(Opened {
@@ -351,10 +370,23 @@ fn reasons_per_uplink() -> usize {
     crate::core::input::Uncounted::ALL.len()
 }
 
-fn map_rows(object: &mut Ebpf, name: &'static str, len: usize) -> Result<Rows, DatapathError> {
+fn map_arrays(config: &DatapathConfig, object: &mut Ebpf) -> Result<Arrays<Words>, DatapathError> {
+    let mut words = |name, words: u32| map(object, name, usize::try_from(words).unwrap_or_default());
+    Ok(Arrays::new(Tables {
+        dir4: words(names::DIR24, word::DIR4_WORDS)?,
+        dir6: words(names::DIR6, word::DIR6_WORDS)?,
+        node: words(names::NODE, shape::blocks(config) * word::BLOCK_WORDS)?,
+        default: words(names::DEFAULT, word::PAIR)?,
+    }))
+}
+
+/// An mmap-able array as memory.
+fn map<T: Shared>(object: &mut Ebpf, name: &'static str, len: usize) -> Result<Mapped<T>, DatapathError> {
     match take(object, name)? {
-        Map::Array(data) => Rows::map(&data, len)
-            .map_err(|cause| DatapathError::Kernel { doing: "map the counters into memory", cause }),
+        Map::Array(data) => Mapped::map(&data, len).map_err(|cause| DatapathError::Kernel {
+            doing: "map an array of the programs into memory",
+            cause,
+        }),
         _ => Err(DatapathError::Missing { name }),
     }
 }

@@ -7,7 +7,7 @@ use super::DatapathConfig;
 use super::error::DatapathError;
 use aya::maps::MapInfo;
 use etm_common::limits::{MAX_LIVE, MAX_UPLINKS};
-use etm_common::{Count, Lease, LiveKey, LiveValue, Off, Uplink, names, reasons};
+use etm_common::{Count, Lease, LiveKey, LiveValue, Off, Uplink, names, reasons, word};
 use std::io;
 use std::path::Path;
 
@@ -28,10 +28,12 @@ pub(super) struct Shape {
     value: u32,
     pub(super) entries: u32,
     flags: u32,
+    /// Holds nothing that cannot be made anew from the others.
+    pub(super) derived: bool,
 }
 
 /// Shapes of all maps that are pinned, in the order in which they are made.
-pub(super) fn shapes(config: &DatapathConfig) -> Result<[Shape; 9], DatapathError> {
+pub(super) fn shapes(config: &DatapathConfig) -> Result<[Shape; 14], DatapathError> {
     let rows = u64::from(config.slots) * u64::from(config.uplink_rows);
     let entries = u32::try_from(rows).map_err(|_| DatapathError::Size {
         what: "slots times uplinks",
@@ -39,16 +41,25 @@ pub(super) fn shapes(config: &DatapathConfig) -> Result<[Shape; 9], DatapathErro
         most: u64::from(u32::MAX),
     })?;
     let uncounted = u32::from(config.uplink_rows) * reasons::REASONS;
-    let array = |name, value, entries, flags| Shape { name, kind: ARRAY, key: 4, value, entries, flags };
-    let trie =
-        |name, key, entries| Shape { name, kind: LPM_TRIE, key, value: 4, entries, flags: NO_PREALLOC };
-    let hash = |name, key, value, entries| Shape { name, kind: HASH, key, value, entries, flags: 0 };
+    let shape = Shape { name: "", kind: ARRAY, key: 4, value: 4, entries: 1, flags: 0, derived: false };
+    let array = |name, value, entries, flags| Shape { name, value, entries, flags, ..shape };
+    let trie = |name, key, entries| Shape { name, kind: LPM_TRIE, key, entries, flags: NO_PREALLOC, ..shape };
+    let hash = |name, key, value, entries| Shape { name, kind: HASH, key, value, entries, ..shape };
+    let words = |name, words| {
+        let entries = if config.fast_path { words / word::PAIR } else { 1 };
+        Shape { derived: true, ..array(name, 4 * word::PAIR, entries, MMAPABLE) }
+    };
     Ok([
         trie(names::PREFIX4, 4 + 4, config.prefixes4),
         trie(names::PREFIX6, 4 + 16, config.prefixes6),
+        words(names::DIR24, word::DIR4_WORDS),
+        words(names::DIR6, word::DIR6_WORDS),
+        words(names::NODE, blocks(config) * word::BLOCK_WORDS),
+        words(names::DEFAULT, word::PAIR),
         hash(names::UPLINKS, 4, size::<Uplink>(), MAX_UPLINKS),
         array(names::COUNT, size::<Count>(), entries, MMAPABLE),
         array(names::UNCOUNTED, size::<Count>(), uncounted, MMAPABLE),
+        Shape { kind: PERCPU_ARRAY, ..array(names::TOTAL, size::<Count>(), MAX_UPLINKS, 0) },
         array(names::LEASE, size::<Lease>(), 1, 0),
         array(names::OFF, size::<Off>(), 1, 0),
         Shape { kind: PERCPU_ARRAY, ..array(names::MARKED, size::<Count>(), 2, 0) },
@@ -56,9 +67,23 @@ pub(super) fn shapes(config: &DatapathConfig) -> Result<[Shape; 9], DatapathErro
     ])
 }
 
+/// Blocks of `etm_node`. The Internet's table of 2024 needs one for 4.3 of its IPv6 prefixes and one for 2,000 of its
+/// IPv4 prefixes; where they end, the program asks the trie.
+pub(super) fn blocks(config: &DatapathConfig) -> u32 {
+    config.prefixes6.div_ceil(4) + config.prefixes4.div_ceil(1000) + 64
+}
+
 /// The shape of the operator's switch, which clients open alone.
 pub(super) fn off_shape() -> Shape {
-    Shape { name: names::OFF, kind: ARRAY, key: 4, value: size::<Off>(), entries: 1, flags: 0 }
+    Shape {
+        name: names::OFF,
+        kind: ARRAY,
+        key: 4,
+        value: size::<Off>(),
+        entries: 1,
+        flags: 0,
+        derived: false,
+    }
 }
 
 /// Sizes of the ABI are small; a larger one could not be written down as a key or value size anyway.

@@ -5,6 +5,7 @@ use crate::fib::OwnTable;
 use crate::fib::bird::{self, BirdReport};
 use crate::fib::error::FibError;
 use crate::fib::route_codec::{self as codec, RTM_GETROUTE, RTM_NEWROUTE, TABLE_MAIN};
+use crate::fib::rules::rules_behind;
 use crate::fib::socket::Endpoint;
 use crate::types::{Family, Prefix};
 use netlink_packet_route::AddressFamily;
@@ -34,6 +35,13 @@ pub enum Finding {
         interface: String,
         /// Which family.
         family: Family,
+    },
+    /// Policy routing of another program that overridden packets do not reach any more.
+    RulePassedBy {
+        /// Which family.
+        family: Family,
+        /// The rule as `ip rule` writes it.
+        rule: String,
     },
     /// Routes of ETM's protocol number in the main table.
     OwnProtocolInMain {
@@ -73,9 +81,10 @@ impl Finding {
             | Finding::OwnProtocolInMain { .. }
             | Finding::DaemonLearns { .. }
             | Finding::DaemonLearntOwn { .. } => true,
-            Finding::NotForwarding { .. } | Finding::UsesDeadLinks { .. } | Finding::DaemonUnknown { .. } => {
-                false
-            }
+            Finding::NotForwarding { .. }
+            | Finding::UsesDeadLinks { .. }
+            | Finding::RulePassedBy { .. }
+            | Finding::DaemonUnknown { .. } => false,
         }
     }
 }
@@ -98,6 +107,11 @@ impl fmt::Display for Finding {
                 f,
                 "the kernel goes on using {family} routes over {interface} after it lost carrier; \
                  set net.{family}.conf.{interface}.ignore_routes_with_linkdown=1"
+            ),
+            Finding::RulePassedBy { family, rule } => write!(
+                f,
+                "{family} rule `{rule}` comes after ETM's: packets under override do not reach it any more; \
+                 give ETM a later `rule_priority` if that rule must decide"
             ),
             Finding::OwnProtocolInMain { count, first, protocol } => write!(
                 f,
@@ -131,9 +145,16 @@ pub fn check_privileges() -> Result<(), FibError> {
     setsockopt(&socket, sockopt::RcvBufForce, &4096).map_err(|_| FibError::Privilege)
 }
 
-/// Looks at sysctls and at the main table.
-pub async fn probe_kernel(own: OwnTable, uplinks: &[String]) -> Result<Vec<Finding>, FibError> {
+/// Looks at sysctls, at other programs' rules and at the main table.
+pub async fn probe_kernel(
+    own: OwnTable,
+    rule_priority: u32,
+    uplinks: &[String],
+) -> Result<Vec<Finding>, FibError> {
     let mut findings = Vec::new();
+    for (family, rule) in rules_behind(own, rule_priority).await? {
+        findings.push(Finding::RulePassedBy { family, rule });
+    }
     let everywhere = sysctl("ipv4/conf/all/rp_filter");
     for interface in uplinks {
         // The kernel takes the larger of the two; 1 is strict, 2 is loose.

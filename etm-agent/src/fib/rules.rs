@@ -87,6 +87,21 @@ pub async fn remove_rules(own: OwnTable) -> Result<usize, FibError> {
     .await
 }
 
+/// Rules of other programs between ETM's and the main table, as `ip rule` writes them: for marked packets that an
+/// override carries they are not looked at any more.
+pub(super) async fn rules_behind(own: OwnTable, priority: u32) -> Result<Vec<(Family, String)>, FibError> {
+    ask(async |handle| {
+        let mut found = Vec::new();
+        for family in Family::ALL {
+            let rules = read(&handle, family).await?;
+            let behind = rules.iter().filter(|rule| !is_own(rule, own) && is_behind(rule, priority));
+            found.extend(behind.map(|rule| (family, describe(rule))));
+        }
+        Ok(found)
+    })
+    .await
+}
+
 /// Runs `work` with a connection that lives no longer than it, so that no task is left behind.
 async fn ask<T>(work: impl AsyncFnOnce(Handle) -> Result<T, FibError>) -> Result<T, FibError> {
     let (connection, handle, _notifications) =
@@ -178,6 +193,10 @@ fn is_wanted(rule: &Rule, wanted: MarkRule) -> bool {
         && (rule.priority, rule.mark, rule.mask) == (wanted.priority, wanted.mark, wanted.mask)
 }
 
+fn is_behind(rule: &Rule, priority: u32) -> bool {
+    rule.priority > priority && rule.priority < MAIN_PRIORITY
+}
+
 /// Why a rule of another program and ETM's cannot stand together.
 fn conflict(rule: &Rule, wanted: MarkRule) -> Option<&'static str> {
     if rule.priority == wanted.priority {
@@ -221,6 +240,14 @@ mod tests {
         ] {
             assert_eq!(conflict(&rule, WANTED).is_some(), expected, "{title}");
         }
+    }
+
+    #[test]
+    fn only_rules_between_ours_and_the_main_table_are_passed_by() {
+        let rule = |priority| Rule { priority, table: 50, ..Rule::default() };
+        let behind: Vec<bool> =
+            [0, 1790, 1791, 20_000, 32_766, 32_767].map(|priority| is_behind(&rule(priority), 1790)).to_vec();
+        assert_eq!(behind, [false, false, true, true, false, false]);
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(super) async fn routing(settings: &Settings, found: &Interfaces) -> Result<V
     let own = own_table(settings);
     let uplinks: Vec<String> = found.uplinks.iter().map(|link| link.name.clone()).collect();
     let mut notes = Vec::new();
-    let mut findings = fib::probe_kernel(own, &uplinks).await?;
+    let mut findings = fib::probe_kernel(own, settings.kernel.rule_priority, &uplinks).await?;
     if let Some(socket) = &settings.agent.bird_socket {
         match fib::probe_bird(own, socket).await {
             Ok(found) => findings.extend(found),

@@ -99,6 +99,7 @@ fn datapath_config(settings: &Settings, interfaces: &Interfaces) -> DatapathConf
         uplink_rows: u16::try_from(interfaces.uplinks.len()).unwrap_or(u16::MAX),
         prefixes4: datapath.prefixes_ipv4,
         prefixes6: datapath.prefixes_ipv6,
+        fast_path: datapath.fast_path,
         uplinks: interfaces.uplinks.iter().map(|link| link.name.clone()).collect(),
         hook: match datapath.hook {
             HookChoice::Auto => Hook::Auto,

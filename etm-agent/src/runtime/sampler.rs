@@ -3,11 +3,12 @@
 
 use super::clock::boottime;
 use super::decider::uplink_id;
+use super::error::AgentError;
 use crate::control::schema::Quantiles;
 use crate::core::input::{LinkEvent, Sample, SlotCount, TableFill, UplinkSample};
 use crate::datapath::{Counters, Datapath, KernelLog, LinkHeader};
 use crate::fib::StatsReader;
-use crate::types::IfIndex;
+use crate::types::{IfIndex, UplinkId};
 use hdrhistogram::Histogram;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -123,22 +124,25 @@ impl Sampler {
         let mut rows: Vec<SlotCount> = Vec::new();
         self.counters.changed(&mut rows);
         let mut uplinks = Vec::with_capacity(self.attached.len());
-        for (index, place) in self.attached.iter().enumerate() {
-            let Some(ifindex) = place.attached else { continue };
-            let uplink = uplink_id(index);
-            let before = self.counters.total(uplink);
-            match self.stats.read(ifindex) {
-                Ok(device) => {
-                    let read_at = boottime();
-                    let after = self.counters.total(uplink);
-                    let uncounted = self.counters.uncounted(uplink);
-                    uplinks.push(UplinkSample { uplink, at: read_at, before, after, uncounted, device });
-                }
+        for index in 0..self.attached.len() {
+            let Some(ifindex) = self.attached.get(index).and_then(|place| place.attached) else { continue };
+            match self.books(uplink_id(index), ifindex) {
+                Ok(books) => uplinks.push(books),
                 // The interface may be gone this instant; the link monitor will say so.
                 Err(error) => tracing::debug!(%error, uplink = index, "no device statistics"),
             }
         }
         Sample { at, uplinks, rows, table: *self.fill.borrow() }
+    }
+
+    /// The device's account between two readings of our own.
+    fn books(&mut self, uplink: UplinkId, ifindex: IfIndex) -> Result<UplinkSample, AgentError> {
+        let before = self.counters.total(uplink)?;
+        let device = self.stats.read(ifindex)?;
+        let at = boottime();
+        let after = self.counters.total(uplink)?;
+        let uncounted = self.counters.uncounted(uplink);
+        Ok(UplinkSample { uplink, at, before, after, uncounted, device })
     }
 }
 

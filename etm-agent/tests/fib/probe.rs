@@ -19,7 +19,7 @@ fn the_sysctls_that_matter_are_found_in_this_namespace() {
         check_privileges().unwrap();
         let uplinks = ["up1".to_owned(), "up2".to_owned()];
         run("sysctl -qw net.ipv4.conf.up1.rp_filter=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.ip_forward=0");
-        let findings = probe_kernel(OWN, &uplinks).await.unwrap();
+        let findings = probe_kernel(OWN, 1790, &uplinks).await.unwrap();
         let strict = |name: &str| Finding::StrictReversePath { interface: name.to_owned() };
         assert!(findings.contains(&strict("up1")) && !findings.contains(&strict("up2")), "{findings:?}");
         assert!(findings.contains(&Finding::NotForwarding { family: Family::V4 }), "{findings:?}");
@@ -28,9 +28,9 @@ fn the_sysctls_that_matter_are_found_in_this_namespace() {
              for up in up1 up2; do for v in 4 6; do
                sysctl -qw net.ipv$v.conf.$up.ignore_routes_with_linkdown=1
              done; done");
-        assert_eq!(probe_kernel(OWN, &uplinks).await.unwrap(), []);
+        assert_eq!(probe_kernel(OWN, 1790, &uplinks).await.unwrap(), []);
         run("ip route add 198.18.0.0/24 via 192.0.2.3 proto 179");
-        match probe_kernel(OWN, &uplinks).await.unwrap().as_slice() {
+        match probe_kernel(OWN, 1790, &uplinks).await.unwrap().as_slice() {
             [finding @ Finding::OwnProtocolInMain { count: 1, .. }] => assert!(finding.refuses_enforce()),
             other => panic!("{other:?}"),
         }
