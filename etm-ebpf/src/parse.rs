@@ -9,7 +9,8 @@ use aya_ebpf::programs::TcContext;
 use etm_common::limits::{MAX_MPLS_LABELS, MAX_VLAN_TAGS};
 use etm_common::reasons::{MALFORMED, NON_IP};
 
-const ETHERTYPE: usize = 12;
+/// Where an Ethernet header has its type.
+pub const ETHERTYPE: usize = 12;
 const ETHERNET: usize = 14;
 const TAG: usize = 4;
 const LABEL: usize = 4;
@@ -19,8 +20,10 @@ const HEADERS: u32 = (ETHERNET + MAX_VLAN_TAGS * TAG + MAX_MPLS_LABELS * LABEL +
 const _: () = assert!(MAX_MPLS_LABELS * LABEL >= size_of::<PppoeSession>());
 const _: () = assert!(MAX_MPLS_LABELS * LABEL >= size_of::<Llc>());
 
-const IPV4: u16 = 0x0800_u16.to_be();
-const IPV6: u16 = 0x86dd_u16.to_be();
+/// Ethernet type of IPv4, as in the packet.
+pub const IPV4: u16 = 0x0800_u16.to_be();
+/// Ethernet type of IPv6, as in the packet.
+pub const IPV6: u16 = 0x86dd_u16.to_be();
 const DOT1Q: u16 = 0x8100_u16.to_be();
 const DOT1AD: u16 = 0x88a8_u16.to_be();
 // Not a standard, but what equipment sent for stacked tags before 802.1ad.
@@ -68,7 +71,7 @@ impl Packet {
     /// octets are a value; the verifier proves the bound again. Alignment is that of the network stack
     /// (NET_IP_ALIGN), which the verifier checks where the machine cares.
     #[inline(always)]
-    fn header<T>(&self, at: usize) -> Result<*const T, u32> {
+    pub fn header<T>(&self, at: usize) -> Result<*const T, u32> {
         let start = self.start + at;
         if start + size_of::<T>() > self.end {
             return Err(MALFORMED);
@@ -78,7 +81,7 @@ impl Packet {
 
     /// The value at offset `at`.
     #[inline(always)]
-    fn read<T: Copy>(&self, at: usize) -> Result<T, u32> {
+    pub fn read<T: Copy>(&self, at: usize) -> Result<T, u32> {
         // SAFETY: inside the packet; only called for integers and structures of them, of which any octets are a value.
         self.header::<T>(at).map(|start| unsafe { *start })
     }
@@ -124,9 +127,9 @@ pub fn parse(packet: &Packet, protocol: Option<u16>) -> Result<Destination, u32>
     }
 }
 
-/// Where the tags end, and the type that the last one announces.
+/// Where the tags behind an Ethernet header end, and the type that the last one announces.
 #[inline(always)]
-fn behind_tags(packet: &Packet, ethertype: u16) -> Result<(usize, u16), u32> {
+pub fn behind_tags(packet: &Packet, ethertype: u16) -> Result<(usize, u16), u32> {
     let (mut at, mut ethertype) = (ETHERNET, ethertype);
     for _ in 0..MAX_VLAN_TAGS {
         if ethertype != DOT1Q && ethertype != DOT1AD && ethertype != OLD_QINQ {

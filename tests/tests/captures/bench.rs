@@ -155,6 +155,7 @@ fn open(root: &Path) -> Opened {
         uplink_rows: 2,
         prefixes4: SLOTS,
         prefixes6: SLOTS,
+        fast_path: true,
         uplinks: vec!["out".into(), "tun".into()],
         hook: Hook::Auto,
         kernel_log: KernelLogLevel::Off,
