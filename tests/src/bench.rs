@@ -1,9 +1,39 @@
-//! The list of benches. Empty so far: each later part of ETM brings its own.
+//! The list of benches, and what they are given.
 //!
 //! A bench prints one JSON object per line on standard output when asked for `--json`, and nothing
-//! else there.
+//! else there. Benches call into the agent's library, which nothing else of the lab does: they measure its parts.
+
+use std::path::PathBuf;
 
 use crate::error::LabError;
+
+mod dataplane;
+mod kernel;
+mod mixes;
+mod routes;
+mod update;
+
+/// What a bench is run with.
+#[derive(Clone, Debug, Default)]
+pub struct BenchOptions {
+    /// Print JSON, one object per line.
+    pub json: bool,
+    /// Routing table to use instead of a generated one: lines `prefix<TAB>anything`, also compressed by zstd.
+    pub table: Option<PathBuf>,
+}
+
+impl BenchOptions {
+    /// Shows one result.
+    fn show(&self, result: &serde_json::Value) {
+        if self.json {
+            println!("{result}");
+            return;
+        }
+        let fields: Vec<String> =
+            result.as_object().into_iter().flatten().map(|(name, value)| format!("{name} {value}")).collect();
+        println!("{}", fields.join("  "));
+    }
+}
 
 /// One bench.
 pub struct Bench {
@@ -11,12 +41,16 @@ pub struct Bench {
     pub name: &'static str,
     /// What it measures, one line.
     pub about: &'static str,
-    /// Runs it; the argument says whether to print JSON.
-    pub run: fn(json: bool) -> Result<(), LabError>,
+    /// Runs it.
+    pub run: fn(&BenchOptions) -> Result<(), LabError>,
 }
 
 /// Every bench, in alphabetical order.
-pub const BENCHES: [Bench; 0] = [];
+pub const BENCHES: [Bench; 1] = [Bench {
+    name: "dataplane",
+    about: "nanoseconds per lookup, load, update, sample and kernel memory with the Internet's table",
+    run: dataplane::run,
+}];
 
 /// Finds a bench by name.
 ///
@@ -25,7 +59,6 @@ pub const BENCHES: [Bench; 0] = [];
 pub fn find(name: &str) -> Result<&'static Bench, String> {
     BENCHES.iter().find(|bench| bench.name == name).ok_or_else(|| {
         let names: Vec<&str> = BENCHES.iter().map(|bench| bench.name).collect();
-        let known = if names.is_empty() { "none exists yet".to_owned() } else { names.join(", ") };
-        format!("there is no bench {name:?}; known: {known}")
+        format!("there is no bench {name:?}; known: {}", names.join(", "))
     })
 }

@@ -47,6 +47,7 @@ fn package_of(program: &str) -> &'static str {
         "nsenter" => "util-linux",
         "bpftool" => "bpftool",
         "tcpdump" => "tcpdump",
+        "zstd" => "zstd",
         _ => "iproute2",
     }
 }

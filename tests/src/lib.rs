@@ -1,8 +1,8 @@
 //! The lab: network namespaces with real routers in which ETM is tried, demonstrated and tested.
 //!
 //! *Never*: touches a route, link, rule or qdisc of the namespace it is started in, sends a packet to
-//! an address that no namespace of the lab owns, or calls into the agent. ETM is run as a user
-//! runs it, by its two binaries.
+//! an address that no namespace of the lab owns, or, but for [`bench`], calls into the agent. ETM is
+//! run as a user runs it, by its two binaries.
 //!
 //! Reading order: [`topology`] (what is wired to what), [`table`] (who announces what), [`lab`]
 //! (brings it up), [`traffic`] (what is sent and what arrived), [`agent`] (ETM itself), [`scene`] (all of

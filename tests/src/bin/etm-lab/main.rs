@@ -1,8 +1,10 @@
 //! `etm-lab`: the lab to play in, the demo and the benches. Thin: everything is in the library.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use etm_tests::bench::BenchOptions;
 use etm_tests::demo::{self, Format};
 use etm_tests::error::LabError;
 use etm_tests::{bench, state};
@@ -35,6 +37,9 @@ enum Command {
     Bench {
         /// Name of the bench.
         name: Option<String>,
+        /// Routing table instead of a generated one: lines `prefix<TAB>anything`, also as .zst.
+        #[arg(long)]
+        table: Option<PathBuf>,
         /// One JSON object per line on standard output.
         #[arg(long)]
         json: bool,
@@ -54,7 +59,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Lab(command) => lab_command::run(command),
         Command::Demo { json } => run_demo(json),
-        Command::Bench { name, json } => run_bench(name.as_deref(), json),
+        Command::Bench { name, table, json } => run_bench(name.as_deref(), &BenchOptions { json, table }),
         Command::Reap { id } => state::reap(&id).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error: LabError| {
@@ -68,7 +73,7 @@ fn run_demo(json: bool) -> Result<ExitCode, LabError> {
     Ok(if verdict.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn run_bench(name: Option<&str>, json: bool) -> Result<ExitCode, LabError> {
+fn run_bench(name: Option<&str>, options: &BenchOptions) -> Result<ExitCode, LabError> {
     let Some(name) = name else {
         for bench in &bench::BENCHES {
             println!("{:<20} {}", bench.name, bench.about);
@@ -76,7 +81,7 @@ fn run_bench(name: Option<&str>, json: bool) -> Result<ExitCode, LabError> {
         return Ok(ExitCode::SUCCESS);
     };
     match bench::find(name) {
-        Ok(bench) => (bench.run)(json).map(|()| ExitCode::SUCCESS),
+        Ok(bench) => (bench.run)(options).map(|()| ExitCode::SUCCESS),
         Err(message) => {
             eprintln!("etm-lab: {message}");
             Ok(ExitCode::from(CANNOT_RUN))
