@@ -1,6 +1,6 @@
 //! `etm`: asks a running agent, and switches it off even when it does not answer.
 
-use super::render;
+use super::{doctor, render};
 use crate::control::schema::{Events, Ordered, Overrides, Prefixes, Providers, Status};
 use crate::control::{self, ClientError};
 use crate::core::view::ExplainView;
@@ -66,6 +66,12 @@ enum Command {
     },
     /// Act again as the mode says.
     On,
+    /// What this machine offers, what ETM uses of it, and what else is on the same hooks. Needs no agent.
+    Doctor {
+        /// Pins of the agent.
+        #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/etm/v1")]
+        pin_root: PathBuf,
+    },
 }
 
 /// Exit status where no agent answers.
@@ -81,6 +87,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
+    if let Command::Doctor { pin_root } = &args.command {
+        return examine(pin_root, args.json);
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -98,6 +107,22 @@ pub fn main() -> ExitCode {
                     ExitCode::FAILURE
                 }
             }
+        }
+    }
+}
+
+/// Fails where something keeps ETM from running.
+fn examine(pin_root: &Path, as_json: bool) -> ExitCode {
+    let found = runtime::examine(pin_root);
+    let text = if as_json { json(&found) } else { Ok(doctor::render(&found)) };
+    match text {
+        Ok(text) => {
+            let shown = show(&text);
+            if found.problems.is_empty() { shown } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
         }
     }
 }
@@ -143,6 +168,8 @@ async fn execute(args: &Args) -> Result<String, ClientError> {
             done => done,
         },
         Command::On => ask.order("/v1/on").await,
+        // Needs neither socket nor runtime, and is carried out before either is there.
+        Command::Doctor { pin_root } => json(&runtime::examine(pin_root)),
     }
 }
 

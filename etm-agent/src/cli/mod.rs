@@ -2,4 +2,5 @@
 
 pub mod agent;
 pub mod client;
+mod doctor;
 mod render;
