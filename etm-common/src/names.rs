@@ -72,7 +72,7 @@ pub const GLOBAL_LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 
 /// Classifier of the bench's own object; never attached.
 pub const BENCH_PROGRAM: &str = "etm_bench";
-/// Array of the bench's object: destinations, 16 octets each.
+/// Array of the bench's object: destinations, two u64 each.
 pub const BENCH_SEQUENCE: &str = "etm_destination";
 /// Elements of [`BENCH_SEQUENCE`], a power of two.
 pub const BENCH_DESTINATIONS: u32 = 1 << 16;

@@ -21,9 +21,9 @@ use aya_ebpf::programs::TcContext;
 use etm_common::names::{BENCH_BASE, BENCH_DESTINATIONS};
 use parse::Destination;
 
-/// Destinations, in the order in which they come by, over and over. IPv4 in the first four octets.
+/// Destinations, in the order in which they come by, over and over. In network order; IPv4 in the low half of the first.
 #[btf_map(name = "etm_destination")]
-static DESTINATIONS: Array<[u8; 16], { BENCH_DESTINATIONS as usize }> = Array::new();
+static DESTINATIONS: Array<[u64; 2], { BENCH_DESTINATIONS as usize }> = Array::new();
 
 /// 0: how many came by; 1: what keeps the compiler from leaving out the destination where nothing looks at it.
 #[btf_map(name = "etm_bench_at")]
@@ -46,22 +46,15 @@ fn measure(ctx: &TcContext) -> Option<()> {
     let parsed = parse::destination(ctx, true).ok()?;
     let at = AT.get_ptr_mut(0)?;
     // SAFETY: this CPU's own element, and nothing interrupts the program to run it again here.
-    let octets = unsafe {
+    let [high, low] = unsafe {
         *at += 1;
         *DESTINATIONS.get(*at as u32 & (BENCH_DESTINATIONS - 1))?
     };
-    let destination = match parsed {
-        Destination::V4(_) => Destination::V4([octets[0], octets[1], octets[2], octets[3]]),
-        Destination::V6(_) => Destination::V6(octets),
-    };
+    let destination = Destination { high, low, ..parsed };
     if ETM_BENCH.load() == BENCH_BASE {
         let sink = AT.get_ptr_mut(1)?;
         // SAFETY: as above.
-        unsafe {
-            *sink ^= u64::from_ne_bytes([
-                octets[0], octets[1], octets[2], octets[3], octets[4], octets[5], octets[6], octets[7],
-            ])
-        };
+        unsafe { *sink ^= high };
     } else {
         account::count(ctx, uplink, account::slot(destination));
     }

@@ -2,7 +2,7 @@
 //! Both give the same answer; never anything is written here.
 
 use crate::maps::{DEFAULT, DIR6, DIR24, ETM_FAST, NODE, PREFIX4, PREFIX6};
-use crate::parse::Destination;
+use crate::parse::{Destination, Family};
 use aya_ebpf::btf_maps::Array;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use etm_common::word;
@@ -13,9 +13,9 @@ pub fn slot(destination: Destination) -> Option<u32> {
     if ETM_FAST.load() == 0 {
         return by_trie(destination);
     }
-    let (word, default) = match destination {
-        Destination::V4(addr) => (word4(u32::from_be_bytes(addr)), word::DEFAULT4),
-        Destination::V6(addr) => (word6(&addr), word::DEFAULT6),
+    let (word, default) = match destination.family {
+        Family::V4 => (word4(u32::from_be(destination.high as u32)), word::DEFAULT4),
+        Family::V6 => (word6(u64::from_be(destination.high)), word::DEFAULT6),
     };
     if word & word::TRIE != 0 {
         return by_trie(destination);
@@ -30,9 +30,14 @@ pub fn slot(destination: Destination) -> Option<u32> {
 /// The canonical way.
 #[inline(always)]
 pub fn by_trie(destination: Destination) -> Option<u32> {
-    match destination {
-        Destination::V4(addr) => PREFIX4.get(&Key::new(32, addr)),
-        Destination::V6(addr) => PREFIX6.get(&Key::new(128, addr)),
+    let Destination { family, high, low } = destination;
+    match family {
+        Family::V4 => PREFIX4.get(&Key::new(32, (high as u32).to_ne_bytes())),
+        Family::V6 => {
+            // SAFETY: both are 16 octets without padding, and any octets are an address.
+            let addr = unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>([high, low]) };
+            PREFIX6.get(&Key::new(128, addr))
+        }
     }
     .copied()
 }
@@ -44,9 +49,7 @@ fn word4(addr: u32) -> u32 {
 }
 
 #[inline(always)]
-fn word6(addr: &[u8; 16]) -> u32 {
-    let [a, b, c, d, e, f, g, h, ..] = *addr;
-    let high = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+fn word6(high: u64) -> u32 {
     if high >> 61 != word::GLOBAL_UNICAST {
         return word::TRIE;
     }

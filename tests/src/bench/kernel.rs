@@ -103,18 +103,17 @@ impl Program {
     /// From now on these destinations come by, over and over, for all programs on the same root.
     pub(super) fn feed(&mut self, destinations: &[IpAddr]) -> Result<(), LabError> {
         let map = self.0.map_mut(names::BENCH_SEQUENCE).ok_or_else(incomplete)?;
-        let mut sequence: Array<&mut MapData, [u8; 16]> =
+        let mut sequence: Array<&mut MapData, [u64; 2]> =
             map.try_into().map_err(failed("open the sequence"))?;
         for (at, destination) in (0..names::BENCH_DESTINATIONS).zip(destinations.iter().cycle()) {
-            let octets = match destination {
-                IpAddr::V4(addr) => {
-                    let mut octets = [0; 16];
-                    octets[..4].copy_from_slice(&addr.octets());
-                    octets
+            let [high, low] = match destination {
+                IpAddr::V4(addr) => [u64::from(u32::from_ne_bytes(addr.octets())), 0],
+                IpAddr::V6(addr) => {
+                    let [high, low] = halves(u128::from_be_bytes(addr.octets()));
+                    [high.to_be(), low.to_be()]
                 }
-                IpAddr::V6(addr) => addr.octets(),
             };
-            sequence.set(at, octets, 0).map_err(failed("write the sequence"))?;
+            sequence.set(at, [high, low], 0).map_err(failed("write the sequence"))?;
         }
         Ok(())
     }
@@ -132,6 +131,10 @@ impl Program {
         let result = classifier(&mut self.0)?.test_run(options).map_err(failed("run the bench's program"))?;
         Ok(result.duration)
     }
+}
+
+fn halves(bits: u128) -> [u64; 2] {
+    [bits >> 64, bits & u128::from(u64::MAX)].map(|half| u64::try_from(half).unwrap_or_default())
 }
 
 /// Maps that the bench's program shares with the data plane, and its sequence.
