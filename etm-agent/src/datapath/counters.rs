@@ -61,6 +61,18 @@ impl Grid {
         (0..self.uplinks).map(UplinkId)
     }
 
+    /// Appends the rows of one uplink that differ from what was seen.
+    fn news(&self, uplink: UplinkId, seen: &mut [u32], changed: &mut Vec<SlotCount>) {
+        for ((slot, row), seen) in (0..).map(SlotId).zip(self.of(uplink)).zip(seen) {
+            // One load and one comparison where nothing changed, which is nearly everywhere.
+            if row.low_half() != *seen {
+                let count = row.get();
+                *seen = row_mark(count);
+                changed.push(SlotCount { slot, uplink, count });
+            }
+        }
+    }
+
     /// The rows of one slot that are not zero.
     pub(super) fn of_slot(&self, slot: SlotId) -> impl Iterator<Item = SlotCount> + '_ {
         self.uplinks().filter_map(move |uplink| {
@@ -74,6 +86,9 @@ fn index(slot: SlotId) -> usize {
     // A slot that does not fit is beyond every table.
     usize::try_from(slot.0).unwrap_or(usize::MAX)
 }
+
+/// Rows from which on two threads read them: 16 MB of counters, a millisecond or two of memory.
+const TWO_THREADS: usize = 1 << 20;
 
 /// The sampler's handle.
 pub struct Counters {
@@ -97,17 +112,37 @@ impl Counters {
     }
 
     /// Appends the rows that differ from the last call to `changed`, with their cumulative counts.
+    ///
+    /// A large table is read by two threads, because one alone waits for memory most of the time.
     pub fn changed(&mut self, changed: &mut Vec<SlotCount>) {
-        let slots = self.grid.slots.max(1);
-        for (uplink, seen) in self.grid.uplinks().zip(self.seen.chunks_mut(slots)) {
-            for ((slot, row), seen) in (0..).map(SlotId).zip(self.grid.of(uplink)).zip(seen) {
-                // One load and one comparison where nothing changed, which is nearly everywhere.
-                if row.low_half() != *seen {
-                    let count = row.get();
-                    *seen = row_mark(count);
-                    changed.push(SlotCount { slot, uplink, count });
-                }
-            }
+        let (grid, slots) = (&*self.grid, self.grid.slots.max(1));
+        let uplinks: Vec<UplinkId> = grid.uplinks().collect();
+        let rows = self.seen.len();
+        let half = if rows < TWO_THREADS { uplinks.len() } else { uplinks.len().div_ceil(2) };
+        let (mine, others) = uplinks.split_at(half);
+        let (seen, rest) = self.seen.split_at_mut((half * slots).min(rows));
+        let read = |uplinks: &[UplinkId], seen: &mut [u32], changed: &mut Vec<SlotCount>| {
+            uplinks
+                .iter()
+                .zip(seen.chunks_mut(slots))
+                .for_each(|(&uplink, seen)| grid.news(uplink, seen, changed));
+        };
+        if others.is_empty() {
+            read(mine, seen, changed);
+            return;
+        }
+        let helped = std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                let mut found = Vec::new();
+                read(others, rest, &mut found);
+                found
+            });
+            read(mine, seen, changed);
+            other.join()
+        });
+        match helped {
+            Ok(mut found) => changed.append(&mut found),
+            Err(panic) => std::panic::resume_unwind(panic),
         }
     }
 
