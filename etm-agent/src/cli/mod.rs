@@ -2,4 +2,5 @@
 
 pub mod agent;
 pub mod client;
+mod plan;
 mod render;
