@@ -1,6 +1,6 @@
 //! `etm`: asks a running agent, and switches it off even when it does not answer.
 
-use super::{doctor, render};
+use super::{doctor, plan, render};
 use crate::control::schema::{Events, Ordered, Overrides, Prefixes, Providers, Status};
 use crate::control::{self, ClientError};
 use crate::core::view::ExplainView;
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-Exit status: 0 done, 1 failed or refused, 2 wrong command line, 3 no agent answers.
+Exit status: 0 done, 1 failed or refused, 2 wrong command line or input that is no problem to plan, 3 no agent answers.
 
 `etm off` first asks the agent, which also withdraws its announcements. Where that fails it turns the switch in
 the kernel by itself: marked packets take plain routing at once, and an agent that wakes up stays off.";
@@ -51,6 +51,12 @@ enum Command {
     Explain {
         /// Such as 198.51.100.0/24 or 2001:db8::1.
         prefix: Prefix,
+    },
+    /// The best split of the traffic of a problem in a file, with a certificate; asks no agent.
+    Plan {
+        /// The problem (docs/plan-format.md); `-` reads standard input.
+        #[arg(long, value_name = "FILE")]
+        input: PathBuf,
     },
     /// The decision log, oldest first.
     Events {
@@ -89,6 +95,15 @@ pub fn main() -> ExitCode {
     };
     if let Command::Doctor { pin_root } = &args.command {
         return examine(pin_root, args.json);
+    }
+    if let Command::Plan { input } = &args.command {
+        return match plan::run(input, args.json) {
+            Ok(text) => show(&text),
+            Err(error) => {
+                complain(&error);
+                ExitCode::from(error.status())
+            }
+        };
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -168,8 +183,8 @@ async fn execute(args: &Args) -> Result<String, ClientError> {
             done => done,
         },
         Command::On => ask.order("/v1/on").await,
-        // Needs neither socket nor runtime, and is carried out before either is there.
-        Command::Doctor { pin_root } => json(&runtime::examine(pin_root)),
+        // Handled before: they ask nobody.
+        Command::Plan { .. } | Command::Doctor { .. } => Ok(String::new()),
     }
 }
 

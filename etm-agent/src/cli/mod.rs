@@ -3,4 +3,5 @@
 pub mod agent;
 pub mod client;
 mod doctor;
+mod plan;
 mod render;
