@@ -95,9 +95,8 @@ impl Root {
         Root(PathBuf::from(format!("/sys/fs/bpf/etm-test-{}-{test}", std::process::id())))
     }
 
-    /// With one prefix for what lies behind `out`, and counting there.
-    fn open(&self) -> Opened {
-        let mut opened = Datapath::open(&DatapathConfig {
+    fn config(&self) -> DatapathConfig {
+        DatapathConfig {
             pin_root: self.0.clone(),
             slots: 16,
             uplink_rows: 1,
@@ -107,8 +106,12 @@ impl Root {
             uplinks: vec!["out".into()],
             hook: Hook::Auto,
             kernel_log: KernelLogLevel::Off,
-        })
-        .unwrap();
+        }
+    }
+
+    /// With one prefix for what lies behind `out`, and counting there.
+    fn open(&self) -> Opened {
+        let mut opened = Datapath::open(&self.config()).unwrap();
         opened.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap();
         let prefix = "198.18.0.0/16".parse().unwrap();
         opened.table.apply(&[TableChange::Insert { prefix, slot: SLOT }]).unwrap();
@@ -320,5 +323,60 @@ fn an_interface_that_another_program_holds_is_named_with_what_to_do() {
         let _forwarder = forwarder(&object, Some(&root), kind);
         let found = opened.datapath.check_forwarder(IN).unwrap();
         assert_eq!(found, Forwarder::Calls { program: "forward".into() });
+    });
+}
+
+#[test]
+fn the_doctor_shows_what_is_on_the_hooks_whosever_it_is() {
+    let Some((_serial, object)) = start() else { return };
+    in_namespace(move || {
+        make_links();
+        let root = Root::new("doctor");
+        let mut opened = root.open();
+        opened.datapath.attach_inside(IN).unwrap();
+        let _forwarder = forwarder(&object, Some(&root), Kind { mode: XdpMode::Skb, states: 0 });
+        run("tc qdisc add dev else clsact");
+
+        let found = datapath::examine(&root.0);
+        let shown: Vec<_> = found
+            .interfaces
+            .iter()
+            .flat_map(|on| {
+                on.programs
+                    .iter()
+                    .map(move |program| (&*on.name, &*program.hook, program.name.as_deref(), program.ours))
+            })
+            .collect();
+        let expected = [
+            ("in", "xdp generic", Some("forward"), false),
+            ("in", "tcx ingress", Some("etm_mark"), true),
+            ("out", "tcx egress", Some("etm_egress"), true),
+        ];
+        assert_eq!(shown.len(), expected.len(), "{shown:?}");
+        assert!(expected.iter().all(|one| shown.contains(one)), "{shown:?}");
+        assert_eq!(found.used, ["tcx ingress of in: etm_mark", "tcx egress of out: etm_egress"]);
+        for (name, part) in [
+            ("etm_prefix4", "LpmTrie, key 8, value 4, entries 4"),
+            ("etm_xdp_call", "ProgramArray, key 4, value 4, entries 1"),
+            ("links/50-egress", "tcx link"),
+        ] {
+            let pin = found.pins.iter().find(|pin| pin.name == name);
+            assert!(pin.is_some_and(|pin| pin.shape.contains(part)), "{name}: {:?}", found.pins);
+        }
+        assert_eq!(found.problems, [""; 0]);
+        assert!(found.features.iter().all(|feature| feature.works != Some(false)), "{:?}", found.features);
+    });
+}
+
+#[test]
+fn the_doctor_sees_a_clsact_filter_by_name() {
+    let Some(_serial) = start() else { return };
+    in_namespace(|| {
+        make_links();
+        let root = Root::new("doctor-clsact");
+        let mut opened = Datapath::open(&DatapathConfig { hook: Hook::Clsact, ..root.config() }).unwrap();
+        opened.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap();
+        let found = datapath::examine(&root.0);
+        assert_eq!(found.used, ["clsact egress of out: etm_egress"]);
     });
 }
