@@ -2,4 +2,6 @@
 
 pub mod agent;
 pub mod client;
+mod doctor;
+mod plan;
 mod render;

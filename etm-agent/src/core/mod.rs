@@ -28,6 +28,10 @@ pub mod guard;
 
 pub mod audit;
 
+pub mod plan;
+
+pub mod plan_check;
+
 pub mod allocator;
 
 pub mod overrides;

@@ -95,6 +95,7 @@ pub struct Counters {
     grid: Arc<Grid>,
     uncounted: Rows,
     totals: PerCpuArray<MapData, etm_common::Count>,
+    redirected: PerCpuArray<MapData, etm_common::Count>,
     /// Low half of the bytes of each row at the last call of `changed`, in the order of the rows. A row that grew by
     /// an exact multiple of 4 GiB in between is seen when it grows again.
     seen: Vec<u32>,
@@ -108,9 +109,10 @@ impl Counters {
         grid: Arc<Grid>,
         uncounted: Rows,
         totals: PerCpuArray<MapData, etm_common::Count>,
+        redirected: PerCpuArray<MapData, etm_common::Count>,
     ) -> Counters {
         let seen = vec![0; grid.rows.len()];
-        Counters { grid, uncounted, totals, seen, found: Vec::new() }
+        Counters { grid, uncounted, totals, redirected, seen, found: Vec::new() }
     }
 
     /// Appends the rows that differ from the last call to `changed`, with their cumulative counts.
@@ -144,12 +146,18 @@ impl Counters {
     /// Everything that was offered to an uplink since the maps were made, whatever it was counted for: the sum that the
     /// program keeps per CPU, read by one system call, so that a reading takes microseconds at any size of the table.
     pub fn total(&self, uplink: UplinkId) -> Result<Count, DatapathError> {
-        let read = |cause| DatapathError::Map { doing: "read", map: names::TOTAL, cause };
-        let mut sum = Sum::default();
-        for cpu in self.totals.get(&u32::from(uplink.0), 0).map_err(read)?.iter() {
-            sum += Count { bytes: cpu.bytes, packets: cpu.packets };
-        }
-        Ok(sum.0)
+        sum_of_cpus(&self.totals, names::TOTAL, u32::from(uplink.0))
+    }
+
+    /// The part of `total` that forwarders redirected in XDP: no qdisc of the uplink saw it.
+    pub fn redirected(&self, uplink: UplinkId) -> Result<Count, DatapathError> {
+        sum_of_cpus(&self.redirected, names::XDP_SEEN, u32::from(uplink.0))
+    }
+
+    /// What forwarders redirected in XDP to interfaces that are no uplinks, and what to nobody knows where.
+    pub fn redirected_elsewhere(&self) -> Result<[Count; 2], DatapathError> {
+        let row = |row| sum_of_cpus(&self.redirected, names::XDP_SEEN, row);
+        Ok([row(names::XDP_SEEN_ELSEWHERE)?, row(names::XDP_SEEN_UNKNOWN)?])
     }
 
     /// The same by adding up all rows: what `total` must agree with when no packet is on its way.
@@ -165,6 +173,19 @@ impl Counters {
         let start = uplink.index() * Uncounted::ALL.len();
         std::array::from_fn(|reason| self.uncounted.get(start + reason).map_or(Count::default(), Row::get))
     }
+}
+
+fn sum_of_cpus(
+    map: &PerCpuArray<MapData, etm_common::Count>,
+    name: &'static str,
+    row: u32,
+) -> Result<Count, DatapathError> {
+    let read = |cause| DatapathError::Map { doing: "read", map: name, cause };
+    let mut sum = Sum::default();
+    for cpu in map.get(&row, 0).map_err(read)?.iter() {
+        sum += Count { bytes: cpu.bytes, packets: cpu.packets };
+    }
+    Ok(sum.0)
 }
 
 /// Cumulative counters wrap; they never saturate.

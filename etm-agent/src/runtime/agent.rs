@@ -134,10 +134,6 @@ async fn run_until_told(settings: &Settings) -> Result<ExitStatus, AgentError> {
         _ = terminate.recv() => false,
         _ = interrupt.recv() => false,
     };
-    if let Err(error) = &reason {
-        // Said again as the last line: the orderly end wrote many between.
-        tracing::error!("ended: {error}");
-    }
     Ok(match reason {
         _ if !clean => ExitStatus::Unconfirmed,
         Err(error) => error.status(),

@@ -24,7 +24,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("telemetry", &["types"]),
     ("runtime", &["datapath", "fib", "peering", "control", "telemetry", "config", "core", "types"]),
     // Views are the control API's answers, made in core; the client prints them.
-    ("cli", &["runtime", "control", "config", "core::view", "types"]),
+    // `etm plan --input` solves in the client itself, without an agent.
+    ("cli", &["runtime", "control", "config", "core::view", "core::plan", "core::plan_check", "types"]),
     // main.rs and src/bin: arguments in, exit status out.
     ("main", &["cli"]),
 ];

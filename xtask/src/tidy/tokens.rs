@@ -40,7 +40,13 @@ enum Where {
 
 const PURE: &[&str] =
     &["etm-agent/src/types/", "etm-agent/src/proto/", "etm-agent/src/core/", "etm-agent/src/config/"];
-const MONEY: &[&str] = &["etm-agent/src/core/allocator", "etm-agent/src/core/money"];
+/// The solver, its checker, the offline format of its problems, and money: plain IEEE operations in a fixed order.
+const MONEY: &[&str] = &[
+    "etm-agent/src/core/allocator",
+    "etm-agent/src/core/money",
+    "etm-agent/src/core/plan",
+    "etm-agent/src/config/offline",
+];
 const CLIENTS: &[&str] =
     &["etm-agent/src/cli/", "etm-agent/src/cli.rs", "etm-agent/src/bin/", "etm-agent/src/main.rs"];
 

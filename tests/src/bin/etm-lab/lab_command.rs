@@ -14,6 +14,7 @@ use etm_tests::poll::pass_time;
 use etm_tests::state::{self, State};
 use etm_tests::topology::{Provider, Role};
 use etm_tests::traffic::{Demand, FRAME, Generator, Sink};
+use nix::sys::signal::{SigSet, Signal};
 
 /// Name of a lab when none is given.
 const DEFAULT: &str = "play";
@@ -213,10 +214,15 @@ fn provider(role: Role) -> Result<Provider, LabError> {
 
 fn hold() -> Result<ExitCode, LabError> {
     let lab = Lab::up(LabOptions::default())?;
+    // Only now, for what is blocked here would be blocked in the lab's processes too. Waited for, because a shell
+    // starts background commands with SIGINT ignored.
+    let end = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+    end.thread_block().map_err(LabError::errno("block signals"))?;
     println!("lab {} is up until this command ends", lab.id());
-    loop {
-        std::thread::park();
-    }
+    let signal = end.wait().map_err(LabError::errno("wait for a signal"))?;
+    drop(lab);
+    println!("{signal}: the lab is gone");
+    Ok(ExitCode::FAILURE)
 }
 
 fn status() -> Result<ExitCode, LabError> {

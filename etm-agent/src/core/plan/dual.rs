@@ -1,0 +1,469 @@
+//! Prices for exits and groups at which prefixes, each choosing its cheapest exit, fill them just right: the maximum of
+//! the Lagrangian dual. Newton steps on a dual that is smoothed less and less (docs/adr/0007). Any prices give a true
+//! bound; this looks for the highest. Never assigns a prefix.
+
+use super::master::Master;
+use super::model::Model;
+use super::rows::{Cut, View};
+use std::cell::Cell;
+
+/// What is left to spend.
+pub(super) trait Clock {
+    /// True once the time is over.
+    fn over(&mut self) -> bool;
+}
+
+/// Prices and what they prove.
+#[derive(Clone, Debug)]
+pub(super) struct Prices {
+    /// Of each node, currency per bit/s and month.
+    pub(super) node: Vec<f64>,
+    /// No assignment costs less than this.
+    pub(super) bound: f64,
+    /// Rows that share exits at these prices: row, column, share.
+    pub(super) shares: Vec<(u32, u16, f64)>,
+    /// Price difference within which choices are still open.
+    pub(super) width: f64,
+}
+
+/// What prefixes answer to prices.
+struct Answer {
+    /// The smoothed dual.
+    smooth: f64,
+    /// The dual itself: a bound.
+    exact: f64,
+    /// Cost of letting every row share as it chose, with the loads that follow.
+    cost: f64,
+    /// Load of each node.
+    load: Vec<f64>,
+    /// Nodes by nodes: fall of load per rise of price.
+    fall: Vec<f64>,
+    /// Traffic of rows that share exits, by how much they do.
+    shared: f64,
+}
+
+/// The dual of a model over given rows.
+pub(super) struct Dual<'a> {
+    pub(super) model: &'a Model,
+    /// Load of each node that is none of the rows'.
+    pub(super) base: &'a [f64],
+    pub(super) rows: View<'a>,
+    /// Rows that shared exits when last asked.
+    pub(super) sharing: Cell<usize>,
+}
+
+enum End {
+    /// Smoothed as little as is useful.
+    Fine,
+    /// The prices want to leave the surroundings for which the rows were cut.
+    Outside,
+    /// Time for a deeper cut.
+    Deeper,
+    /// Out of time.
+    Over,
+}
+
+/// How far to go.
+#[derive(Clone, Copy)]
+struct Goal {
+    /// Stop when smoothing hides less than this part of the dual.
+    hidden: f64,
+}
+
+/// How far a price may go, and whether the cut ends there.
+#[derive(Clone, Copy)]
+struct Bound {
+    low: f64,
+    high: f64,
+    ends_low: bool,
+    ends_high: bool,
+}
+
+impl Answer {
+    /// What smoothing by `width` hides.
+    fn hidden(&self, width: f64) -> f64 {
+        2.0 / 3.0 * width * self.shared
+    }
+
+    /// Between what the shares cost and what the prices prove.
+    fn apart(&self) -> f64 {
+        self.cost - self.exact
+    }
+}
+
+/// What smoothing may hide at the end; and after the first sample, a tenth of it after each further one.
+const HIDDEN: f64 = 4e-5;
+const HIDDEN_SMALL: f64 = 1e-6;
+const HIDDEN_BY_SAMPLE: f64 = 1e-3;
+/// How far prices may go in one step, in widths of the smoothing.
+const TRUST: f64 = 4.0;
+/// Rows of the first sample; each further one has eight times as many.
+const SAMPLE: usize = 2_048;
+/// Smoothing shrinks by this factor at each level.
+const SHRINK: f64 = 0.2;
+/// Rows are cut for price movements of so many widths of the smoothing.
+const REACH: f64 = 2.0;
+/// Rows whose sharing is looked at to learn how loads fall with prices.
+const LOOKED_AT: usize = 3_000;
+/// Shrunk by this factor, the smoothing leaves many rows of a cut idle.
+const DEEPER: f64 = 10.0;
+/// How often rows are cut anew before the prices are taken as they are.
+const MOST_CUTS: usize = 6;
+/// So few rows are not worth a deeper cut.
+const SMALL: usize = 1_000;
+
+impl Dual<'_> {
+    /// The prices, from scratch or from earlier ones.
+    pub(super) fn solve(&self, warm: Option<(&[f64], f64)>, clock: &mut dyn Clock) -> Prices {
+        let scale = self.model.overload_price + self.model.spread / 1e6;
+        let mut prices = match warm {
+            Some((node, width)) => self.start(node, width),
+            None => self.start(&[], scale),
+        };
+        let mut hidden = HIDDEN_BY_SAMPLE;
+        let mut count = SAMPLE;
+        while warm.is_none() && count * 3 < self.rows.len() {
+            let sample = self.rows.sample(count);
+            let part = Dual { rows: sample.view(), sharing: Cell::default(), ..*self };
+            part.descend(&mut prices, Goal { hidden }, clock);
+            count *= 8;
+            hidden *= 0.1;
+        }
+        let hidden = if self.rows.len() <= SMALL { HIDDEN_SMALL } else { HIDDEN };
+        self.descend(&mut prices, Goal { hidden }, clock);
+        prices
+    }
+
+    fn start(&self, node: &[f64], width: f64) -> Prices {
+        let price = |(at, curve): (usize, &super::curve::Curve)| {
+            let (low, high) = curve.prices(self.base[at]);
+            node.get(at).map_or(low, |price| price.clamp(low, high))
+        };
+        let node = self.model.curves.iter().enumerate().map(price).collect();
+        Prices { node, bound: f64::NEG_INFINITY, shares: Vec::new(), width }
+    }
+
+    /// Shrinks the smoothing and follows the maximum, cutting the rows anew whenever prices leave where they were cut.
+    fn descend(&self, prices: &mut Prices, goal: Goal, clock: &mut dyn Clock) {
+        let mut cuts = 0;
+        loop {
+            // Prices that leave their surroundings again have far to go.
+            prices.width *= if cuts >= 2 { 5.0 } else { 1.0 };
+            cuts += 1;
+            if cuts > MOST_CUTS {
+                break;
+            }
+            let column = self.model.column_prices(&prices.node);
+            let reach = if self.rows.len() <= SMALL { f64::INFINITY } else { REACH * prices.width };
+            let cut = self.rows.cut(column, reach, prices.width);
+            match self.within(&cut, prices, goal, clock) {
+                End::Outside | End::Deeper => {}
+                End::Fine | End::Over => return,
+            }
+        }
+        let cut = self.rows.cut(self.model.column_prices(&prices.node), 0.0, prices.width);
+        prices.shares = self.shares(&cut, &prices.node, prices.width);
+    }
+
+    /// Within one cut: when the smoothing has shrunk well below what it was made for, a deeper cut is worth its while.
+    fn within(&self, cut: &Cut, prices: &mut Prices, goal: Goal, clock: &mut dyn Clock) -> End {
+        let mut turns = 0;
+        let mut end = self.follow(cut, prices, goal, clock);
+        loop {
+            if !matches!(end, End::Deeper) {
+                return end;
+            }
+            let column = self.model.column_prices(&prices.node);
+            let gone = farthest(&column, &cut.prices);
+            let radius = (REACH * prices.width).min(cut.radius - gone);
+            let deeper = cut.deeper(column, radius, prices.width);
+            match self.within(&deeper, prices, goal, clock) {
+                End::Outside => {
+                    turns += 1;
+                    let column = self.model.column_prices(&prices.node);
+                    let gone = farthest(&column, &cut.prices);
+                    if turns > 6 || gone > 0.9 * cut.radius {
+                        return End::Outside;
+                    }
+                    end = End::Deeper;
+                }
+                end => return end,
+            }
+        }
+    }
+
+    /// Newton steps while the smoothing shrinks, inside one cut.
+    fn follow(&self, cut: &Cut, prices: &mut Prices, goal: Goal, clock: &mut dyn Clock) -> End {
+        let bounds = self.bounds(&prices.node, cut);
+        let mut answer = self.answer(cut, &prices.node, prices.width);
+        let mut trust = TRUST * prices.width;
+        let (mut tries, mut refused) = (0, false);
+        let few = self.rows.len() <= SMALL;
+        let most = if few { 400 } else { (2 * self.rows.len() / cut.live.view().len().max(1)).clamp(8, 60) };
+        prices.bound = answer.exact;
+        loop {
+            if clock.over() {
+                prices.shares = self.shares(cut, &prices.node, prices.width);
+                return End::Over;
+            }
+            let enough = (0.1 * prices.width * answer.shared).max(1e-11 * answer.smooth.abs());
+            let (mut node, mut gain) = self.step(&answer, &prices.node, trust, &bounds);
+            // A short step that gains little may be one of a long way: look further before being content.
+            while gain <= enough && !refused && farthest(&node, &prices.node) >= 0.99 * trust {
+                trust *= 8.0;
+                (node, gain) = self.step(&answer, &prices.node, trust, &bounds);
+            }
+            let last = answer.hidden(prices.width) <= goal.hidden * answer.exact.abs();
+            // At the last level loads must be right too, for the plan is rounded from them.
+            let close = !last || tries > most || answer.apart() <= 4.0 * goal.hidden * answer.exact.abs();
+            tries += usize::from(last);
+            let mut settled = gain <= if close { enough } else { 1e-13 * answer.smooth.abs() };
+            if !settled {
+                let trial = self.answer(cut, &node, prices.width);
+                let step = farthest(&node, &prices.node);
+                let rise = trial.smooth - answer.smooth;
+                trust = if rise > 0.75 * gain { trust.max(2.5 * step) } else { trust };
+                trust = if rise < 0.25 * gain { 0.3 * step } else { trust };
+                refused = refused || rise < 0.25 * gain;
+                if rise > 0.0 {
+                    prices.node = node;
+                    answer = trial;
+                }
+                settled = trust < if few { 1e-7 } else { 1e-3 } * prices.width;
+            }
+            prices.bound = answer.exact;
+            if settled {
+                if self.wants_out(&answer, prices, &bounds, trust, enough.max(2.0 * gain)) {
+                    return End::Outside;
+                }
+                if last || prices.width <= 1e-12 * self.model.overload_price {
+                    prices.shares = self.shares(cut, &prices.node, prices.width);
+                    return End::Fine;
+                }
+                prices.width *= SHRINK;
+                if prices.width * DEEPER < cut.radius / REACH && cut.live.view().len() > SMALL {
+                    return End::Deeper;
+                }
+                trust = TRUST * prices.width;
+                refused = false;
+                answer = self.answer(cut, &prices.node, prices.width);
+            }
+        }
+    }
+
+    /// True when the prices stand where the cut ends and would gain by going on.
+    fn wants_out(&self, answer: &Answer, prices: &Prices, bounds: &[Bound], trust: f64, enough: f64) -> bool {
+        let at_end = |(price, bound): (&f64, &Bound)| {
+            let near = 1e-6 * (bound.high - bound.low);
+            (bound.ends_low && *price <= bound.low + near) || (bound.ends_high && *price >= bound.high - near)
+        };
+        if !prices.node.iter().zip(bounds).any(at_end) {
+            return false;
+        }
+        let free: Vec<Bound> = (0..self.base.len()).map(|at| self.widest(at)).collect();
+        self.step(answer, &prices.node, trust.max(TRUST * prices.width), &free).1 > enough
+    }
+
+    fn widest(&self, at: usize) -> Bound {
+        let (low, high) = self.model.curves[at].prices(self.base[at]);
+        Bound { low, high, ends_low: false, ends_high: false }
+    }
+
+    /// How far each price may go: to where the cut ends, and never outside the prices of its curve.
+    fn bounds(&self, node: &[f64], cut: &Cut) -> Vec<Bound> {
+        let depth = self.model.paths.iter().map(Vec::len).max().unwrap_or(1).max(1);
+        let column = self.model.column_prices(node);
+        let gone = farthest(&column, &cut.prices);
+        let reach = (cut.radius - gone).max(0.0) / f64::from(u32::try_from(depth).unwrap_or(1));
+        let bound = |(at, price): (usize, &f64)| {
+            let Bound { low, high, .. } = self.widest(at);
+            let (near_low, near_high) = (price - reach, price + reach);
+            Bound {
+                low: near_low.max(low),
+                high: near_high.min(high),
+                ends_low: near_low > low,
+                ends_high: near_high < high,
+            }
+        };
+        node.iter().enumerate().map(bound).collect()
+    }
+
+    fn step(&self, answer: &Answer, now: &[f64], trust: f64, bounds: &[Bound]) -> (Vec<f64>, f64) {
+        let low: Vec<f64> =
+            now.iter().zip(bounds).map(|(price, bound)| bound.low.max(price - trust)).collect();
+        let high: Vec<f64> =
+            now.iter().zip(bounds).map(|(price, bound)| bound.high.min(price + trust)).collect();
+        let master = Master {
+            curves: &self.model.curves,
+            least: self.base,
+            now,
+            load: &answer.load,
+            fall: &answer.fall,
+            low: &low,
+            high: &high,
+        };
+        master.solve()
+    }
+
+    /// Lets every row choose. A row whose prices differ by less than `width` shares its exits: the minimum over shares
+    /// of the sum of `price * share + 2/3 * width * share^1.5`, less `2/3 * width`. The power 1.5 makes shares go to zero
+    /// exactly, is smooth enough for Newton, and needs no more than a square root.
+    fn answer(&self, cut: &Cut, node: &[f64], width: f64) -> Answer {
+        let prices = self.model.column_prices(node);
+        let columns = prices.len();
+        let mut load = cut.load.clone();
+        let mut fall = vec![0.0; columns * columns];
+        let fixed: f64 = cut.load.iter().zip(&prices).map(|(load, price)| load * price).sum();
+        let mut exact = cut.constant + fixed;
+        let stride = u32::try_from(self.sharing.get() / LOOKED_AT + 1).unwrap_or(1);
+        let mut seen = 0_u32;
+        let (mut lost, mut excess, mut shared) = (0.0, 0.0, 0.0);
+        let view = cut.live.view();
+        let mut support: Vec<Part> = Vec::new();
+        for row in 0..view.len() {
+            let weight = view.weight[row];
+            let best = view.best(row, &prices);
+            exact += weight * best.price;
+            if best.second - best.price >= width {
+                load[usize::from(view.column[best.at])] += weight;
+                continue;
+            }
+            gather(&view, row, &prices, best.price, width, &mut support);
+            share_out(&mut support, width);
+            let roots: f64 = support.iter().map(|part| part.root).sum();
+            let (mut cubes, mut cost) = (0.0, 0.0);
+            for part in &support {
+                let share = part.root * part.root;
+                cubes += share * part.root;
+                cost += share * part.above;
+                load[usize::from(part.column)] += weight * share;
+            }
+            seen += 1;
+            if seen.is_multiple_of(stride) {
+                let slope = 2.0 * weight / width * f64::from(stride);
+                add_fall(&support, slope, roots, columns, &mut fall);
+            }
+            lost += weight * (2.0 / 3.0 * width * (1.0 - cubes) - cost);
+            excess += weight * cost;
+            shared += weight * (1.0 - cubes);
+        }
+        let worth: f64 = load.iter().zip(&prices).map(|(load, price)| load * price).sum();
+        let mut cost = exact - worth + excess;
+        let (load, fall) = self.to_nodes(&load, &fall);
+        for (at, curve) in self.model.curves.iter().enumerate() {
+            cost += curve.cost(load[at]);
+            exact += node[at] * self.base[at] - curve.conjugate(node[at], self.base[at]).0;
+        }
+        self.sharing.set(usize::try_from(seen).unwrap_or(usize::MAX));
+        Answer { smooth: exact - lost, exact, cost, load, fall, shared }
+    }
+
+    /// From columns to the nodes that they load.
+    fn to_nodes(&self, column_load: &[f64], column_fall: &[f64]) -> (Vec<f64>, Vec<f64>) {
+        let (columns, nodes) = (column_load.len(), self.base.len());
+        let mut load = self.base.to_vec();
+        let mut fall = vec![0.0; nodes * nodes];
+        for (a, path) in self.model.paths.iter().enumerate() {
+            for node in path {
+                load[usize::from(*node)] += column_load[a];
+            }
+            for (b, other) in self.model.paths.iter().enumerate() {
+                let value = column_fall[a * columns + b];
+                if value != 0.0 {
+                    for node in path {
+                        for beside in other {
+                            fall[usize::from(*node) * nodes + usize::from(*beside)] += value;
+                        }
+                    }
+                }
+            }
+        }
+        (load, fall)
+    }
+
+    fn shares(&self, cut: &Cut, node: &[f64], width: f64) -> Vec<(u32, u16, f64)> {
+        let prices = self.model.column_prices(node);
+        let view = cut.live.view();
+        let mut shares = Vec::new();
+        let mut support: Vec<Part> = Vec::new();
+        for row in 0..view.len() {
+            let best = view.best(row, &prices);
+            if best.second - best.price < width {
+                gather(&view, row, &prices, best.price, width, &mut support);
+                share_out(&mut support, width);
+                let share = |part: &Part| (cut.live.row[row], part.column, part.root * part.root);
+                shares.extend(support.iter().map(share));
+            }
+        }
+        shares
+    }
+}
+
+/// A pair that shares a row.
+#[derive(Clone, Copy)]
+struct Part {
+    /// Its price above the cheapest.
+    above: f64,
+    column: u16,
+    /// Square root of its share.
+    root: f64,
+}
+
+/// The pairs of a row that are within `width` of the cheapest.
+fn gather(view: &View<'_>, row: usize, prices: &[f64], cheapest: f64, width: f64, support: &mut Vec<Part>) {
+    support.clear();
+    let (_, columns, units) = view.row(row);
+    for (column, unit) in columns.iter().zip(units) {
+        let above = unit + prices[usize::from(*column)] - cheapest;
+        if above < width {
+            support.push(Part { above, column: *column, root: 0.0 });
+        }
+    }
+}
+
+/// Keeps the pairs with a positive share: the root of a share is `(level - above) / width`, and shares sum to 1.
+fn share_out(support: &mut Vec<Part>, width: f64) {
+    if support.len() > 2 {
+        support.sort_unstable_by(|a, b| a.above.total_cmp(&b.above).then(a.column.cmp(&b.column)));
+    } else if support.len() == 2 && support[0].above > support[1].above {
+        support.swap(0, 1);
+    }
+    let (mut sum, mut squares, mut count, mut kept) = (0.0, 0.0, 0.0, 0);
+    let mut level = f64::INFINITY;
+    for part in support.iter() {
+        if part.above >= level {
+            break;
+        }
+        sum += part.above;
+        squares += part.above * part.above;
+        count += 1.0;
+        kept += 1;
+        let mean = sum / count;
+        level = mean + ((width * width - squares) / count + mean * mean).max(0.0).sqrt();
+    }
+    support.truncate(kept);
+    for part in support {
+        part.root = ((level - part.above) / width).max(0.0);
+    }
+}
+
+/// Adds how the loads of the sharing pairs fall when their prices rise.
+fn add_fall(support: &[Part], slope: f64, roots: f64, columns: usize, fall: &mut [f64]) {
+    for (at, part) in support.iter().enumerate() {
+        let own = usize::from(part.column);
+        let slope = slope * part.root;
+        fall[own * columns + own] += slope * (1.0 - part.root / roots);
+        let slope = slope / roots;
+        for other in &support[at + 1..] {
+            let beside = usize::from(other.column);
+            let value = slope * other.root;
+            fall[own * columns + beside] -= value;
+            fall[beside * columns + own] -= value;
+        }
+    }
+}
+
+/// The largest difference between two lists of prices.
+fn farthest(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}

@@ -1,0 +1,168 @@
+//! Prefixes as the dual sees them: for each a price per bit/s on each column. Picks the few that decide anything:
+//! a sample for the first rough prices, then only those whose choice can still change. Never assigns.
+
+use super::model::Model;
+
+/// Prefixes, as slices.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) start: &'a [u32],
+    pub(super) column: &'a [u16],
+    pub(super) unit: &'a [f64],
+    /// Traffic; a row without any is passed over.
+    pub(super) weight: &'a [f64],
+}
+
+/// Prefixes picked out of a [`View`].
+#[derive(Clone, Default)]
+pub(super) struct Rows {
+    start: Vec<u32>,
+    column: Vec<u16>,
+    unit: Vec<f64>,
+    weight: Vec<f64>,
+    /// Where each was picked.
+    pub(super) row: Vec<u32>,
+}
+
+/// What does not change while the column prices stay within a distance of where the cut was made, and the rest.
+pub(super) struct Cut {
+    /// Rows that may change their choice.
+    pub(super) live: Rows,
+    /// Load of the others per column.
+    pub(super) load: Vec<f64>,
+    /// What the others cost beside the prices of their columns.
+    pub(super) constant: f64,
+    /// The prices of columns it was made at, and how far they may move.
+    pub(super) prices: Vec<f64>,
+    pub(super) radius: f64,
+}
+
+/// The cheapest pair of a row: position, price, and the price of the second cheapest.
+#[derive(Clone, Copy)]
+pub(super) struct Best {
+    pub(super) at: usize,
+    pub(super) price: f64,
+    pub(super) second: f64,
+}
+
+fn index(at: u32) -> usize {
+    usize::try_from(at).unwrap_or(usize::MAX)
+}
+
+impl Model {
+    /// All prefixes, with `weight` as their traffic.
+    pub(super) fn view<'a>(&'a self, weight: &'a [f64]) -> View<'a> {
+        View { start: &self.start, column: &self.column, unit: &self.unit, weight }
+    }
+
+    /// Prices of the columns when the nodes have these.
+    pub(super) fn column_prices(&self, node_prices: &[f64]) -> Vec<f64> {
+        let price = |path: &Vec<u16>| path.iter().map(|node| node_prices[usize::from(*node)]).sum();
+        self.paths.iter().map(price).collect()
+    }
+}
+
+impl<'a> View<'a> {
+    pub(super) fn len(&self) -> usize {
+        self.weight.len()
+    }
+
+    /// Columns and prices of a row.
+    pub(super) fn row(&self, row: usize) -> (usize, &'a [u16], &'a [f64]) {
+        let (begin, end) = (index(self.start[row]), index(self.start[row + 1]));
+        (begin, &self.column[begin..end], &self.unit[begin..end])
+    }
+
+    /// The cheapest pair of a row at these column prices, the first of equals.
+    #[inline]
+    pub(super) fn best(&self, row: usize, prices: &[f64]) -> Best {
+        let (begin, columns, units) = self.row(row);
+        let mut best = Best { at: begin, price: f64::INFINITY, second: f64::INFINITY };
+        for (offset, (column, unit)) in columns.iter().zip(units).enumerate() {
+            let price = unit + prices[usize::from(*column)];
+            if price < best.price {
+                best.second = best.price;
+                best.price = price;
+                best.at = begin + offset;
+            } else if price < best.second {
+                best.second = price;
+            }
+        }
+        best
+    }
+
+    /// A sample of about `count` rows, chosen with a chance in proportion to their traffic and weighted so that
+    /// loads are right on average. Large rows are always in it. No dice: every `total / count` of traffic.
+    pub(super) fn sample(&self, count: usize) -> Rows {
+        let total: f64 = self.weight.iter().sum();
+        let step = total / f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        let mut rows = Rows { start: vec![0], ..Rows::default() };
+        let (mut sum, mut next) = (0.0, step * 0.5);
+        for (row, weight) in self.weight.iter().enumerate() {
+            sum += weight;
+            if sum > next {
+                rows.push(self, row, weight.max(step));
+                while next < sum {
+                    next += step;
+                }
+            }
+        }
+        rows
+    }
+
+    /// Sets apart the rows that may change their choice, or share it, while no column price moves more than `radius`
+    /// from `prices` and the smoothing is at most `width`.
+    pub(super) fn cut(&self, prices: Vec<f64>, radius: f64, width: f64) -> Cut {
+        let mut cut = Cut {
+            live: Rows { start: vec![0], ..Rows::default() },
+            load: vec![0.0; prices.len()],
+            constant: 0.0,
+            prices,
+            radius,
+        };
+        let margin = 2.0 * radius + width;
+        for (row, weight) in self.weight.iter().enumerate() {
+            if *weight <= 0.0 {
+                continue;
+            }
+            let best = self.best(row, &cut.prices);
+            if best.second - best.price > margin {
+                cut.load[usize::from(self.column[best.at])] += weight;
+                cut.constant += weight * self.unit[best.at];
+            } else {
+                cut.live.push(self, row, *weight);
+            }
+        }
+        cut
+    }
+}
+
+impl Cut {
+    /// The same for a smaller surrounding, which must lie within this one.
+    pub(super) fn deeper(&self, prices: Vec<f64>, radius: f64, width: f64) -> Cut {
+        let mut cut = self.live.view().cut(prices, radius, width);
+        for (sum, load) in cut.load.iter_mut().zip(&self.load) {
+            *sum += load;
+        }
+        cut.constant += self.constant;
+        for row in &mut cut.live.row {
+            *row = self.live.row[index(*row)];
+        }
+        cut
+    }
+}
+
+impl Rows {
+    fn push(&mut self, from: &View<'_>, row: usize, weight: f64) {
+        let (_, columns, units) = from.row(row);
+        self.column.extend_from_slice(columns);
+        self.unit.extend_from_slice(units);
+        self.weight.push(weight);
+        self.start.push(u32::try_from(self.column.len()).unwrap_or(u32::MAX));
+        self.row.push(u32::try_from(row).unwrap_or(u32::MAX));
+    }
+
+    pub(super) fn view(&self) -> View<'_> {
+        View { start: &self.start, column: &self.column, unit: &self.unit, weight: &self.weight }
+    }
+}

@@ -1,0 +1,221 @@
+//! The decision as a whole: prices, a plan from them, dives for the prefixes too large to be shared out, and the
+//! certificate. Deterministic: one thread, a fixed order, and no clock but the one handed in.
+
+use super::branch;
+use super::caps;
+use super::dual::{Clock, Prices};
+use super::fixed::Fixed;
+use super::model::{Model, NONE};
+use super::overload;
+use super::primal;
+use super::tally::{self, Costs, Tally};
+use super::{Certificate, Plan, Split, Verdict, Warm};
+use std::time::Duration;
+
+/// Above this share of the bound a gap is worth another dive.
+const TARGET: f64 = 4e-4;
+const DIVES: usize = 3;
+/// And above this one the bound is strengthened for prefixes that cannot be divided; with few prefixes always.
+const BRANCH: f64 = 1e-3;
+const EXACT: f64 = 1e-9;
+const FEW: usize = 64;
+
+/// The time that may be spent, by a clock of the caller.
+pub struct Budget<'a> {
+    /// Time since the start.
+    pub elapsed: &'a dyn Fn() -> Duration,
+    /// When to stop and return the best plan so far.
+    pub limit: Duration,
+}
+
+struct Watch<'a> {
+    budget: Option<Budget<'a>>,
+    expired: bool,
+}
+
+impl Clock for Watch<'_> {
+    fn over(&mut self) -> bool {
+        if let Some(budget) = &self.budget {
+            self.expired = self.expired || (budget.elapsed)() >= budget.limit;
+        }
+        self.expired
+    }
+}
+
+/// The best plan for `model`, from scratch or from the prices of an earlier one.
+pub fn solve(model: &Model, warm: Option<&Warm>, budget: Option<Budget<'_>>) -> Plan {
+    let mut watch = Watch { budget, expired: false };
+    let none = Fixed::none(model);
+    let dual = none.dual(model);
+    let start = warm.filter(|warm| warm.prices.len() == none.base().len());
+    let mut prices = dual.solve(start.map(|warm| (warm.prices.as_slice(), warm.width)), &mut watch);
+    prices.bound += none.constant(model);
+    let mut best = recover(model, &prices, &none, prices.bound, &mut watch);
+    let mut cost = tally_cost(&best);
+    let (mut fixed, mut turn) = (none.clone(), prices.clone());
+    let allowed = |bound: f64| TARGET * bound.abs();
+    for _ in 0..DIVES {
+        if cost - prices.bound <= allowed(prices.bound) || watch.over() {
+            break;
+        }
+        if !fixed.add_largest(model, &best, &turn.shares) {
+            break;
+        }
+        turn = fixed.dual(model).solve(Some((&turn.node, 4.0 * prices.width)), &mut watch);
+        let tried = recover(model, &turn, &fixed, prices.bound, &mut watch);
+        let tried_cost = tally_cost(&tried);
+        if tried_cost < cost {
+            (best, cost) = (tried, tried_cost);
+        }
+    }
+    if let Some(cap) = model.rules.max_moves.filter(|cap| caps::moves(&best) > *cap) {
+        let (plan, bound) = caps::within(model, cap, &prices, &best, &mut watch);
+        return conclude(model, &prices, bound, &plan, watch.expired);
+    }
+    let few = model.len() <= FEW;
+    let mut bound = prices.bound;
+    if !model.rules.allow_split && cost - bound > if few { EXACT } else { BRANCH } * bound.abs() {
+        bound = bound.max(branch::strengthen(model, &prices, &mut best, &mut watch));
+    }
+    conclude(model, &prices, bound, &best, watch.expired)
+}
+
+/// What an assignment costs, hard limits broken included.
+pub(super) fn tally_cost(tally: &Tally<'_>) -> f64 {
+    let loads: f64 = tally.model.curves.iter().zip(&tally.load).map(|(curve, load)| curve.cost(*load)).sum();
+    let pairs = tally.choice.iter().enumerate().map(|(row, _)| {
+        let (at, rate) = (tally.pair(row), tally.model.rate[row]);
+        tally.model.unit[at] * if rate > 0.0 { rate } else { 1.0 }
+    });
+    loads + pairs.sum::<f64>()
+}
+
+/// A plan from prices.
+pub(super) fn recover<'a>(
+    model: &'a Model,
+    prices: &Prices,
+    fixed: &Fixed,
+    bound: f64,
+    clock: &mut dyn Clock,
+) -> Tally<'a> {
+    let (mut tally, choices) = primal::cheapest(model, &prices.node, prices.width);
+    primal::round(&mut tally, &prices.shares);
+    fixed.place(&mut tally);
+    let cost = tally_cost(&tally);
+    primal::improve(&mut tally, &choices, cost - bound, 1e-10 * cost.abs(), clock);
+    tally
+}
+
+/// Weighs the plan against staying and states what is proved.
+fn conclude(model: &Model, prices: &Prices, proved: f64, best: &Tally<'_>, expired: bool) -> Plan {
+    let stay = Tally::staying(model);
+    let (stay_costs, mut costs) = (stay.costs(), best.costs());
+    let stays_lawful = stay_costs.breach_bps <= costs.breach_bps;
+    let mut choice = best.choice.clone();
+    let mut splits = Vec::new();
+    if model.rules.allow_split
+        && let Some((whole, shared, shared_costs)) = split(model, prices, &costs)
+    {
+        (choice, splits, costs) = (whole, shared, shared_costs);
+    }
+    let mut verdict = verdict(model, &stay_costs, &costs);
+    if stays_lawful && verdict != Verdict::Apply && verdict != Verdict::Relief {
+        (choice, splits, costs) = (stay.choice, Vec::new(), stay_costs);
+    } else if !matches!(verdict, Verdict::Apply | Verdict::Relief) {
+        verdict = Verdict::Relief;
+    }
+    // Both are sums of many numbers: a plan below its bound by less than they are exact to is at its bound.
+    let above = proved - costs.objective;
+    let bound = if above > 0.0 && above <= 1e-9 * costs.objective.abs() { costs.objective } else { proved };
+    let overload_bound = if costs.overload_bps > 0.0 {
+        overload::bound(model, &prices.node).min(costs.overload_bps)
+    } else {
+        0.0
+    };
+    let gain = stay_costs.objective - bound;
+    let realised =
+        (gain > 1e-9 * stay_costs.objective.abs()).then(|| (stay_costs.objective - costs.objective) / gain);
+    let exits = choice.iter().map(|at| exit(model, *at)).collect();
+    Plan {
+        exits,
+        splits,
+        certificate: Certificate {
+            costs,
+            bound,
+            bound_by_prices: prices.bound,
+            overload_bound_bps: overload_bound,
+            stay: stay_costs.objective,
+            stay_overload_bps: stay_costs.overload_bps,
+            realised,
+            expired,
+        },
+        verdict,
+        loads: Vec::new(),
+        warm: Warm { prices: prices.node.clone(), width: 4.0 * prices.width },
+    }
+    .with_loads(model)
+}
+
+fn exit(model: &Model, at: u32) -> u16 {
+    let column = model.column[usize::try_from(at).unwrap_or(usize::MAX)];
+    u16::try_from(model.exit_of(column)).unwrap_or(NONE)
+}
+
+fn verdict(model: &Model, stay: &Costs, plan: &Costs) -> Verdict {
+    if plan.moved_prefixes == 0 && plan.objective >= stay.objective {
+        return Verdict::NothingToGain;
+    }
+    let traffic: f64 = model.rate.iter().sum();
+    if stay.overload_bps - plan.overload_bps > 1e-9 * traffic || stay.breach_bps > plan.breach_bps {
+        return Verdict::Relief;
+    }
+    let saving = stay.objective - plan.objective;
+    let least = model.rules.min_saving.max(model.rules.min_saving_share * stay.objective);
+    if saving > 0.0 && saving >= least { Verdict::Apply } else { Verdict::TooLittle }
+}
+
+/// The plan with the shares that the prices ask for, where that is cheaper.
+fn split(model: &Model, prices: &Prices, whole: &Costs) -> Option<(Vec<u32>, Vec<Split>, Costs)> {
+    let (mut tally, _) = primal::cheapest(model, &prices.node, prices.width);
+    let mut column = vec![0.0; model.paths.len()];
+    let mut splits = Vec::new();
+    let mut shared = vec![false; model.len()];
+    for parts in prices.shares.chunk_by(|a, b| a.0 == b.0) {
+        let row = usize::try_from(parts[0].0).unwrap_or(usize::MAX);
+        if parts.len() > 1 {
+            shared[row] = true;
+            let share = |(_, column, share): &(u32, u16, f64)| {
+                (u16::try_from(model.exit_of(*column)).unwrap_or(NONE), *share)
+            };
+            splits.push(Split { prefix: row, shares: parts.iter().map(share).collect() });
+            for (_, at, share) in parts {
+                column[usize::from(*at)] += model.rate[row] * share;
+            }
+        }
+    }
+    for row in (0..model.len()).filter(|row| !shared[*row]) {
+        column[usize::from(model.column[tally.pair(row)])] += model.rate[row];
+    }
+    tally.load = tally::loads(model, &column);
+    let mut costs = tally::of_loads(model, &tally.load);
+    for row in (0..model.len()).filter(|row| !shared[*row]) {
+        tally::add_pair(model, row, tally.pair(row), 1.0, &mut costs);
+    }
+    for split in &splits {
+        let before = costs.moved_bps;
+        for (exit, share) in &split.shares {
+            let at =
+                model.pairs(split.prefix).find(|at| model.exit_of(model.column[*at]) == usize::from(*exit));
+            if let Some(at) = at {
+                tally::add_pair(model, split.prefix, at, *share, &mut costs);
+            }
+        }
+        costs.moved_prefixes += usize::from(costs.moved_bps > before);
+    }
+    let costs = tally::total(model, costs);
+    (costs.breach_bps <= whole.breach_bps && costs.objective < whole.objective).then_some((
+        tally.choice,
+        splits,
+        costs,
+    ))
+}
