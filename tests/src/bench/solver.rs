@@ -27,10 +27,8 @@ struct Tail {
     largest: f64,
 }
 
-const TAILS: [Tail; 2] = [
-    Tail { name: "regular", alpha: 1.16, largest: 0.01 },
-    Tail { name: "heavy", alpha: 0.9, largest: 0.2 },
-];
+const TAILS: [Tail; 2] =
+    [Tail { name: "regular", alpha: 1.16, largest: 0.01 }, Tail { name: "heavy", alpha: 0.9, largest: 0.2 }];
 
 /// Runs all sizes.
 pub(super) fn run(options: &BenchOptions) -> Result<(), LabError> {
@@ -189,7 +187,8 @@ fn instance(
         {
             rate_bps = (rate_bps * (0.5 + changes.unit())).round();
         }
-        let demand = Demand { rate_bps, current: Some(home), home, pin: None, routes: &routes, excluded: &[] };
+        let demand =
+            Demand { rate_bps, current: Some(home), home, pin: None, routes: &routes, excluded: &[] };
         model.push(&demand)?;
     }
     model.finish()

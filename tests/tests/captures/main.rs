@@ -126,7 +126,7 @@ fn check_captures(set: &str, dir: &Path) -> Tally {
                     continue;
                 }
             }
-            wrong.extend(judge(bench.grown(), fact, &mut tally));
+            wrong.extend(judge(&bench.grown(), fact, &mut tally));
         }
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong[..wrong.len().min(60)].join("\n"));
@@ -134,7 +134,7 @@ fn check_captures(set: &str, dir: &Path) -> Tally {
 }
 
 /// What is wrong with how the frame was counted, if anything.
-fn judge(grown: Grown, fact: &Fact, tally: &mut Tally) -> Option<String> {
+fn judge(grown: &Grown, fact: &Fact, tally: &mut Tally) -> Option<String> {
     let (expected, exception) = fact.expected();
     match exception {
         Some(exception) => tally.add(exception.reason),
@@ -147,7 +147,7 @@ fn judge(grown: Grown, fact: &Fact, tally: &mut Tally) -> Option<String> {
     };
     let layers = fact.layers.join(":");
     let what = || format!("{} {} ({layers}): expected {right:?}, got {grown:?}", fact.file, fact.frame);
-    (grown != right).then(what)
+    (*grown != right).then(what)
 }
 
 fn exceptions(tally: &Tally) -> Vec<usize> {
