@@ -11,6 +11,7 @@ mod dataplane;
 mod kernel;
 mod mixes;
 mod routes;
+mod solver;
 mod update;
 
 /// What a bench is run with.
@@ -46,11 +47,18 @@ pub struct Bench {
 }
 
 /// Every bench, in alphabetical order.
-pub const BENCHES: [Bench; 1] = [Bench {
-    name: "dataplane",
-    about: "nanoseconds per lookup, load, update, sample and kernel memory with the Internet's table",
-    run: dataplane::run,
-}];
+pub const BENCHES: [Bench; 2] = [
+    Bench {
+        name: "dataplane",
+        about: "nanoseconds per lookup, load, update, sample and kernel memory with the Internet's table",
+        run: dataplane::run,
+    },
+    Bench {
+        name: "solver",
+        about: "milliseconds per plan, cold and warm, and how far from the optimum it can be",
+        run: solver::run,
+    },
+];
 
 /// Finds a bench by name.
 ///

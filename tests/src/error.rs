@@ -42,6 +42,12 @@ pub enum LabError {
         /// Its standard error.
         stderr: String,
     },
+    /// A bench made an instance that the solver refuses.
+    #[error("cannot make an instance for the solver bench: {source}")]
+    Instance {
+        /// Why it is refused.
+        source: etm_agent::core::plan::model::ModelError,
+    },
     /// A condition did not become true in time.
     #[error("waited {waited:.1?} in vain for {what}; last seen: {last}")]
     Timeout {

@@ -99,6 +99,8 @@ pub struct Counters {
     /// Low half of the bytes of each row at the last call of `changed`, in the order of the rows. A row that grew by
     /// an exact multiple of 4 GiB in between is seen when it grows again.
     seen: Vec<u32>,
+    /// What the second thread finds, kept for its room.
+    found: Vec<SlotCount>,
 }
 
 impl Counters {
@@ -110,7 +112,7 @@ impl Counters {
         redirected: PerCpuArray<MapData, etm_common::Count>,
     ) -> Counters {
         let seen = vec![0; grid.rows.len()];
-        Counters { grid, uncounted, totals, redirected, seen }
+        Counters { grid, uncounted, totals, redirected, seen, found: Vec::new() }
     }
 
     /// Appends the rows that differ from the last call to `changed`, with their cumulative counts.
@@ -133,19 +135,12 @@ impl Counters {
             read(mine, seen, changed);
             return;
         }
-        let helped = std::thread::scope(|scope| {
-            let other = scope.spawn(|| {
-                let mut found = Vec::new();
-                read(others, rest, &mut found);
-                found
-            });
+        let found = &mut self.found;
+        std::thread::scope(|scope| {
+            scope.spawn(|| read(others, rest, found));
             read(mine, seen, changed);
-            other.join()
         });
-        match helped {
-            Ok(mut found) => changed.append(&mut found),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
+        changed.append(found);
     }
 
     /// Everything that was offered to an uplink since the maps were made, whatever it was counted for: the sum that the

@@ -60,9 +60,9 @@ pub(super) fn within<'a>(
             (best, cost) = (tried, tried_cost);
         }
         if over {
-            low = price
+            low = price;
         } else {
-            high = price
+            high = price;
         }
         price = if high.is_finite() { 0.5 * (low + high) } else { 4.0 * price };
     }

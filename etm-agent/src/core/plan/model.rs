@@ -244,6 +244,11 @@ impl Model {
         self.rate.is_empty()
     }
 
+    /// Rate of the largest prefix, bit/s.
+    pub fn largest_bps(&self) -> f64 {
+        self.rate.iter().copied().fold(0.0, f64::max)
+    }
+
     /// Number of exits.
     pub fn exits(&self) -> usize {
         self.exits

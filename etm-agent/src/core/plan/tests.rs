@@ -522,13 +522,14 @@ fn the_checker_vetoes_whatever_is_bent() {
         overload_per_mbps: model.overload_per_mbps(),
         demands: &demands,
     };
-    let bends: [(&str, fn(&mut Plan)); 9] = [
+    type Bend = fn(&mut Plan);
+    let bends: [(&str, Bend); 9] = [
         ("a prefix on another exit", |plan| plan.exits[0] = (plan.exits[0] + 1) % 4),
-        ("a prefix less", |plan| drop(plan.exits.pop())),
+        ("a prefix less", |plan| assert!(plan.exits.pop().is_some())),
         ("an objective", |plan| plan.certificate.costs.objective *= 0.99),
         ("a cost of staying", |plan| plan.certificate.stay *= 1.01),
         ("a bound above the objective", |plan| {
-            plan.certificate.bound = plan.certificate.costs.objective * 1.01
+            plan.certificate.bound = plan.certificate.costs.objective * 1.01;
         }),
         ("a bound that prices do not prove", |plan| plan.certificate.bound_by_prices *= 1.01),
         ("a load", |plan| plan.loads[0] += 1e6),
