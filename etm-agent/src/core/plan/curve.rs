@@ -51,6 +51,12 @@ impl Curve {
         self.slope[self.piece(load)]
     }
 
+    /// Price of the last bit/s at `load`.
+    pub fn price_below(&self, load: f64) -> f64 {
+        let at = self.piece(load);
+        self.slope[if at > 0 && self.from[at] >= load { at - 1 } else { at }]
+    }
+
     /// The lowest and the highest price that a load of at least `least` can have.
     pub fn prices(&self, least: f64) -> (f64, f64) {
         (self.price(least), self.slope[self.slope.len() - 1])

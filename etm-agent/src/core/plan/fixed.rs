@@ -19,6 +19,11 @@ impl Fixed {
         Fixed { rows: Vec::new(), base: model.base.clone(), weight: model.rate.clone() }
     }
 
+    /// What is settled.
+    pub(super) fn rows(&self) -> &[(usize, u16)] {
+        &self.rows
+    }
+
     /// Loads of nodes that the rest cannot change.
     pub(super) fn base(&self) -> &[f64] {
         &self.base

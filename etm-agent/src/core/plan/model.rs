@@ -222,6 +222,30 @@ impl Model {
         (moving, holding)
     }
 
+    /// The same exits with a sample of about `count` prefixes that stand for all, and where each was.
+    pub(super) fn thinned(&self, count: usize) -> (Model, Vec<usize>) {
+        let sample = self.view(&self.rate).sample(count);
+        let view = sample.view();
+        let rows: Vec<usize> =
+            sample.row.iter().map(|row| usize::try_from(*row).unwrap_or(usize::MAX)).collect();
+        let pick = |list: &[u16]| rows.iter().map(|row| list[*row]).collect();
+        let model = Model {
+            curves: self.curves.clone(),
+            base: self.base.clone(),
+            paths: self.paths.clone(),
+            nodes: self.nodes.clone(),
+            range: self.range.clone(),
+            rate: view.weight.to_vec(),
+            current: pick(&self.current),
+            home: pick(&self.home),
+            start: view.start.to_vec(),
+            column: view.column.to_vec(),
+            unit: view.unit.to_vec(),
+            ..*self
+        };
+        (model, rows)
+    }
+
     /// The pairs of `row`.
     pub(super) fn pairs(&self, row: usize) -> std::ops::Range<usize> {
         let at = |row: usize| usize::try_from(self.start[row]).unwrap_or(usize::MAX);

@@ -110,15 +110,18 @@ pub(super) fn improve(
     clock: &mut dyn Clock,
 ) {
     let mut excess = excess;
+    let mut edges = Edges::of(tally);
     for _ in 0..SWEEPS {
         let mut saved = 0.0;
         for (row, cheapest) in &choices.rows {
             let row = index(*row);
             let rate = tally.model.rate[row];
+            let from = tally.pair(row);
             let mut best = (-least, usize::MAX);
             for at in tally.model.pairs(row) {
                 let price = tally.model.unit[at] + choices.column[usize::from(tally.model.column[at])];
-                if at != tally.pair(row) && (price - cheapest) * rate < excess {
+                let open = at != from && (price - cheapest) * rate < excess;
+                if open && edges.promise(tally, from, at) {
                     let change = tally.change(row, at);
                     if change < best.0 {
                         best = (change, at);
@@ -127,6 +130,7 @@ pub(super) fn improve(
             }
             if best.1 != usize::MAX {
                 tally.place(row, best.1);
+                edges = Edges::of(tally);
                 saved -= best.0;
                 excess += best.0;
             }
@@ -134,5 +138,31 @@ pub(super) fn improve(
         if saved <= least || clock.over() {
             break;
         }
+    }
+}
+
+/// What the first bit/s more costs on each column, and what the last one less saves: costs are convex, so no move is
+/// better than its first bit/s.
+struct Edges {
+    more: Vec<f64>,
+    less: Vec<f64>,
+}
+
+impl Edges {
+    fn of(tally: &Tally<'_>) -> Edges {
+        let curves = &tally.model.curves;
+        let more: Vec<f64> = curves.iter().zip(&tally.load).map(|(curve, load)| curve.price(*load)).collect();
+        let less: Vec<f64> =
+            curves.iter().zip(&tally.load).map(|(curve, load)| curve.price_below(*load)).collect();
+        Edges { more: tally.model.column_prices(&more), less: tally.model.column_prices(&less) }
+    }
+
+    /// True if moving from one pair to another may save.
+    fn promise(&self, tally: &Tally<'_>, from: usize, to: usize) -> bool {
+        let model = tally.model;
+        let (a, b) = (usize::from(model.column[from]), usize::from(model.column[to]));
+        // What both load does not change.
+        let apart = model.paths[a].last() != model.paths[b].last();
+        !apart || model.unit[to] + self.more[b] < model.unit[from] + self.less[a]
     }
 }

@@ -12,9 +12,10 @@ use super::tally::{self, Costs, Tally};
 use super::{Certificate, Plan, Split, Verdict, Warm};
 use std::time::Duration;
 
-/// Above this share of the bound a gap is worth another dive.
+/// Above this share of the bound a gap is worth trying where the largest prefixes go; above the next, a dive.
 const TARGET: f64 = 4e-4;
-const DIVES: usize = 3;
+const DIVE: f64 = 9e-4;
+const DIVES: usize = 2;
 /// And above this one the bound is strengthened for prefixes that cannot be divided; with few prefixes always.
 const BRANCH: f64 = 1e-3;
 const EXACT: f64 = 1e-9;
@@ -53,9 +54,19 @@ pub fn solve(model: &Model, warm: Option<&Warm>, budget: Option<Budget<'_>>) -> 
     let mut best = recover(model, &prices, &none, prices.bound, &mut watch);
     let mut cost = tally_cost(&best);
     let (mut fixed, mut turn) = (none.clone(), prices.clone());
-    let allowed = |bound: f64| TARGET * bound.abs();
+    if cost - prices.bound > TARGET * prices.bound.abs() && model.len() > FEW {
+        for (row, column) in branch::places(model, &prices, &mut watch) {
+            fixed.add(model, row, column);
+        }
+        turn = fixed.dual(model).solve(Some((&turn.node, 4.0 * prices.width)), &mut watch);
+        let tried = recover(model, &turn, &fixed, prices.bound, &mut watch);
+        let tried_cost = tally_cost(&tried);
+        if tried_cost < cost {
+            (best, cost) = (tried, tried_cost);
+        }
+    }
     for _ in 0..DIVES {
-        if cost - prices.bound <= allowed(prices.bound) || watch.over() {
+        if cost - prices.bound <= DIVE * prices.bound.abs() || watch.over() {
             break;
         }
         if !fixed.add_largest(model, &best, &turn.shares) {

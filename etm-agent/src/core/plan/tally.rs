@@ -52,13 +52,8 @@ impl<'a> Tally<'a> {
 
     /// Everybody where he is; else at home, else at the first exit there is.
     pub(super) fn staying(model: &'a Model) -> Tally<'a> {
-        let stay = |row: usize| {
-            let pairs = model.pairs(row);
-            let on =
-                |exit: u16| pairs.clone().find(|at| model.exit_of(model.column[*at]) == usize::from(exit));
-            on(model.current[row]).or_else(|| on(model.home[row])).unwrap_or(pairs.start)
-        };
-        let choice = (0..model.len()).map(|row| u32::try_from(stay(row)).unwrap_or(u32::MAX)).collect();
+        // Rows begin with the exit now, then home.
+        let choice = model.start[..model.len()].to_vec();
         Tally::new(model, choice)
     }
 

@@ -508,6 +508,8 @@ fn splitting_where_it_is_allowed_reaches_the_bound() {
     }
 }
 
+type Bend = fn(&mut Plan);
+
 #[test]
 fn the_checker_vetoes_whatever_is_bent() {
     let case = case(Kind::Groups, 100, 4, 9);
@@ -522,10 +524,9 @@ fn the_checker_vetoes_whatever_is_bent() {
         overload_per_mbps: model.overload_per_mbps(),
         demands: &demands,
     };
-    type Bend = fn(&mut Plan);
     let bends: [(&str, Bend); 9] = [
         ("a prefix on another exit", |plan| plan.exits[0] = (plan.exits[0] + 1) % 4),
-        ("a prefix less", |plan| assert!(plan.exits.pop().is_some())),
+        ("a prefix less", |plan| plan.exits.truncate(1)),
         ("an objective", |plan| plan.certificate.costs.objective *= 0.99),
         ("a cost of staying", |plan| plan.certificate.stay *= 1.01),
         ("a bound above the objective", |plan| {
