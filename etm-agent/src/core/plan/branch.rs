@@ -14,8 +14,8 @@ struct Leaf {
 }
 
 /// Rows solved in all branches together.
-const WORK: usize = 300_000;
-const MOST: usize = 600;
+const WORK: usize = 60_000;
+const MOST: usize = 400;
 /// In small problems each branch also gives a plan.
 const SMALL: usize = 5_000;
 
