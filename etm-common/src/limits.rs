@@ -4,6 +4,8 @@
 pub const MAX_UPLINKS: u32 = 64;
 /// VLAN tags that are looked through in the packet itself (one more may be in the skb's metadata).
 pub const MAX_VLAN_TAGS: usize = 2;
+/// Entries of an MPLS label stack that are looked through.
+pub const MAX_MPLS_LABELS: usize = 8;
 /// Rows of the live statistics map.
 pub const MAX_LIVE: u32 = 1024;
 /// Bytes of the text of a prefix in the live statistics map, closing zero included

@@ -1,5 +1,7 @@
 //! Names of maps, programs, globals and pins. Never longer than the kernel's 15 characters.
 
+use crate::limits::MAX_UPLINKS;
+
 /// Version of everything in this crate; part of the pin root, so that builds that disagree never meet.
 pub const ABI_VERSION: &str = "v1";
 /// Where maps and links are pinned unless configured otherwise.
@@ -36,6 +38,18 @@ pub const MARKED: &str = "etm_marked";
 /// Hash made by the agent alone: text of prefix and uplink -> bytes, packets, rate of the top prefixes.
 pub const LIVE: &str = "etm_live";
 
+/// Array of one program, [`XDP_PROGRAM`]: what a forwarder in XDP calls when it redirects a packet.
+pub const XDP_CALL: &str = "etm_xdp_call";
+/// Per-CPU array of [`crate::Count`]: what was redirected in XDP, by uplink, then the two `XDP_SEEN_*` rows.
+pub const XDP_SEEN: &str = "etm_xdp_seen";
+/// Row of [`XDP_SEEN`]: redirected to an interface that is no uplink.
+pub const XDP_SEEN_ELSEWHERE: u32 = MAX_UPLINKS;
+/// Row of [`XDP_SEEN`]: redirected nobody knows where: the forwarder did not say, and the kernel has no route.
+pub const XDP_SEEN_UNKNOWN: u32 = MAX_UPLINKS + 1;
+/// First word of the metadata by which a forwarder says where it redirects to; the second is the interface index.
+/// "ETM1" in the machine's byte order.
+pub const XDP_STATED: u32 = 0x4554_4d31;
+
 /// Row of [`MARKED`]: packets that passed without the mark.
 pub const MARKED_PLAIN: u32 = 0;
 /// Row of [`MARKED`]: packets that were marked.
@@ -45,6 +59,9 @@ pub const MARKED_SET: u32 = 1;
 pub const EGRESS_PROGRAM: &str = "etm_egress";
 /// Classifier at TC ingress of inside interfaces.
 pub const MARK_PROGRAM: &str = "etm_mark";
+
+/// XDP program for tail calls from forwarders.
+pub const XDP_PROGRAM: &str = "etm_xdp";
 
 /// Read-only global of the programs: slots per uplink.
 pub const GLOBAL_SLOTS: &str = "ETM_SLOTS";
@@ -85,6 +102,9 @@ const _: () = {
         LIVE,
         EGRESS_PROGRAM,
         MARK_PROGRAM,
+        XDP_CALL,
+        XDP_SEEN,
+        XDP_PROGRAM,
     ];
     let mut i = 0;
     while i < names.len() {

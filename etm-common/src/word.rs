@@ -41,4 +41,4 @@ pub const DEFAULT4: usize = 0;
 pub const DEFAULT6: usize = 1;
 
 const _: () = assert!(NODE & TRIE == 0 && (NODE | TRIE) & (LOW | LENGTH) == 0 && LOW & LENGTH == 0);
-const _: () = assert!((V6_BITS - DIR_BITS) % BLOCK_BITS == 0 && DIR_BITS + BLOCK_BITS == 32);
+const _: () = assert!((V6_BITS - DIR_BITS).is_multiple_of(BLOCK_BITS) && DIR_BITS + BLOCK_BITS == 32);

@@ -4,6 +4,7 @@
 use crate::lookup;
 use crate::maps::{COUNT, ETM_SLOTS, TOTAL, UNCOUNTED, UPLINKS};
 use crate::parse::{Destination, destination};
+use aya_ebpf::EbpfContext;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf_macros::debug;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
@@ -27,7 +28,12 @@ pub fn account(ctx: &TcContext) {
 #[inline(always)]
 pub fn uplink(ctx: &TcContext) -> Option<&'static Uplink> {
     // SAFETY: `ctx.skb.skb` is the context that the kernel passed in; its fields are read by the rules of __sk_buff.
-    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    uplink_at(unsafe { (*ctx.skb.skb).ifindex })
+}
+
+/// What is known of an interface, if it is an uplink.
+#[inline(always)]
+pub fn uplink_at(ifindex: u32) -> Option<&'static Uplink> {
     // SAFETY: the entry may change under us while the agent reorders uplinks; it is two aligned u32 and each
     // combination of old and new is a row that exists.
     unsafe { UPLINKS.get(ifindex) }
@@ -47,7 +53,12 @@ pub fn slot(destination: Destination) -> Result<u32, u32> {
 /// Counts the packet for a slot or for a reason, and in the uplink's total.
 #[inline(always)]
 pub fn count(ctx: &TcContext, uplink: &Uplink, found: Result<u32, u32>) {
-    let amount = amount(ctx);
+    book(ctx, uplink, found, amount(ctx));
+}
+
+/// The same for an amount that is known.
+#[inline(always)]
+pub fn book(ctx: &impl EbpfContext, uplink: &Uplink, found: Result<u32, u32>, amount: Count) {
     if let Some(total) = TOTAL.get_ptr_mut(uplink.index) {
         // SAFETY: this CPU's own element, and nothing interrupts the program to run it again here.
         unsafe {
@@ -59,7 +70,7 @@ pub fn count(ctx: &TcContext, uplink: &Uplink, found: Result<u32, u32>) {
         Ok(slot) => COUNT.get_ptr_mut(uplink.index * ETM_SLOTS.load() + slot),
         Err(reason) => {
             if reason == MALFORMED {
-                debug!(ctx, "malformed packet of {} bytes on uplink {}", ctx.len(), uplink.index);
+                debug!(ctx, "malformed packet of {} bytes on uplink {}", amount.bytes, uplink.index);
             }
             UNCOUNTED.get_ptr_mut(uplink.index * REASONS + reason)
         }

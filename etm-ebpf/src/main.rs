@@ -1,7 +1,7 @@
 //! ETM's kernel programs: entry points only.
 //!
-//! Neither program ever drops, redirects, delays or rewrites a packet, and both always say "next":
-//! other programs on the same hooks see every packet as if ETM were not there. Nothing is kept about
+//! No program ever drops, delays or rewrites a packet or chooses its way. Those at TC always say "next": other
+//! programs on the same hooks see every packet as if ETM were not there. The one in XDP says what its caller decided. Nothing is kept about
 //! single packets or connections.
 //!
 //! * `maps`: the maps, as `etm-common` describes them
@@ -9,6 +9,7 @@
 //! * `lookup`: from that to a slot
 //! * `account`: from a destination to a counter
 //! * `mark`: the lease
+//! * `xdp`: from a packet that a forwarder redirects to its uplink
 //! * `macro_support`: where debug lines go
 #![no_std]
 #![no_main]
@@ -24,9 +25,11 @@ pub mod macro_support;
 mod maps;
 mod mark;
 mod parse;
+mod xdp;
 
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::bindings::xdp_action::XDP_REDIRECT;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 
 /// The packet goes on to whatever comes after ETM. In a tcx chain this is TCX_NEXT, in a classic
 /// filter TC_ACT_UNSPEC; both are -1.
@@ -44,6 +47,14 @@ fn etm_egress(ctx: TcContext) -> i32 {
 fn etm_mark(ctx: TcContext) -> i32 {
     mark::mark(&ctx);
     NEXT
+}
+
+/// Tail call from a forwarder in XDP that has called `bpf_redirect` or `bpf_redirect_map` for the packet, and would
+/// return XDP_REDIRECT now.
+#[xdp]
+fn etm_xdp(ctx: XdpContext) -> u32 {
+    xdp::account(&ctx);
+    XDP_REDIRECT
 }
 
 /// GPL-only helpers are lent to programs that carry this word.

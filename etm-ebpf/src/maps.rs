@@ -2,9 +2,10 @@
 //! pinned ones before use. Never a legacy map: bpftool and libbpf would refuse the whole object.
 
 use aya_ebpf::Global;
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray};
 use aya_ebpf::macros::btf_map;
 use etm_common::limits::MAX_UPLINKS;
+use etm_common::names::XDP_SEEN_UNKNOWN;
 use etm_common::{Count, Lease, Off, Uplink};
 
 // The const parameters of aya's maps are usize; the flag is a u32 of the kernel's interface.
@@ -61,6 +62,14 @@ pub static OFF: Array<Off, 1> = Array::new();
 /// Packets that passed plain and packets that were marked. Per CPU: every packet from inside comes by.
 #[btf_map(name = "etm_marked")]
 pub static MARKED: PerCpuArray<Count, 2> = PerCpuArray::new();
+
+/// `etm_xdp`, for forwarders. Made here so that the loader pins it; this object's own programs never call it.
+#[btf_map(name = "etm_xdp_call")]
+pub static XDP_CALL: ProgramArray<1> = ProgramArray::new();
+
+/// What was redirected in XDP. Per CPU: every such packet comes by.
+#[btf_map(name = "etm_xdp_seen")]
+pub static XDP_SEEN: PerCpuArray<Count, { XDP_SEEN_UNKNOWN as usize + 1 }> = PerCpuArray::new();
 
 /// Slots per uplink. In .rodata: for the verifier a constant.
 #[unsafe(no_mangle)]

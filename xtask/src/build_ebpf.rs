@@ -42,8 +42,13 @@ pub(crate) fn build(compiler: &Compiler, linker: &Linker) -> Result<PathBuf> {
     let mut cargo = compiler.cargo("build", &dir, linker);
     let built = executables(cargo.arg("--message-format=json-render-diagnostics"))?;
     let object = workspace::ebpf_object();
-    // The bench's object is not embedded: it stands beside, for `etm-lab bench`.
-    for (name, to) in [("etm-ebpf", &object), ("etm-bench", &object.with_file_name("etm-bench.bpf.o"))] {
+    // Only the first is embedded: the others stand beside, for `etm-lab bench` and the tests.
+    let beside = |name| object.with_file_name(name);
+    for (name, to) in [
+        ("etm-ebpf", &object),
+        ("etm-bench", &beside("etm-bench.bpf.o")),
+        ("etm-forwarder", &beside("etm-forwarder.bpf.o")),
+    ] {
         let Some(from) = built.iter().find(|path| path.file_name().is_some_and(|file| file == name)) else {
             return Err(Error::Content { path: dir, what: format!("built no executable `{name}`") });
         };

@@ -1,6 +1,7 @@
 //! `etm`: asks a running agent, and switches it off even when it does not answer.
 
-use super::{plan, render};
+use super::{doctor, plan, render};
+
 use crate::control::schema::{Events, Ordered, Overrides, Prefixes, Providers, Status};
 use crate::control::{self, ClientError};
 use crate::core::view::ExplainView;
@@ -35,6 +36,25 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Agent(AgentCommand),
+    /// The best split of the traffic of a problem in a file, with a certificate; asks no agent.
+    Plan {
+        /// The problem (docs/plan-format.md); `-` reads standard input.
+        #[arg(long, value_name = "FILE")]
+        input: PathBuf,
+    },
+    /// What this machine offers, what ETM uses of it, and what else is on the same hooks. Needs no agent.
+    Doctor {
+        /// Pins of the agent.
+        #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/etm/v1")]
+        pin_root: PathBuf,
+    },
+}
+
+/// What an agent is asked.
+#[derive(Debug, Subcommand)]
+enum AgentCommand {
     /// Everything at a glance: state, what it waits for, uplinks, sessions.
     Status,
     /// Providers and uplinks: capacity, offered, sent, dropped, books.
@@ -51,12 +71,6 @@ enum Command {
     Explain {
         /// Such as 198.51.100.0/24 or 2001:db8::1.
         prefix: Prefix,
-    },
-    /// The best split of the traffic of a problem in a file, with a certificate; asks no agent.
-    Plan {
-        /// The problem (docs/plan-format.md); `-` reads standard input.
-        #[arg(long, value_name = "FILE")]
-        input: PathBuf,
     },
     /// The decision log, oldest first.
     Events {
@@ -87,15 +101,14 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    if let Command::Plan { input } = &args.command {
-        return match plan::run(input, args.json) {
-            Ok(text) => show(&text),
-            Err(error) => {
-                complain(&error);
-                ExitCode::from(error.status())
-            }
-        };
+    match &args.command {
+        Command::Plan { input } => plan_offline(input, args.json),
+        Command::Doctor { pin_root } => examine(pin_root, args.json),
+        Command::Agent(command) => ask_agent(command, Ask { socket: &args.socket, json: args.json }),
     }
+}
+
+fn ask_agent(command: &AgentCommand, ask: Ask<'_>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -103,7 +116,7 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(execute(&args)) {
+    match runtime.block_on(execute(command, ask)) {
         Ok(text) => show(&text),
         Err(error) => {
             complain(&error);
@@ -113,6 +126,32 @@ pub fn main() -> ExitCode {
                     ExitCode::FAILURE
                 }
             }
+        }
+    }
+}
+
+fn plan_offline(input: &Path, as_json: bool) -> ExitCode {
+    match plan::run(input, as_json) {
+        Ok(text) => show(&text),
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(error.status())
+        }
+    }
+}
+
+/// Fails where something keeps ETM from running.
+fn examine(pin_root: &Path, as_json: bool) -> ExitCode {
+    let found = runtime::examine(pin_root);
+    let text = if as_json { json(&found) } else { Ok(doctor::render(&found)) };
+    match text {
+        Ok(text) => {
+            let shown = show(&text);
+            if found.problems.is_empty() { shown } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
         }
     }
 }
@@ -130,36 +169,33 @@ fn complain(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "etm: {text}");
 }
 
-async fn execute(args: &Args) -> Result<String, ClientError> {
-    let ask = Ask { socket: &args.socket, json: args.json };
-    match &args.command {
-        Command::Status => ask.get("/v1/status", |status: &Status| render::status(status)).await,
-        Command::Providers => {
+async fn execute(command: &AgentCommand, ask: Ask<'_>) -> Result<String, ClientError> {
+    match command {
+        AgentCommand::Status => ask.get("/v1/status", |status: &Status| render::status(status)).await,
+        AgentCommand::Providers => {
             ask.get("/v1/providers", |answer: &Providers| render::providers(&answer.uplinks)).await
         }
-        Command::Prefixes { top } => {
+        AgentCommand::Prefixes { top } => {
             let resource = format!("/v1/prefixes?top={top}");
             ask.get(&resource, |answer: &Prefixes| render::prefixes(&answer.prefixes)).await
         }
-        Command::Overrides => {
+        AgentCommand::Overrides => {
             ask.get("/v1/overrides", |answer: &Overrides| render::overrides(&answer.overrides)).await
         }
-        Command::Explain { prefix } => {
+        AgentCommand::Explain { prefix } => {
             let resource = format!("/v1/explain?prefix={prefix}");
             ask.get(&resource, |answer: &ExplainView| render::explain(answer)).await
         }
-        Command::Events { since } => {
+        AgentCommand::Events { since } => {
             let resource = format!("/v1/events?since={since}");
             ask.get(&resource, |answer: &Events| render::events(&answer.events)).await
         }
-        Command::Off { pin_root } => match ask.order("/v1/off").await {
+        AgentCommand::Off { pin_root } => match ask.order("/v1/off").await {
             // Whatever keeps the agent from carrying it out: the kernel's switch needs no agent.
-            Err(error) => switch_off(pin_root, error, args.json),
+            Err(error) => switch_off(pin_root, error, ask.json),
             done => done,
         },
-        Command::On => ask.order("/v1/on").await,
-        // Handled before: it asks nobody.
-        Command::Plan { .. } => Ok(String::new()),
+        AgentCommand::On => ask.order("/v1/on").await,
     }
 }
 

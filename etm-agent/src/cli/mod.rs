@@ -2,5 +2,6 @@
 
 pub mod agent;
 pub mod client;
+mod doctor;
 mod plan;
 mod render;

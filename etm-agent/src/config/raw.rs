@@ -73,6 +73,8 @@ pub(super) struct Datapath {
     pub(super) prefixes_ipv4: Option<Spanned<u32>>,
     pub(super) prefixes_ipv6: Option<Spanned<u32>>,
     pub(super) hook: Option<HookText>,
+    #[serde(default)]
+    pub(super) xdp: Vec<Text>,
     pub(super) keep_on_exit: Option<bool>,
     pub(super) fast_path: Option<bool>,
     pub(super) kernel_log: Option<bool>,

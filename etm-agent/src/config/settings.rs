@@ -62,6 +62,8 @@ pub struct DatapathSettings {
     pub prefixes_ipv6: u32,
     /// Where to attach.
     pub hook: HookChoice,
+    /// Inside interfaces where another program forwards in XDP and calls ETM for what it redirects.
+    pub xdp: Vec<String>,
     /// Counting goes on, pinned, after an orderly stop.
     pub keep_on_exit: bool,
     /// Lookups by derived arrays, some 20 times cheaper than the kernel's tries and about 180 MB larger at full size.

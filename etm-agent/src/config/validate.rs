@@ -325,6 +325,7 @@ impl Check {
                 Some(raw::HookText::Tcx) => HookChoice::Tcx,
                 Some(raw::HookText::Clsact) => HookChoice::Clsact,
             },
+            xdp: raw.xdp.iter().map(|name| name.get_ref().clone()).collect(),
             keep_on_exit: raw.keep_on_exit.unwrap_or(true),
             fast_path: raw.fast_path.unwrap_or(true),
             kernel_log: raw.kernel_log.unwrap_or(false),
@@ -437,6 +438,16 @@ impl Check {
             self.missing(
                 "mode is \"enforce\", but no inside interface is named",
                 "add kernel.inside = [\"...\"]: the interfaces by which the traffic to steer comes in",
+            );
+        }
+        let inside = |name: &str| raw.kernel.inside.iter().any(|inside| inside.get_ref() == name);
+        for name in raw.datapath.xdp.iter().filter(|name| !inside(name.get_ref())) {
+            self.fault(
+                name.span(),
+                format!(
+                    "`{}` is not in kernel.inside: a forwarder in XDP takes packets in there",
+                    name.get_ref()
+                ),
             );
         }
         for name in &raw.kernel.inside {

@@ -12,13 +12,13 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 
 const RTM_DELQDISC: u16 = 37;
-const RTM_NEWTFILTER: u16 = 44;
-const RTM_GETTFILTER: u16 = 46;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 1;
+pub(super) const RTM_NEWTFILTER: u16 = 44;
+pub(super) const RTM_GETTFILTER: u16 = 46;
+pub(super) const NLMSG_ERROR: u16 = 2;
+pub(super) const NLMSG_DONE: u16 = 3;
+pub(super) const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP: u16 = 0x300;
+pub(super) const NLM_F_DUMP: u16 = 0x300;
 /// Handle of the qdisc, and TC_H_CLSACT.
 const CLSACT_HANDLE: u32 = 0xffff_0000;
 const CLSACT_PARENT: u32 = 0xffff_fff1;
@@ -65,7 +65,13 @@ pub(super) fn remove_empty_qdisc(ifindex: IfIndex) -> io::Result<()> {
 }
 
 /// nlmsghdr and tcmsg, without attributes.
-fn request(kind: u16, flags: u16, ifindex: IfIndex, handle: u32, parent: u32) -> io::Result<Vec<u8>> {
+pub(super) fn request(
+    kind: u16,
+    flags: u16,
+    ifindex: IfIndex,
+    handle: u32,
+    parent: u32,
+) -> io::Result<Vec<u8>> {
     let ifindex = i32::try_from(ifindex.get()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let mut message = Vec::with_capacity(36);
     message.extend(36_u32.to_ne_bytes());
@@ -107,7 +113,7 @@ fn exchange(socket: &mut File, request: &[u8]) -> io::Result<bool> {
 }
 
 /// The first message: its type, what follows its header, and the bytes after it.
-fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+pub(super) fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let len = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
     let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
     let body = bytes.get(HEADER..len)?;

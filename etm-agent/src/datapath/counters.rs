@@ -61,6 +61,18 @@ impl Grid {
         (0..self.uplinks).map(UplinkId)
     }
 
+    /// Appends the rows of one uplink that differ from what was seen.
+    fn news(&self, uplink: UplinkId, seen: &mut [u32], changed: &mut Vec<SlotCount>) {
+        for ((slot, row), seen) in (0..).map(SlotId).zip(self.of(uplink)).zip(seen) {
+            // One load and one comparison where nothing changed, which is nearly everywhere.
+            if row.low_half() != *seen {
+                let count = row.get();
+                *seen = row_mark(count);
+                changed.push(SlotCount { slot, uplink, count });
+            }
+        }
+    }
+
     /// The rows of one slot that are not zero.
     pub(super) fn of_slot(&self, slot: SlotId) -> impl Iterator<Item = SlotCount> + '_ {
         self.uplinks().filter_map(move |uplink| {
@@ -75,14 +87,20 @@ fn index(slot: SlotId) -> usize {
     usize::try_from(slot.0).unwrap_or(usize::MAX)
 }
 
+/// Rows from which on two threads read them: 16 MB of counters, a millisecond or two of memory.
+const TWO_THREADS: usize = 1 << 20;
+
 /// The sampler's handle.
 pub struct Counters {
     grid: Arc<Grid>,
     uncounted: Rows,
     totals: PerCpuArray<MapData, etm_common::Count>,
+    redirected: PerCpuArray<MapData, etm_common::Count>,
     /// Low half of the bytes of each row at the last call of `changed`, in the order of the rows. A row that grew by
     /// an exact multiple of 4 GiB in between is seen when it grows again.
     seen: Vec<u32>,
+    /// What the second thread finds, kept for its room.
+    found: Vec<SlotCount>,
 }
 
 impl Counters {
@@ -91,35 +109,55 @@ impl Counters {
         grid: Arc<Grid>,
         uncounted: Rows,
         totals: PerCpuArray<MapData, etm_common::Count>,
+        redirected: PerCpuArray<MapData, etm_common::Count>,
     ) -> Counters {
         let seen = vec![0; grid.rows.len()];
-        Counters { grid, uncounted, totals, seen }
+        Counters { grid, uncounted, totals, redirected, seen, found: Vec::new() }
     }
 
     /// Appends the rows that differ from the last call to `changed`, with their cumulative counts.
+    ///
+    /// A large table is read by two threads, because one alone waits for memory most of the time.
     pub fn changed(&mut self, changed: &mut Vec<SlotCount>) {
-        let slots = self.grid.slots.max(1);
-        for (uplink, seen) in self.grid.uplinks().zip(self.seen.chunks_mut(slots)) {
-            for ((slot, row), seen) in (0..).map(SlotId).zip(self.grid.of(uplink)).zip(seen) {
-                // One load and one comparison where nothing changed, which is nearly everywhere.
-                if row.low_half() != *seen {
-                    let count = row.get();
-                    *seen = row_mark(count);
-                    changed.push(SlotCount { slot, uplink, count });
-                }
-            }
+        let (grid, slots) = (&*self.grid, self.grid.slots.max(1));
+        let uplinks: Vec<UplinkId> = grid.uplinks().collect();
+        let rows = self.seen.len();
+        let half = if rows < TWO_THREADS { uplinks.len() } else { uplinks.len().div_ceil(2) };
+        let (mine, others) = uplinks.split_at(half);
+        let (seen, rest) = self.seen.split_at_mut((half * slots).min(rows));
+        let read = |uplinks: &[UplinkId], seen: &mut [u32], changed: &mut Vec<SlotCount>| {
+            uplinks
+                .iter()
+                .zip(seen.chunks_mut(slots))
+                .for_each(|(&uplink, seen)| grid.news(uplink, seen, changed));
+        };
+        if others.is_empty() {
+            read(mine, seen, changed);
+            return;
         }
+        let found = &mut self.found;
+        std::thread::scope(|scope| {
+            scope.spawn(|| read(others, rest, found));
+            read(mine, seen, changed);
+        });
+        changed.append(found);
     }
 
     /// Everything that was offered to an uplink since the maps were made, whatever it was counted for: the sum that the
     /// program keeps per CPU, read by one system call, so that a reading takes microseconds at any size of the table.
     pub fn total(&self, uplink: UplinkId) -> Result<Count, DatapathError> {
-        let read = |cause| DatapathError::Map { doing: "read", map: names::TOTAL, cause };
-        let mut sum = Sum::default();
-        for cpu in self.totals.get(&u32::from(uplink.0), 0).map_err(read)?.iter() {
-            sum += Count { bytes: cpu.bytes, packets: cpu.packets };
-        }
-        Ok(sum.0)
+        sum_of_cpus(&self.totals, names::TOTAL, u32::from(uplink.0))
+    }
+
+    /// The part of `total` that forwarders redirected in XDP: no qdisc of the uplink saw it.
+    pub fn redirected(&self, uplink: UplinkId) -> Result<Count, DatapathError> {
+        sum_of_cpus(&self.redirected, names::XDP_SEEN, u32::from(uplink.0))
+    }
+
+    /// What forwarders redirected in XDP to interfaces that are no uplinks, and what to nobody knows where.
+    pub fn redirected_elsewhere(&self) -> Result<[Count; 2], DatapathError> {
+        let row = |row| sum_of_cpus(&self.redirected, names::XDP_SEEN, row);
+        Ok([row(names::XDP_SEEN_ELSEWHERE)?, row(names::XDP_SEEN_UNKNOWN)?])
     }
 
     /// The same by adding up all rows: what `total` must agree with when no packet is on its way.
@@ -135,6 +173,19 @@ impl Counters {
         let start = uplink.index() * Uncounted::ALL.len();
         std::array::from_fn(|reason| self.uncounted.get(start + reason).map_or(Count::default(), Row::get))
     }
+}
+
+fn sum_of_cpus(
+    map: &PerCpuArray<MapData, etm_common::Count>,
+    name: &'static str,
+    row: u32,
+) -> Result<Count, DatapathError> {
+    let read = |cause| DatapathError::Map { doing: "read", map: name, cause };
+    let mut sum = Sum::default();
+    for cpu in map.get(&row, 0).map_err(read)?.iter() {
+        sum += Count { bytes: cpu.bytes, packets: cpu.packets };
+    }
+    Ok(sum.0)
 }
 
 /// Cumulative counters wrap; they never saturate.

@@ -49,6 +49,8 @@ pub fn detach(pin_root: &Path) -> Result<Detached, DatapathError> {
         names::LEASE,
         names::OFF,
         names::MARKED,
+        names::XDP_CALL,
+        names::XDP_SEEN,
         names::LIVE,
     ];
     for map in maps {

@@ -151,6 +151,41 @@ pub enum DatapathError {
         /// The kernel's answer.
         cause: Box<ProgramError>,
     },
+    /// Nothing runs in XDP where something should forward.
+    #[error(
+        "no XDP program is on interface {name}: start the forwarder first, or take {name} out of datapath.xdp (what the kernel forwards is counted at TC)"
+    )]
+    XdpNothing {
+        /// Interface.
+        name: String,
+    },
+    /// Another program holds the interface and does not call ETM.
+    #[error(
+        "interface {name} is held by XDP program {program} (id {id}), which does not call ETM: let it call slot 0 of {call} when it redirects (docs/xdp.md), or take {name} out of datapath.xdp"
+    )]
+    XdpHeld {
+        /// Interface.
+        name: String,
+        /// The program's name.
+        program: String,
+        /// The program's id.
+        id: u32,
+        /// Pin of the map to call by.
+        call: PathBuf,
+    },
+    /// The program cannot be put where forwarders call it.
+    #[error(
+        "cannot offer {program} to forwarders by {map}: {}; a forwarder of another kind (multi-buffer, offloaded) may have opened the map first: load it without, or run `etm-agent detach`",
+        chain(cause)
+    )]
+    XdpOffer {
+        /// Name of the program.
+        program: &'static str,
+        /// Name of the map.
+        map: &'static str,
+        /// The kernel's answer.
+        cause: MapError,
+    },
     /// An uplink number that there is no row for.
     #[error("uplink {uplink} has no row in the counters, which hold {rows}")]
     UplinkRow {
@@ -173,7 +208,7 @@ pub enum DatapathError {
 const LONGEST: usize = 600;
 
 /// An error and its sources in one line.
-fn chain(error: &impl Error) -> String {
+pub(super) fn chain(error: &impl Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {

@@ -13,6 +13,7 @@ mod caps;
 mod clsact;
 mod counters;
 mod detach;
+mod doctor;
 mod error;
 mod klog;
 mod lease;
@@ -22,19 +23,24 @@ mod mapped;
 mod pins;
 mod place;
 mod shape;
+mod survey;
 mod sys;
 mod table;
 mod trie;
+mod xdp;
 
 pub use caps::check as check_capabilities;
 pub use counters::Counters;
 pub use detach::{Detached, detach};
+pub use doctor::{Capability, Feature, Findings, Pin, examine};
 pub use error::DatapathError;
 pub use klog::KernelLog;
 pub use lease::{Lease, LeaseState, Marked, OffSwitch};
 pub use links::{Attached, Hook};
 pub use live::Live;
+pub use survey::{Interface, OnHook, interfaces};
 pub use table::PrefixTable;
+pub use xdp::Forwarder;
 
 use crate::core::decision::Adopted;
 use crate::types::{IfIndex, UplinkId};
@@ -125,6 +131,8 @@ pub struct Datapath {
     uplinks: HashMap<MapData, u32, Uplink>,
     rows: u16,
     hook: Hook,
+    /// Why there is no program for forwarders in XDP.
+    no_xdp: Option<DatapathError>,
     /// What this start attached where nothing was, until it is kept.
     made: Vec<Place>,
     kept: bool,
@@ -164,11 +172,15 @@ impl Datapath {
                 .load()
                 .map_err(|cause| DatapathError::Program { program, cause: Box::new(cause) })?;
         }
+        // Now or never: the maps that it names are handed out below, and some of their descriptors closed.
+        let no_xdp = xdp::load(&mut object).err();
         let log = match config.kernel_log {
             KernelLogLevel::Off => None,
             KernelLogLevel::Debug => KernelLog::open(&mut object),
         };
-        handles(config, object, live, log, pins)
+        let mut opened = handles(config, object, live, log, pins)?;
+        opened.datapath.no_xdp = no_xdp;
+        Ok(opened)
     }
 
     /// Counts what leaves through an interface in the rows of `uplink`, first of all programs there.
@@ -343,7 +355,9 @@ fn handles(
     let mut adopted = Adopted { entries: table.adopt()?, ..Adopted::default() };
     let open_totals = |cause| DatapathError::Map { doing: "open", map: names::TOTAL, cause };
     let totals = take(&mut object, names::TOTAL)?.try_into().map_err(open_totals)?;
-    let mut counters = Counters::new(grid, uncounted, totals);
+    let open_redirected = |cause| DatapathError::Map { doing: "open", map: names::XDP_SEEN, cause };
+    let redirected = take(&mut object, names::XDP_SEEN)?.try_into().map_err(open_redirected)?;
+    let mut counters = Counters::new(grid, uncounted, totals, redirected);
     counters.changed(&mut adopted.rows);
     let (lease, marked) = (take(&mut object, names::LEASE)?, take(&mut object, names::MARKED)?);
     Ok(Opened {
@@ -359,6 +373,7 @@ fn handles(
             object,
             rows: config.uplink_rows,
             hook: config.hook,
+            no_xdp: None,
             made: Vec::new(),
             kept: false,
             pins,

@@ -14,6 +14,7 @@ use std::path::Path;
 // linux/bpf.h; compared as numbers, because a pin may be of any type the kernel knows.
 const HASH: u32 = 1;
 const ARRAY: u32 = 2;
+const PROG_ARRAY: u32 = 3;
 const PERCPU_ARRAY: u32 = 6;
 const LPM_TRIE: u32 = 11;
 const NO_PREALLOC: u32 = 1;
@@ -33,7 +34,7 @@ pub(super) struct Shape {
 }
 
 /// Shapes of all maps that are pinned, in the order in which they are made.
-pub(super) fn shapes(config: &DatapathConfig) -> Result<[Shape; 14], DatapathError> {
+pub(super) fn shapes(config: &DatapathConfig) -> Result<[Shape; 16], DatapathError> {
     let rows = u64::from(config.slots) * u64::from(config.uplink_rows);
     let entries = u32::try_from(rows).map_err(|_| DatapathError::Size {
         what: "slots times uplinks",
@@ -63,6 +64,11 @@ pub(super) fn shapes(config: &DatapathConfig) -> Result<[Shape; 14], DatapathErr
         array(names::LEASE, size::<Lease>(), 1, 0),
         array(names::OFF, size::<Off>(), 1, 0),
         Shape { kind: PERCPU_ARRAY, ..array(names::MARKED, size::<Count>(), 2, 0) },
+        Shape { kind: PROG_ARRAY, ..array(names::XDP_CALL, 4, 1, 0) },
+        Shape {
+            kind: PERCPU_ARRAY,
+            ..array(names::XDP_SEEN, size::<Count>(), names::XDP_SEEN_UNKNOWN + 1, 0)
+        },
         hash(names::LIVE, size::<LiveKey>(), size::<LiveValue>(), MAX_LIVE),
     ])
 }

@@ -12,6 +12,7 @@ use std::path::Path;
 const BPF_FS_MAGIC: u32 = 0xcafe_4a11;
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_PROG_QUERY: libc::c_long = 16;
 const BPF_BTF_LOAD: libc::c_long = 18;
 const BPF_MAP_TYPE_HASH: u32 = 1;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
@@ -172,6 +173,57 @@ struct MapUpdate {
     key: u64,
     value: u64,
     flags: u64,
+}
+
+/// The part of `union bpf_attr` that BPF_PROG_QUERY reads for tcx, up to where it writes the count.
+#[repr(C)]
+struct ProgQuery {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    padding: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+/// Programs of a tcx chain, by id, first one first; at most 64. aya's query asks for each program's details too, for
+/// which CAP_NET_ADMIN is not enough.
+pub(super) fn query_tcx(ifindex: IfIndex, attach_type: u32) -> io::Result<Vec<u32>> {
+    let mut ids = [0_u32; 64];
+    let mut attr = ProgQuery {
+        target_ifindex: ifindex.get(),
+        attach_type,
+        query_flags: 0,
+        attach_flags: 0,
+        prog_ids: std::ptr::from_mut(&mut ids).expose_provenance() as u64,
+        count: 64,
+        padding: 0,
+        prog_attach_flags: 0,
+        link_ids: 0,
+        link_attach_flags: 0,
+        revision: 0,
+    };
+    // SAFETY: `attr` is a prefix of `union bpf_attr` for this command, which writes its answer there and into `ids`.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, std::ptr::from_mut(&mut attr), size_of::<ProgQuery>())
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let count = usize::try_from(attr.count).unwrap_or_default();
+    Ok(ids.into_iter().take(count).collect())
+}
+
+/// Puts the calling thread alone into a network namespace of its own.
+pub(super) fn leave_network() -> io::Result<()> {
+    // SAFETY: no pointers.
+    let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn fd_number(fd: BorrowedFd<'_>) -> io::Result<u32> {

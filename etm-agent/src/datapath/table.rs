@@ -139,30 +139,25 @@ impl PrefixTable {
     }
 
     /// Prefixes of one family.
-    fn insert_part(&mut self, mut part: &[(Prefix, SlotId)]) -> Result<(), DatapathError> {
-        while !part.is_empty() {
-            let (done, problem) = match self.enter(part) {
-                Ok(()) => (part.len(), None),
-                Err((done, error)) => (done.min(part.len()), Some(error)),
-            };
-            let (entered, rest) = part.split_at(done);
-            for &(prefix, slot) in entered {
-                self.set_length(slot, prefix.len());
-                if let Some(arrays) = &mut self.arrays {
-                    arrays.insert(prefix, slot);
-                }
-                self.entries += 1;
+    fn insert_part(&mut self, part: &[(Prefix, SlotId)]) -> Result<(), DatapathError> {
+        let (done, problem) = match self.enter(part) {
+            Ok(()) => (part.len(), None),
+            Err((done, error)) => (done.min(part.len()), Some(error)),
+        };
+        let (entered, rest) = part.split_at(done);
+        for &(prefix, slot) in entered {
+            self.set_length(slot, prefix.len());
+            if let Some(arrays) = &mut self.arrays {
+                arrays.insert(prefix, slot);
             }
-            part = rest;
-            let (Some(error), Some((&(prefix, slot), after))) = (problem, rest.split_first()) else {
-                continue;
-            };
-            if error.raw_os_error() != Some(libc::ENOSPC) {
-                return Err(DatapathError::Table { doing: "enter", prefix, cause: MapError::IoError(error) });
-            }
-            self.refused.insert(prefix, slot);
-            part = after;
+            self.entries += 1;
         }
+        let (Some(error), Some(&(prefix, _))) = (problem, rest.first()) else { return Ok(()) };
+        if error.raw_os_error() != Some(libc::ENOSPC) {
+            return Err(DatapathError::Table { doing: "enter", prefix, cause: MapError::IoError(error) });
+        }
+        // The trie is full: none of the others is asked for.
+        self.refused.extend(rest.iter().copied());
         Ok(())
     }
 

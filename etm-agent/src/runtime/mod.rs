@@ -27,6 +27,7 @@ mod start;
 mod stop;
 mod table;
 
+pub use crate::datapath::{Capability, Feature, Findings, Interface, OnHook, Pin, examine};
 pub use crate::telemetry::LogFormat;
 pub use agent::{DetachFrom, check, detach, run, switch_off};
 pub use clock::boottime;

@@ -124,9 +124,30 @@ fn attach(settings: &Settings, interfaces: &Interfaces, opened: &mut Opened) -> 
         let how = opened.datapath.attach_uplink(uplink_id(index), link.ifindex, header(link))?;
         tracing::info!(interface = %link.name, hook = ?how, "counting what leaves");
     }
+    offer_xdp(settings, interfaces, &mut opened.datapath)?;
     for link in inside {
         let how = opened.datapath.attach_inside(link.ifindex)?;
         tracing::info!(interface = %link.name, hook = ?how, "marking what comes in, while the lease is fresh");
+    }
+    Ok(())
+}
+
+/// A forwarder that does not call is no reason not to start: it finds the map to call by only when ETM has made it.
+fn offer_xdp(
+    settings: &Settings,
+    interfaces: &Interfaces,
+    datapath: &mut Datapath,
+) -> Result<(), AgentError> {
+    let chosen = &settings.datapath.xdp;
+    if chosen.is_empty() {
+        return Ok(datapath.leave_forwarders()?);
+    }
+    datapath.serve_forwarders()?;
+    for link in interfaces.inside.iter().filter(|link| chosen.contains(&link.name)) {
+        match datapath.check_forwarder(link.ifindex) {
+            Ok(found) => tracing::info!(interface = %link.name, ?found, "counting what is redirected in XDP"),
+            Err(error) => tracing::error!(%error, "what is redirected in XDP is not counted"),
+        }
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use super::clock::boottime;
 use super::decider::uplink_id;
 use super::error::AgentError;
 use crate::control::schema::Quantiles;
-use crate::core::input::{LinkEvent, Sample, SlotCount, TableFill, UplinkSample};
+use crate::core::input::{Basis, LinkEvent, Sample, SlotCount, TableFill, UplinkSample};
 use crate::datapath::{Counters, Datapath, KernelLog, LinkHeader};
 use crate::fib::StatsReader;
 use crate::types::{IfIndex, UplinkId};
@@ -138,7 +138,13 @@ impl Sampler {
     /// The device's account between two readings of our own.
     fn books(&mut self, uplink: UplinkId, ifindex: IfIndex) -> Result<UplinkSample, AgentError> {
         let before = self.counters.total(uplink)?;
-        let device = self.stats.read(ifindex)?;
+        let mut device = self.stats.read(ifindex)?;
+        if device.basis == Basis::Qdisc {
+            // No queue saw these: the interface was given them in XDP. Between the brackets, like the device's own.
+            let redirected = self.counters.redirected(uplink)?;
+            device.sent.bytes = device.sent.bytes.wrapping_add(redirected.bytes);
+            device.sent.packets = device.sent.packets.wrapping_add(redirected.packets);
+        }
         let at = boottime();
         let after = self.counters.total(uplink)?;
         let uncounted = self.counters.uncounted(uplink);

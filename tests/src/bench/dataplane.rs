@@ -1,5 +1,6 @@
 //! What the data plane costs with the Internet's table: per packet, per load, per update, per sample, in memory.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -23,8 +24,8 @@ const SMALL: Size = Size { prefixes4: 85_000, prefixes6: 15_000, uplinks: 2, fas
 /// The best of so many, in turns, so that a busy moment hits all alike.
 const ROUNDS: usize = 5;
 const PACKETS: u32 = 500_000;
-/// Rows that differ from the sample before.
-const CHANGED: u32 = 200_000;
+/// Rows written before each sample; some twice, so that a little over 200,000 differ.
+const CHANGED: u32 = 210_000;
 
 /// Everything, in an order in which nothing disturbs the memory figures.
 pub(super) fn run(options: &BenchOptions) -> Result<(), LabError> {
@@ -48,7 +49,36 @@ pub(super) fn run(options: &BenchOptions) -> Result<(), LabError> {
     let mut program = Program::load(&root, slots(LARGE), Way::Fast)?;
     options.show(&update::run(&mut opened, &entries, &mut program)?);
     options.show(&sample(&mut opened, &root)?);
+    let prefixes = fill_up(&mut opened, &table)?;
+    options.show(&memory(before, prefixes, LARGE)?);
     Ok(())
+}
+
+/// As many prefixes as there is room for; returns how many that are.
+fn fill_up(opened: &mut Opened, table: &[Prefix]) -> Result<usize, LabError> {
+    let known: BTreeSet<Prefix> = table.iter().copied().collect();
+    let mut dice = Dice::new(11);
+    let mut more = BTreeSet::new();
+    for (v4, len, room) in [(true, 24, LARGE.prefixes4), (false, 48, LARGE.prefixes6)] {
+        let of_family = |prefix: &&Prefix| prefix.addr().is_ipv4() == v4;
+        let like: Vec<Prefix> = table.iter().filter(of_family).copied().collect();
+        // One is left for the default route that `sample` entered.
+        let room = usize::try_from(room).unwrap_or_default() - 1;
+        let end = more.len() + room.saturating_sub(like.len());
+        while more.len() < end {
+            let beside = like[dice.below(like.len())];
+            let prefix = routes::inside(beside, beside.len().min(len - 8), dice.address(), len);
+            more.extend(prefix.filter(|prefix| !known.contains(prefix)));
+        }
+    }
+    let first = u32::try_from(table.len()).unwrap_or(u32::MAX);
+    let changes: Vec<TableChange> = more
+        .into_iter()
+        .zip(first..)
+        .map(|(prefix, slot)| TableChange::Insert { prefix, slot: SlotId(slot) })
+        .collect();
+    opened.table.apply(&changes).map_err(failed("fill the table"))?;
+    usize::try_from(opened.table.fill().entries).map_err(failed("count the entries"))
 }
 
 fn slots(size: Size) -> u32 {

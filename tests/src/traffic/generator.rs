@@ -22,8 +22,11 @@ use crate::traffic::{ETHERNET_HEADER, HEADER, Ledger, PORT, Tally, encode_header
 
 /// Pause between two rounds of sending.
 const TICK: Duration = Duration::from_millis(1);
-/// How much faster than its rate the source may send to make up for a late wake-up.
-const CATCH_UP: f64 = 3.0;
+/// How much faster than its rate the source may send to make up for a late wake-up: less than the room that an
+/// uplink at its limit has left, or the lab would lose packets by its own doing.
+const CATCH_UP: f64 = 1.1;
+/// Longest time that is made up for at once: the queue of an uplink takes the burst.
+const AT_ONCE: f64 = 0.015;
 /// Messages in one system call.
 const BATCH: usize = 64;
 
@@ -180,13 +183,17 @@ struct Source {
 impl Source {
     fn run(&mut self) {
         let mut last = Instant::now();
+        let mut owed = 0.0;
         while !self.shared.stop.load(Ordering::Relaxed) {
             std::thread::sleep(TICK);
             let now = Instant::now();
             let elapsed = now.duration_since(last).as_secs_f64();
             last = now;
+            owed += elapsed;
+            let step = f64::min(owed, elapsed.min(AT_ONCE) * CATCH_UP);
+            owed -= step;
             for lane in &mut self.lanes {
-                let due = lane.due(&self.shared, elapsed);
+                let due = lane.due(&self.shared, step);
                 for batch in due.chunks(BATCH) {
                     lane.send(&self.shared, batch);
                 }
@@ -218,10 +225,8 @@ impl Lane {
         for (position, flow) in self.flows.iter_mut().enumerate() {
             let rate = f64::from_bits(shared.rates[flow.index].load(Ordering::Relaxed));
             flow.credit += rate * elapsed;
-            let mut allowance = (rate * TICK.as_secs_f64() * CATCH_UP).max(1.0);
-            while flow.credit >= 1.0 && allowance >= 1.0 {
+            while flow.credit >= 1.0 {
                 flow.credit -= 1.0;
-                allowance -= 1.0;
                 due.push(position);
             }
         }
