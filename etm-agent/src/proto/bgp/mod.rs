@@ -24,4 +24,4 @@ pub use martian::is_martian;
 pub use negotiated::Negotiated;
 pub use out::{AdjRibOut, Diff, OutRoute};
 pub use pack::{DEFAULT_LOCAL_PREF, OutPolicy, Packed, end_of_rib, pack};
-pub use update::{Change, Dispositions, Notice, Reset, Translated, Translator};
+pub use update::{Change, Notice, Reset, Translated, Translator};
