@@ -44,14 +44,14 @@ pub fn prefix_v4(i: u32) -> String {
 
 /// IPv6 prefix `i` that the router originates.
 pub fn prefix_v6(i: u32) -> String {
-    format!("2001:db8:{i:x}::/48")
+    format!("2001:db8:{:x}::/48", i + 1)
 }
 
 /// The customer: one session with the router, nothing of its own.
 pub fn customer_config(router_as: u32) -> String {
     format!(
         "router id {CUSTOMER_V4};\nprotocol device {{ }}\n\
-         protocol bgp router {{\n  local {CUSTOMER_V4} as {CUSTOMER_AS}; neighbor {ROUTER_CUSTOMER_V4} as {router_as};\n  \
+         protocol bgp upstream {{\n  local {CUSTOMER_V4} as {CUSTOMER_AS}; neighbor {ROUTER_CUSTOMER_V4} as {router_as};\n  \
          connect retry time 1; connect delay time 1; error wait time 1, 2; hold time 30;\n  \
          ipv4 {{ import all; export none; }};\n}}\n"
     )
@@ -122,7 +122,7 @@ fn start_bird(
          ipv6 {{ import all; export where source = RTS_STATIC; next hop address {ROUTER_V6}; add paths tx; }};\n}}\n\
          protocol bgp customer {{\n  local {ROUTER_CUSTOMER_V4} as {asn}; neighbor {CUSTOMER_V4} as {CUSTOMER_AS};\n  \
          connect retry time 1; connect delay time 1; error wait time 1, 2; hold time 30;\n  \
-         ipv4 {{ import all; export all; }};\n}}\n"
+         ipv4 {{ import all; export where source = RTS_STATIC; }};\n}}\n"
     );
     write(&directory.join("router.conf"), &text)?;
     if again {
@@ -275,7 +275,8 @@ fn start_gobgp(
         ask(setup, namespace, directory, &["neighbor"]).map(drop).map_err(|error| error.to_string())
     })?;
     for i in 0..PREFIXES {
-        ask(setup, namespace, directory, &["global", "rib", "add", &prefix_v4(i), "nexthop", ROUTER_V4])?;
+        // Without a next hop GoBGP takes itself for it, towards each peer by the address that peer knows.
+        ask(setup, namespace, directory, &["global", "rib", "add", &prefix_v4(i)])?;
         let six = prefix_v6(i);
         ask(
             setup,

@@ -143,7 +143,7 @@ impl Pair {
     pub fn customer_routes(&self) -> Result<Vec<String>, LabError> {
         let bird = Bird::existing("customer", &self.directory());
         let mut routes: Vec<String> = bird
-            .routes("protocol router")?
+            .routes("protocol upstream")?
             .iter()
             .map(|route| format!("{:?} {:?}", route.prefix, route.attributes))
             .collect();
@@ -157,7 +157,7 @@ impl Pair {
     /// The customer's BIRD does not answer.
     pub fn customer_updates(&self) -> Result<Vec<String>, LabError> {
         let bird = Bird::existing("customer", &self.directory());
-        let lines = bird.ask("show protocols all router")?;
+        let lines = bird.ask("show protocols all upstream")?;
         Ok(lines.into_iter().filter(|line| line.trim_start().starts_with("Import ")).collect())
     }
 

@@ -89,7 +89,7 @@ impl Etm {
                     match kind {
                         Kind::Learn => run_learn_with(config, ports, doors).await,
                         Kind::Inject => {
-                            drop(run_inject_with(config, inject(), decisions_rx, ports, doors).await);
+                            run_inject_with(config, inject(), decisions_rx, ports, doors).await;
                         }
                     }
                 };
