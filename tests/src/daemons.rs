@@ -230,7 +230,7 @@ fn gobgp_neighbor(setup: &Setup, etm: bool) -> String {
     let hold = if etm { 9 } else { 30 };
     let _ = write!(
         text,
-        "[neighbors.timers.config]\nhold-time = {hold}\nkeepalive-interval = {}\nconnect-retry = 5\n\
+        "[neighbors.timers.config]\nhold-time = {hold}\nkeepalive-interval = {}\nconnect-retry = 2\n\
          idle-hold-time-after-reset = 1\n[neighbors.transport.config]\npassive-mode = {}\n",
         hold / 3,
         setup.passive && etm

@@ -136,6 +136,12 @@ impl Etm {
         self.known.lock().unwrap().lost.clear();
     }
 
+    /// The last changes of the session's state.
+    pub(crate) fn changes(&self) -> Vec<SessionChange> {
+        let known = self.known.lock().unwrap();
+        known.changes.iter().rev().take(8).rev().cloned().collect()
+    }
+
     pub(crate) fn seen(&self, what: impl Fn(&SessionChange) -> bool) -> bool {
         self.known.lock().unwrap().changes.iter().any(what)
     }

@@ -122,7 +122,10 @@ fn flap(pair: &Pair, etm: &Etm, daemon: Daemon) {
     match daemon {
         Daemon::Bird => pair.ask(&["restart", "etm"]),
         Daemon::Frr => pair.ask(&[&format!("clear bgp {ETM_V4}")]),
-        Daemon::Gobgp => pair.ask(&["neighbor", ETM_V4, "reset"]),
+        // Its reset keeps everyone out for 30 s, whatever it is configured to do.
+        Daemon::Gobgp => {
+            pair.ask(&["neighbor", ETM_V4, "disable"]).and_then(|_| pair.ask(&["neighbor", ETM_V4, "enable"]))
+        }
     }
     .unwrap();
     wait_until("the session to be up again", PATIENCE, || {
@@ -153,6 +156,7 @@ fn restart(pair: &mut Pair, etm: &Etm, daemon: Daemon) {
     .unwrap();
     wait_for_table(etm, "the table after a restart");
     println!("{daemon:?}: restarted in {:?}, {} routes lost", start.elapsed(), etm.losses().len());
+    println!("{daemon:?}: {:?}", etm.changes());
     let kept = etm.seen(|change| matches!(change, SessionChange::Retained { .. }));
     assert!(kept, "{daemon:?}");
 }
