@@ -102,6 +102,8 @@ pub(super) struct Interface {
 pub(super) struct Provider {
     pub(super) name: Text,
     pub(super) asn: Option<u32>,
+    pub(super) billing: Option<Text>,
+    pub(super) billed_tags: Option<Spanned<i8>>,
     pub(super) exits: Spanned<Vec<Exit>>,
 }
 

@@ -1,5 +1,6 @@
 //! The operator's validated intent. `config` builds it; nothing here is ever an output of ETM.
 
+use super::billing::Billing;
 use crate::types::{Asn, BitRate, Community, ExitId, PeerId, Prefix, ProviderId, Share, UplinkId};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -37,6 +38,8 @@ pub struct Uplink {
     pub limit: Share,
     /// Share of the capacity below the limit that ETM leaves free when it fills a receiver.
     pub headroom: Share,
+    /// The basis of `capacity`, and of every rate that is compared with it.
+    pub billing: Billing,
 }
 
 impl Uplink {
@@ -165,6 +168,7 @@ pub(crate) mod tests {
             capacity: BitRate(50_000_000),
             limit: Share::percent(90),
             headroom: Share::percent(5),
+            billing: Billing::default(),
         };
         let exit = |name: &str, index: u16, gateways: [&str; 2]| Exit {
             name: name.to_owned(),

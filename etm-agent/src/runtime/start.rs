@@ -16,6 +16,7 @@ use crate::control::{self, Request};
 use crate::core::controller::Controller;
 use crate::core::decision::Decision;
 use crate::core::input::{Input, LinkEvent, Sample, TableFill};
+use crate::core::policy::Policy;
 use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
 use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
 use crate::types::Timestamp;
@@ -32,7 +33,7 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
         adopted.routes = routes.installed().clone();
     }
     let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
-    let controller = Controller::new(settings.policy.clone(), slots, &adopted, off.is_off()?);
+    let controller = Controller::new(policy(settings, &interfaces.uplinks), slots, &adopted, off.is_off()?);
     let (inputs, inputs_rx) = mpsc::channel(4096);
     let (requests, requests_rx) = mpsc::channel(16);
     let (samples, samples_rx) = mpsc::channel(1);
@@ -84,6 +85,15 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     spawn_control(tasks, socket, requests, rest_rx);
     spawn_sessions(tasks, sessions);
     Ok(parts)
+}
+
+/// The operator's, with what only the machine knows: interfaces without link header have no frames to bill.
+fn policy(settings: &Settings, uplinks: &[LinkReport]) -> Policy {
+    let mut policy = settings.policy.clone();
+    for (uplink, _) in policy.uplinks.iter_mut().zip(uplinks).filter(|(_, link)| !link.ethernet) {
+        uplink.billing = uplink.billing.without_header();
+    }
+    policy
 }
 
 fn sampler(

@@ -107,7 +107,8 @@ impl Controller {
             rib: Rib::new(policy.community),
             fib: FibView::default(),
             slots: Slots::new(slot_capacity, adopted),
-            rates: Rates::new(uplinks, adopted),
+            rates: Rates::new(uplinks, adopted)
+                .billed(policy.uplinks.iter().map(|uplink| uplink.billing).collect()),
             conservation: Conservation::new(uplinks),
             overrides: Overrides::default(),
             audit: Audit::default(),
