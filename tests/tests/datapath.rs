@@ -166,7 +166,7 @@ fn counts_survive_a_restart(test: &'static str, hook: Hook, attached: Attached) 
         drop(second);
         let done = datapath::detach(&root.0).unwrap();
         assert_eq!(done.links, ["40-egress"]);
-        assert_eq!(done.maps.len(), 16);
+        assert_eq!(done.maps.len(), 17);
         assert!(!root.0.exists());
         assert_eq!(run("tc filter show dev out egress"), "");
         assert!(!run("tc qdisc show dev out").contains("clsact"));
