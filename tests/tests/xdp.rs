@@ -8,14 +8,14 @@ use aya::{Ebpf, EbpfLoader};
 use etm_agent::core::decision::TableChange;
 use etm_agent::core::input::SlotCount;
 use etm_agent::datapath::{
-    self, Datapath, DatapathConfig, DatapathError, Forwarder, Hook, KernelLogLevel, LinkHeader, Opened,
+    self, Datapath, DatapathConfig, DatapathError, Forwarder, Hook, LinkHeader, Opened,
 };
 use etm_agent::types::{Count, IfIndex, SlotId, UplinkId};
+use etm_tests::dataplane::{self, Root, Size, turn};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike as _, bind, send, socket};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,40 +28,24 @@ const SLOT: SlotId = SlotId(3);
 /// Of each frame.
 const LEN: u64 = 114;
 
-/// One test at a time: a child that another test forks holds the lock on a pin root until it executes its program.
-/// None where the tests of this file cannot run; says why.
+/// One test at a time, with the forwarder's object. None where the tests of this file cannot run; says why.
 fn start() -> Option<(MutexGuard<'static, ()>, PathBuf)> {
-    static SERIAL: Mutex<()> = Mutex::new(());
-    let here = std::env::current_exe().unwrap();
-    let forwarder =
-        here.ancestors().map(|dir| dir.join("ebpf/etm-forwarder.bpf.o")).find(|path| path.is_file());
-    let reason = match forwarder {
-        _ if !nix::unistd::geteuid().is_root() => "needs root for network namespaces and eBPF",
-        Some(object) if !datapath::object().is_empty() => {
-            return Some((SERIAL.lock().unwrap_or_else(PoisonError::into_inner), object));
+    let turn = turn()?;
+    match dataplane::object("etm-forwarder.bpf.o") {
+        Ok(object) => Some((turn, object)),
+        Err(error) => {
+            println!("SKIP {error}");
+            None
         }
-        _ => "built without the eBPF objects: run `cargo xtask build-ebpf` first",
-    };
-    println!("SKIP {reason}");
-    None
+    }
 }
 
 fn run(line: &str) -> String {
-    let mut words = line.split(' ');
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    dataplane::run(line).unwrap()
 }
 
-/// Runs `body` on a thread with a new network namespace, which ends with it.
 fn in_namespace(body: impl FnOnce() + Send + 'static) {
-    let thread = thread::spawn(|| {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        body();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
+    dataplane::in_namespace(body).unwrap();
 }
 
 /// 192.0.2.0/24 behind `in`, 198.18.0.0/16 behind `out`, 198.19.0.0/16 behind `else`.
@@ -87,42 +71,18 @@ fn make_links() {
     }
 }
 
-/// A pin root that is gone afterwards, whatever happened.
-struct Root(PathBuf);
-
-impl Root {
-    fn new(test: &str) -> Root {
-        Root(PathBuf::from(format!("/sys/fs/bpf/etm-test-{}-{test}", std::process::id())))
-    }
-
-    fn config(&self) -> DatapathConfig {
-        DatapathConfig {
-            pin_root: self.0.clone(),
-            slots: 16,
-            uplink_rows: 1,
-            prefixes4: 4,
-            prefixes6: 4,
-            fast_path: false,
-            uplinks: vec!["out".into()],
-            hook: Hook::Auto,
-            kernel_log: KernelLogLevel::Off,
-        }
-    }
-
-    /// With one prefix for what lies behind `out`, and counting there.
-    fn open(&self) -> Opened {
-        let mut opened = Datapath::open(&self.config()).unwrap();
-        opened.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap();
-        let prefix = "198.18.0.0/16".parse().unwrap();
-        opened.table.apply(&[TableChange::Insert { prefix, slot: SLOT }]).unwrap();
-        opened
-    }
+fn config(root: &Root) -> DatapathConfig {
+    let size = Size { prefixes4: 4, prefixes6: 4, uplinks: 1, fast_path: false };
+    DatapathConfig { slots: 16, uplinks: vec!["out".into()], ..root.config(size) }
 }
 
-impl Drop for Root {
-    fn drop(&mut self) {
-        let _ = datapath::detach(&self.0);
-    }
+/// With one prefix for what lies behind `out`, and counting there.
+fn open(root: &Root) -> Opened {
+    let mut opened = Datapath::open(&config(root)).unwrap();
+    opened.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap();
+    let prefix = "198.18.0.0/16".parse().unwrap();
+    opened.table.apply(&[TableChange::Insert { prefix, slot: SLOT }]).unwrap();
+    opened
 }
 
 /// How a forwarder is loaded.
@@ -138,7 +98,7 @@ fn forwarder(object: &Path, root: Option<&Root>, kind: Kind) -> Ebpf {
     let mut loader = EbpfLoader::new();
     loader.btf(None).override_global("STATES", &kind.states, true);
     if let Some(root) = root {
-        loader.map_pin_path("etm_xdp_call", root.0.join("etm_xdp_call"));
+        loader.map_pin_path("etm_xdp_call", root.path().join("etm_xdp_call"));
     }
     let mut object = loader.load_file(object).unwrap();
     let program: &mut Xdp = object.program_mut("forward").unwrap().try_into().unwrap();
@@ -214,7 +174,7 @@ fn each_packet_is_counted_once(test: &'static str, kind: Kind) {
     in_namespace(move || {
         make_links();
         let root = Root::new(test);
-        let mut opened = root.open();
+        let mut opened = open(&root);
         opened.datapath.serve_forwarders().unwrap();
         let _forwarder = forwarder(&object, Some(&root), kind);
         let inlet = inlet();
@@ -274,7 +234,7 @@ fn counting_in_xdp_survives_the_agent_and_ends_with_its_pins() {
     in_namespace(move || {
         make_links();
         let root = Root::new("xdp-restart");
-        let mut first = root.open();
+        let mut first = open(&root);
         first.datapath.serve_forwarders().unwrap();
         first.datapath.keep();
         let _forwarder = forwarder(&object, Some(&root), Kind { mode: XdpMode::Skb, states: 0 });
@@ -287,7 +247,7 @@ fn counting_in_xdp_survives_the_agent_and_ends_with_its_pins() {
         };
         offer(20);
         wait_for("out-peer", 20);
-        let mut second = root.open();
+        let mut second = open(&root);
         second.datapath.serve_forwarders().unwrap();
         second.datapath.keep();
         offer(20);
@@ -295,7 +255,7 @@ fn counting_in_xdp_survives_the_agent_and_ends_with_its_pins() {
         assert_eq!(second.counters.redirected(UPLINK).unwrap(), count(40));
         assert_eq!(second.counters.total(UPLINK).unwrap(), count(40));
         drop(second);
-        datapath::detach(&root.0).unwrap();
+        datapath::detach(root.path()).unwrap();
         offer(20);
         wait_for("out-peer", 60);
     });
@@ -307,7 +267,7 @@ fn an_interface_that_another_program_holds_is_named_with_what_to_do() {
     in_namespace(move || {
         make_links();
         let root = Root::new("xdp-held");
-        let mut opened = root.open();
+        let mut opened = open(&root);
         let error = opened.datapath.check_forwarder(IN).unwrap_err();
         assert!(matches!(error, DatapathError::XdpNothing { .. }), "{error}");
         assert!(error.to_string().contains("start the forwarder first"), "{error}");
@@ -332,12 +292,12 @@ fn the_doctor_shows_what_is_on_the_hooks_whosever_it_is() {
     in_namespace(move || {
         make_links();
         let root = Root::new("doctor");
-        let mut opened = root.open();
+        let mut opened = open(&root);
         opened.datapath.attach_inside(IN).unwrap();
         let _forwarder = forwarder(&object, Some(&root), Kind { mode: XdpMode::Skb, states: 0 });
         run("tc qdisc add dev else clsact");
 
-        let found = datapath::examine(&root.0);
+        let found = datapath::examine(root.path());
         let shown: Vec<_> = found
             .interfaces
             .iter()
@@ -374,9 +334,9 @@ fn the_doctor_sees_a_clsact_filter_by_name() {
     in_namespace(|| {
         make_links();
         let root = Root::new("doctor-clsact");
-        let mut opened = Datapath::open(&DatapathConfig { hook: Hook::Clsact, ..root.config() }).unwrap();
+        let mut opened = Datapath::open(&DatapathConfig { hook: Hook::Clsact, ..config(&root) }).unwrap();
         opened.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap();
-        let found = datapath::examine(&root.0);
+        let found = datapath::examine(root.path());
         assert_eq!(found.used, ["clsact egress of out: etm_egress"]);
     });
 }
