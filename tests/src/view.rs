@@ -80,6 +80,17 @@ pub struct UplinkBooks {
     pub offered_bps: u64,
     /// On what basis.
     pub billing: String,
+    /// Counted for prefixes, cumulative.
+    pub counted: Sum,
+}
+
+/// Bytes and packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Sum {
+    /// Wire length.
+    pub bytes: u64,
+    /// Segments.
+    pub packets: u64,
 }
 
 /// Bytes and packets by (prefix, interface).
