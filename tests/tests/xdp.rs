@@ -11,8 +11,15 @@ use etm_agent::datapath::{
     self, Datapath, DatapathConfig, DatapathError, Forwarder, Hook, LinkHeader, Opened,
 };
 use etm_agent::types::{Count, IfIndex, SlotId, UplinkId};
+use etm_tests::agent::{self, Agent, AgentOptions, Site};
 use etm_tests::dataplane::{self, Root, Size, turn};
+use etm_tests::lab::{Lab, LabOptions};
+use etm_tests::poll::{pass_time, wait_until};
+use etm_tests::scene::{self, PATIENCE};
+use etm_tests::topology::Role;
+use etm_tests::traffic::{Demand, FRAME, Generator, Sink};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike as _, bind, send, socket};
+use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::MutexGuard;
@@ -95,14 +102,9 @@ struct Kind {
 
 /// The forwarder on `in`, with ETM's map by its pin, or with one of its own that nobody fills.
 fn forwarder(object: &Path, root: Option<&Root>, kind: Kind) -> Ebpf {
-    let mut loader = EbpfLoader::new();
-    loader.btf(None).override_global("STATES", &kind.states, true);
-    if let Some(root) = root {
-        loader.map_pin_path("etm_xdp_call", root.path().join("etm_xdp_call"));
-    }
-    let mut object = loader.load_file(object).unwrap();
+    let call = root.map(|root| root.path().join("etm_xdp_call"));
+    let mut object = load_forwarder(object, call.as_deref(), kind.states);
     let program: &mut Xdp = object.program_mut("forward").unwrap().try_into().unwrap();
-    program.load().unwrap();
     program.attach("in", kind.mode).unwrap();
     if kind.mode == XdpMode::Driver {
         // A veth takes redirected frames only where its peer has a program too. This one passes what is for others.
@@ -110,6 +112,18 @@ fn forwarder(object: &Path, root: Option<&Root>, kind: Kind) -> Ebpf {
             program.attach(peer, kind.mode).unwrap();
         }
     }
+    object
+}
+
+fn load_forwarder(object: &Path, call: Option<&Path>, states: u32) -> Ebpf {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None).override_global("STATES", &states, true);
+    if let Some(call) = call {
+        loader.map_pin_path("etm_xdp_call", call);
+    }
+    let mut object = loader.load_file(object).unwrap();
+    let program: &mut Xdp = object.program_mut("forward").unwrap().try_into().unwrap();
+    program.load().unwrap();
     object
 }
 
@@ -339,4 +353,69 @@ fn the_doctor_sees_a_clsact_filter_by_name() {
         let found = datapath::examine(root.path());
         assert_eq!(found.used, ["clsact egress of out: etm_egress"]);
     });
+}
+
+/// A whole lab with a forwarder on its inside interface: ETM counts what it redirects and what it leaves to the kernel,
+/// and its books hold, though no queue sees the first.
+fn books_hold_in_a_lab(uplink_bps: u64, basis: &str) {
+    let Some((_serial, object)) = start() else { return };
+    let Some(_turn) = scene::turn() else { return };
+    let lab = Lab::up(LabOptions { uplink_bps, ..LabOptions::default() }).unwrap();
+    let options = AgentOptions::observe();
+    let text = agent::config(&Site::of(&lab), &options);
+    let text = text.replacen("[datapath]\n", "[datapath]\nxdp = [\"in0\"]\n", 1);
+    let config = agent::write_text(&lab, &text).unwrap();
+    let sink = Sink::start(&lab.namespace(Role::Sink)).unwrap();
+    let agent = Agent::start_by(&lab, &config, options.log).unwrap();
+    wait_until("etm-agent to be ready", PATIENCE, || agent.ready(lab.table())).unwrap();
+    let call = lab.pin_root().join("etm_xdp_call");
+    let border = lab.namespace(Role::Border);
+    let attached = || {
+        let mut object = load_forwarder(&object, Some(&call), 0);
+        let program: &mut Xdp = object.program_mut("forward").unwrap().try_into().unwrap();
+        program.attach("in0", XdpMode::Skb).unwrap();
+        Ok(object)
+    };
+    let forwarder = border.inside(attached).unwrap();
+    let flows = Demand::by_home(30.0, 10.0, 6.0).flows(lab.table(), FRAME);
+    let mut generator = Generator::start(&lab.namespace(Role::Content), &flows, FRAME).unwrap();
+    // A window of the books, and some.
+    pass_time(Duration::from_secs(13));
+    generator.stop();
+    assert_eq!(sink.drain(&generator, PATIENCE).unwrap(), 0, "packets lost in the lab");
+    let mut arrived: BTreeMap<String, u64> = BTreeMap::new();
+    for ((provider, _), received) in sink.received() {
+        *arrived.entry(provider.uplink().to_owned()).or_default() += received.ledger.total.packets;
+    }
+    let books = wait_until("the totals to stand still", PATIENCE, || {
+        let books = agent.books().map_err(|error| error.to_string())?;
+        let counted: BTreeMap<String, u64> =
+            books.iter().map(|uplink| (uplink.name.clone(), uplink.counted.packets)).collect();
+        if counted == arrived { Ok(books) } else { Err(format!("counted {counted:?}, arrived {arrived:?}")) }
+    })
+    .unwrap();
+    let dump = run(&format!("bpftool -j map dump pinned {}", lab.pin_root().join("etm_xdp_seen").display()));
+    let seen: Vec<serde_json::Value> = serde_json::from_str(&dump).unwrap();
+    let redirected = |row: &serde_json::Value| -> u64 {
+        let cpus = row["formatted"]["values"].as_array().unwrap();
+        cpus.iter().map(|cpu| cpu["value"]["packets"].as_u64().unwrap()).sum()
+    };
+    let by_xdp: u64 = seen.iter().take(3).map(redirected).sum();
+    let all: u64 = arrived.values().sum();
+    assert!(by_xdp > all / 4 && by_xdp < all, "{by_xdp} of {all} packets were redirected: IPv4 alone");
+    for uplink in books {
+        assert_eq!((&*uplink.basis, &*uplink.book), (basis, "exact"), "{uplink:?}");
+        assert_eq!((uplink.worst.packet_error, uplink.worst.failed), (0, 0), "{uplink:?}");
+    }
+    drop(forwarder);
+}
+
+#[test]
+fn the_books_hold_where_a_forwarder_passes_by_the_qdisc() {
+    books_hold_in_a_lab(500_000_000, "qdisc");
+}
+
+#[test]
+fn the_books_hold_where_a_forwarder_hands_frames_to_a_device_without_qdisc() {
+    books_hold_in_a_lab(0, "device");
 }
