@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use crate::error::LabError;
 
 mod dataplane;
+mod fib;
 mod forward;
 mod kernel;
 mod mixes;
@@ -48,11 +49,16 @@ pub struct Bench {
 }
 
 /// Every bench, in alphabetical order.
-pub const BENCHES: [Bench; 3] = [
+pub const BENCHES: [Bench; 4] = [
     Bench {
         name: "dataplane",
         about: "nanoseconds per lookup, load, update, sample and kernel memory with the Internet's table",
         run: dataplane::run,
+    },
+    Bench {
+        name: "fib",
+        about: "milliseconds to add, replace and delete 200,000 routes, beside `ip -batch`",
+        run: fib::run,
     },
     Bench {
         name: "forward",
