@@ -3,6 +3,10 @@
 //!
 //! Each daemon gets the same bytes from the same feeder, which wrote them before anything began.
 
+use std::net::IpAddr;
+
+use etm_agent::types::Prefix;
+
 use super::{BenchOptions, routes};
 use crate::error::LabError;
 
@@ -24,6 +28,7 @@ pub(super) fn run(options: &BenchOptions) -> Result<(), LabError> {
         None if options.quick => routes::sized(50),
         None => routes::generated(),
     };
+    table.retain(|prefix| is_routable(*prefix));
     // Every family keeps its share.
     let wanted = if options.quick { QUICK } else { FULL };
     let surplus = table.len().saturating_sub(wanted);
@@ -42,4 +47,12 @@ pub(super) fn run(options: &BenchOptions) -> Result<(), LabError> {
         options.show(&ingest::run(&groups, &few)?);
     }
     Ok(())
+}
+
+/// No daemon accepts routes to loopback and link-local space.
+fn is_routable(prefix: Prefix) -> bool {
+    match prefix.addr() {
+        IpAddr::V4(addr) => !addr.is_loopback() && !addr.is_link_local() && addr.octets()[0] != 10,
+        IpAddr::V6(_) => true,
+    }
 }

@@ -56,7 +56,7 @@ impl Daemon {
         match &self.tell {
             Tell::Etm(_) => Ok(self.etm_routes()?.into_iter().sum()),
             Tell::Bird(bird) => {
-                let lines = bird.ask("show protocols all")?;
+                let lines = bird.ask("show protocols all \"p*\"")?;
                 let imported = lines.iter().filter_map(|line| {
                     let rest = line.trim().strip_prefix("Routes:")?;
                     rest.split_whitespace().next()?.parse::<usize>().ok()

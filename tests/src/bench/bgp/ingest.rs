@@ -15,7 +15,7 @@ use super::site::{Memory, Site};
 use super::speaker::{Desk, Speaker};
 
 /// No daemon measured so far took longer.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// What one daemon did.
 pub(super) struct Taken {
