@@ -40,6 +40,12 @@ enum Command {
         /// Routing table instead of a generated one: lines `prefix<TAB>anything`, also as .zst.
         #[arg(long)]
         table: Option<PathBuf>,
+        /// Smaller sizes, to see that it runs; where a bench has them.
+        #[arg(long)]
+        quick: bool,
+        /// One part of a bench that has several, such as `ingest` of `bgp`.
+        #[arg(long)]
+        part: Option<String>,
         /// One JSON object per line on standard output.
         #[arg(long)]
         json: bool,
@@ -59,7 +65,9 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Lab(command) => lab_command::run(command),
         Command::Demo { json } => run_demo(json),
-        Command::Bench { name, table, json } => run_bench(name.as_deref(), &BenchOptions { json, table }),
+        Command::Bench { name, table, quick, part, json } => {
+            run_bench(name.as_deref(), &BenchOptions { json, table, quick, part })
+        }
         Command::Reap { id } => state::reap(&id).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error: LabError| {
