@@ -8,11 +8,12 @@ use super::policy::Policy;
 use super::rib::Rib;
 use super::topology::Topology;
 use crate::types::{BitRate, ExitId, IfIndex, Prefix, PrefixMap, Timestamp};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// All overrides, planned or in effect.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Overrides {
     map: PrefixMap<Override>,
 }

@@ -6,6 +6,7 @@
 use super::decision::Adopted;
 use super::input::SlotCount;
 use crate::types::{BitRate, Count, SlotId, Timestamp, UplinkId};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ pub const SMOOTHING: Duration = Duration::from_secs(10);
 
 /// Rates of all rows. Memory follows the rows that ever carried traffic, not the size of the table:
 /// four bytes per row of the table, and a whole record only for those.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rates {
     uplinks: usize,
     last_at: Option<Timestamp>,
@@ -25,7 +26,7 @@ pub struct Rates {
     active: Vec<usize>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Record {
     row: usize,
     last: Count,

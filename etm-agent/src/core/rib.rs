@@ -5,12 +5,13 @@ use super::input::{RouteBatch, RouteChange};
 use super::preference::{Candidate, ranked};
 use super::topology::Topology;
 use crate::types::{Community, ExitId, PathId, PeerId, Prefix, PrefixMap, RouteAttrs};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 /// One route as received.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Route {
     peer: PeerId,
     path_id: PathId,
@@ -29,7 +30,7 @@ pub enum Presence {
 }
 
 /// The routes of all sources.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rib {
     routes: PrefixMap<Vec<Route>>,
     own: Community,

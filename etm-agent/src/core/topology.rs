@@ -4,11 +4,12 @@
 use super::input::LinkEvent;
 use super::policy::Policy;
 use crate::types::{Asn, ExitId, IfIndex, UplinkId};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// Live view of the configured exits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Topology {
     exit_of: BTreeMap<IpAddr, ExitId>,
     uplink_of: Vec<UplinkId>,
@@ -17,7 +18,7 @@ pub struct Topology {
 }
 
 /// What is known of an uplink's link.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// Interface index while it exists.
     pub ifindex: Option<IfIndex>,
