@@ -41,3 +41,5 @@ pub mod projection;
 pub mod view;
 
 pub mod controller;
+
+pub mod record;

@@ -147,6 +147,19 @@ impl Rates {
         self.over_uplinks(slot).map(|record| record.smoothed).sum()
     }
 
+    /// A row as read last.
+    pub fn last(&self, slot: SlotId, uplink: UplinkId) -> Count {
+        self.record(slot, uplink).map_or(Count::default(), |record| record.last)
+    }
+
+    /// True where every index leads somewhere.
+    pub fn is_whole(&self, uplinks: usize) -> bool {
+        let inside = |place: &u32| usize::try_from(*place).is_ok_and(|place| place <= self.records.len());
+        self.uplinks == uplinks.max(1)
+            && self.places.iter().all(inside)
+            && self.active.iter().all(|place| *place < self.records.len())
+    }
+
     /// What was counted in a row since the prefix has it.
     pub fn count(&self, slot: SlotId, uplink: UplinkId) -> Count {
         self.record(slot, uplink).map_or(Count::default(), |record| record.last.since(record.base))

@@ -50,6 +50,11 @@ impl Topology {
         }
     }
 
+    /// The same with links as known.
+    pub fn with_links(policy: &Policy, links: Vec<Link>) -> Topology {
+        Topology { links, ..Topology::new(policy) }
+    }
+
     /// Takes note of a link report; true where `up` or the index changed.
     pub fn set_link(&mut self, event: LinkEvent) -> bool {
         let Some(link) = self.links.get_mut(event.uplink.index()) else { return false };

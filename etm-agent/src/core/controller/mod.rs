@@ -5,8 +5,11 @@
 
 mod explain;
 mod intake;
+mod restore;
 mod round;
 mod show;
+
+pub use restore::OtherShape;
 
 use super::audit::{Audit, EndReason, Event, EventKind};
 use super::conservation::Conservation;
