@@ -31,6 +31,17 @@ pub struct Counted {
     pub decisions: u64,
 }
 
+impl std::ops::Add for Counted {
+    type Output = Counted;
+    fn add(self, other: Counted) -> Counted {
+        Counted {
+            inputs: self.inputs + other.inputs,
+            rounds: self.rounds + other.rounds,
+            decisions: self.decisions + other.decisions,
+        }
+    }
+}
+
 /// The first thing that is not the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
