@@ -111,7 +111,7 @@ pub(super) fn run(wanted: &Wanted) -> Result<(String, bool), ReplayError> {
             Ok(false) => break,
             Err(ReplayError::Recording(error)) => {
                 pass.unclaimed(file, &error);
-                pass.at = None;
+                pass.leave();
                 first_error.get_or_insert(error);
             }
             Err(error) => return Err(error),
@@ -216,7 +216,7 @@ impl<'a> Pass<'a> {
             Some(End::Rotated | End::Stopped) => {}
             Some(End::Gap { lost }) => {
                 self.unclaimed(path, &format!("at least {lost} inputs after it were not recorded"));
-                self.at = None;
+                self.leave();
             }
             None => self.unclaimed(
                 path,
@@ -240,6 +240,7 @@ impl<'a> Pass<'a> {
             self.report.difference = Some(Difference {
                 input: replay.counted().inputs,
                 round: replay.counted().rounds,
+                handed_in: "a keyframe",
                 at_ns: header.boot,
                 what: "the state at a keyframe",
                 prefix: None,
@@ -306,3 +307,6 @@ impl<'a> Pass<'a> {
         Ok((text + "\n", equal))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,9 +48,10 @@ fn verified(text: &mut String, report: &Report) {
     let of = difference.prefix.map(|prefix| format!(" for {prefix}")).unwrap_or_default();
     let _ = writeln!(
         text,
-        "first difference: {}{of}, at input {}, round {}, {} after boot\n  recorded: {}\n  replayed: {}",
+        "first difference: {}{of}, at input {} ({}), round {}, {} after boot\n  recorded: {}\n  replayed: {}",
         difference.what,
         difference.input,
+        difference.handed_in,
         difference.round,
         difference.at_ns,
         difference.recorded,

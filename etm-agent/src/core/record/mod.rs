@@ -61,4 +61,4 @@ pub enum RecordError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

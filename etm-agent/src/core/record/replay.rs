@@ -49,6 +49,8 @@ pub struct Difference {
     pub input: u64,
     /// Number of the round, from 1.
     pub round: u64,
+    /// What kind of input.
+    pub handed_in: &'static str,
     /// When it was handed in, since boot.
     pub at_ns: Timestamp,
     /// What differs.
@@ -61,8 +63,7 @@ pub struct Difference {
     pub replayed: String,
 }
 
-/// What an input is called.
-pub fn name(input: &Input) -> &'static str {
+fn name(input: &Input) -> &'static str {
     match input {
         Input::Session(_) => "session",
         Input::Routes(_) => "routes",
@@ -120,6 +121,7 @@ impl Replay {
         Difference {
             input: self.counted.inputs,
             round: self.counted.rounds,
+            handed_in: name(&entry.input),
             at_ns: entry.now,
             what,
             prefix,
