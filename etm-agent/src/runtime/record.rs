@@ -100,7 +100,7 @@ impl Tap {
         }
         if self.shared.refusing.load(Ordering::Acquire) {
             self.unbroken = false;
-        } else if (!self.unbroken || self.shared.full.load(Ordering::Acquire)) && self.has_room() {
+        } else if self.keyframe_is_due() {
             self.keyframe(controller);
         }
         if !self.unbroken {
@@ -123,9 +123,14 @@ impl Tap {
         }
     }
 
+    fn keyframe_is_due(&self) -> bool {
+        (!self.unbroken || self.shared.full.load(Ordering::Acquire))
+            && self.has_room()
+            && !self.shared.keyframe_waiting.load(Ordering::Acquire)
+    }
+
     fn has_room(&self) -> bool {
         self.shared.waiting.load(Ordering::Acquire) < MOST_WAITING
-            && !self.shared.keyframe_waiting.load(Ordering::Acquire)
     }
 
     fn lose(&self) {
@@ -281,5 +286,119 @@ impl Recorder {
         let mut shown = self.shared.shown.lock().unwrap_or_else(PoisonError::into_inner);
         shown.file = self.writer.current().map(ToOwned::to_owned);
         (shown.files, shown.bytes, shown.inputs) = (written.files, written.bytes, written.inputs);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::decision::Adopted;
+    use crate::core::policy::tests::two_exits;
+    use crate::core::record::block::{Kind, decode};
+    use crate::core::record::entry::Decoder;
+    use crate::recording::{Reader, files};
+    use std::path::Path;
+
+    fn settings(directory: &Path) -> RecordSettings {
+        RecordSettings { directory: directory.to_owned(), at_start: true, file_bytes: 3_000, files: 100 }
+    }
+
+    fn controller() -> Controller {
+        Controller::new(two_exits(), 64, &Adopted::default(), false)
+    }
+
+    fn tick(tap: &mut Tap, controller: &mut Controller) {
+        let copy = tap.before(controller, &Input::Tick);
+        let now = boottime();
+        let outcome = controller.handle(now, Input::Tick);
+        tap.after(now, copy, &outcome);
+    }
+
+    /// Entries and lost inputs of all files, and how each ended.
+    fn read(directory: &Path) -> (u64, u64, Vec<End>) {
+        let (mut entries, mut lost, mut ends) = (0, 0, Vec::new());
+        for file in files(directory).unwrap() {
+            let mut reader = Reader::open(&file).unwrap();
+            lost += reader.header().lost;
+            reader.state().unwrap();
+            let mut decoder = Decoder::new(reader.header().boot);
+            while let Some((kind, bytes)) = reader.next().unwrap() {
+                match kind {
+                    Kind::End => ends.push(decode(&bytes, "the end").unwrap()),
+                    _ => {
+                        let mut rest = bytes.as_slice();
+                        while decoder.read(&mut rest).unwrap().is_some() {
+                            entries += 1;
+                        }
+                    }
+                }
+            }
+        }
+        (entries, lost, ends)
+    }
+
+    #[test]
+    fn everything_is_recorded_across_files_and_the_end_is_marked() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut tap, recorder) = pair(&settings(directory.path()));
+        let thread = std::thread::spawn(move || recorder.run());
+        let mut controller = controller();
+        for _ in 0..5_000 {
+            tick(&mut tap, &mut controller);
+        }
+        drop(tap);
+        thread.join().unwrap();
+        let (entries, lost, ends) = read(directory.path());
+        assert_eq!((entries, lost, ends.last()), (5_000, 0, Some(&End::Stopped)));
+    }
+
+    #[test]
+    fn a_disk_that_stands_still_loses_inputs_and_never_the_decision() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut tap, recorder) = pair(&settings(directory.path()));
+        let mut controller = controller();
+        let most = u64::try_from(DEPTH).unwrap();
+        // Nobody takes anything off the queue: the keyframe and all but one place are filled, the rest is lost.
+        for _ in 0..most + 100 {
+            tick(&mut tap, &mut controller);
+        }
+        assert_eq!(tap.view().inputs_lost, 101);
+        let thread = std::thread::spawn(move || recorder.run());
+        let mut more = 0;
+        while tap.view().inputs_lost <= 101 + more && more < 1_000_000 {
+            // Until there is room again and a new keyframe is taken.
+            if tap.unbroken {
+                break;
+            }
+            tick(&mut tap, &mut controller);
+            more += 1;
+        }
+        assert!(tap.unbroken, "it recovers");
+        tick(&mut tap, &mut controller);
+        let lost_in_all = tap.view().inputs_lost;
+        drop(tap);
+        thread.join().unwrap();
+        let (entries, lost, ends) = read(directory.path());
+        assert_eq!(lost, lost_in_all);
+        assert_eq!(entries + lost, most + 100 + more + 1);
+        assert!(ends.iter().any(|end| matches!(end, End::Gap { .. })), "{ends:?}");
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_told_and_costs_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let in_the_way = directory.path().join("file");
+        std::fs::write(&in_the_way, "").unwrap();
+        let (mut tap, recorder) = pair(&settings(&in_the_way));
+        let thread = std::thread::spawn(move || recorder.run());
+        let mut controller = controller();
+        while tap.view().error.is_none() {
+            tick(&mut tap, &mut controller);
+            std::thread::yield_now();
+        }
+        tick(&mut tap, &mut controller);
+        assert!(tap.view().inputs_lost > 0 && tap.view().file.is_none());
+        drop(tap);
+        thread.join().unwrap();
     }
 }
