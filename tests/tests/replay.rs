@@ -68,8 +68,7 @@ impl Copy {
     fn report(&self, more: &[&str]) -> Value {
         let output = self.replay(more);
         let text = String::from_utf8_lossy(&output.stdout);
-        let report: Value =
-            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        let report: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {output:?}"));
         assert_eq!(output.status.success(), report["equal"] == true, "{report}");
         report
     }
@@ -102,7 +101,10 @@ fn a_recorded_run_is_decided_again_bit_for_bit() {
     assert_eq!((&report["equal"], &report["complete"]), (&true.into(), &true.into()), "{report}");
     assert!(report["rounds"].as_u64() > Some(10) && report["decisions"].as_u64() > Some(4), "{report}");
     assert!(report["inputs"].as_u64() >= before["inputs_recorded"].as_u64(), "{report} after {before}");
-    println!("replayed {} inputs, {} rounds, {} decisions", report["inputs"], report["rounds"], report["decisions"]);
+    println!(
+        "replayed {} inputs, {} rounds, {} decisions",
+        report["inputs"], report["rounds"], report["decisions"]
+    );
 }
 
 #[test]

@@ -227,7 +227,8 @@ impl<'a> Pass<'a> {
 
     /// At a keyframe: compares with the state reached, where there is one, and goes on from it.
     fn meet(&mut self, header: &Header, bytes: &[u8], reader: &Reader) -> Result<bool, ReplayError> {
-        let follows = self.at.as_ref().is_some_and(|(_, recording)| *recording == header.recording && header.lost == 0);
+        let follows =
+            self.at.as_ref().is_some_and(|(_, recording)| *recording == header.recording && header.lost == 0);
         if follows && let Some((At::Other(_), _)) = self.at {
             return Ok(true);
         }

@@ -10,7 +10,8 @@ mod validate;
 
 pub use report::ConfigError;
 pub use settings::{
-    AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, RecordSettings, SessionSettings, Settings,
+    AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, RecordSettings,
+    SessionSettings, Settings,
 };
 
 /// The documented configuration: every key with its default, commented out where it is optional.

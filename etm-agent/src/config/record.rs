@@ -20,7 +20,10 @@ pub(super) fn settings(raw: &raw::Record, faults: &mut Vec<Fault>) -> RecordSett
         fault(size.span(), "a file of a recording is between 1 and 65536 megabytes");
     }
     if let Some(files) = raw.files.as_ref().filter(|files| !(2..=100_000).contains(files.get_ref())) {
-        fault(files.span(), "keep between 2 and 100000 files: the one being written, and one to look back at");
+        fault(
+            files.span(),
+            "keep between 2 and 100000 files: the one being written, and one to look back at",
+        );
     }
     let megabytes = raw.file_megabytes.as_ref().map_or(64, |size| *size.get_ref());
     RecordSettings {

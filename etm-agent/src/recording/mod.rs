@@ -5,7 +5,7 @@ mod reader;
 mod writer;
 
 pub use reader::{Reader, files};
-pub use writer::{Limits, Moment, Written, Writer};
+pub use writer::{Limits, Moment, Writer, Written};
 
 use crate::core::record::RecordError;
 use std::io;

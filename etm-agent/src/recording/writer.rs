@@ -235,7 +235,8 @@ impl Writer {
     /// Removes the oldest of the files before the one just begun: by number, and by what they may take together.
     fn prune(&mut self, before: &[u64]) -> Result<(), RecordingError> {
         let kept = self.limits.files.max(2) - 1;
-        let most = self.limits.file_bytes.saturating_mul(u64::try_from(self.limits.files).unwrap_or(u64::MAX));
+        let most =
+            self.limits.file_bytes.saturating_mul(u64::try_from(self.limits.files).unwrap_or(u64::MAX));
         let mut total = self.open.as_ref().map_or(0, |open| open.good);
         for (age, sequence) in before.iter().rev().enumerate() {
             let path = self.path(*sequence);

@@ -66,7 +66,8 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
         _lock: lock,
     };
     let tasks = &mut parts.tasks;
-    let decider = Decider::new(controller, (lease, off), (decisions, learning, leases), (jobs, tap), identity);
+    let decider =
+        Decider::new(controller, (lease, off), (decisions, learning, leases), (jobs, tap), identity);
     let sources = Sources {
         directives: directives_rx,
         links: links_rx,

@@ -58,7 +58,8 @@ fn row(line: &str, providers: usize) -> Option<Row> {
     let mut cells = line.split('\t');
     let prefix = cells.next()?.parse().ok()?;
     let paths: Vec<&str> = cells.collect();
-    let hops = |path: &&str| (*path != "-").then(|| u32::try_from(path.split(' ').count()).unwrap_or(u32::MAX));
+    let hops =
+        |path: &&str| (*path != "-").then(|| u32::try_from(path.split(' ').count()).unwrap_or(u32::MAX));
     let origin = paths.iter().find(|path| **path != "-")?.rsplit(' ').next()?.to_owned();
     (paths.len() == providers).then(|| Row { prefix, hops: paths.iter().map(hops).collect(), origin })
 }
@@ -67,7 +68,10 @@ fn row(line: &str, providers: usize) -> Option<Row> {
 pub(super) fn series(path: &Path) -> Result<Vec<Vec<f64>>, LabError> {
     let text = unpack(path, "gzip")?;
     let rates = |line: &str| -> Option<Vec<f64>> {
-        line.split(',').skip(1).map(|cell| cell.trim().parse::<f64>().ok().map(|rate| rate.max(0.0))).collect()
+        line.split(',')
+            .skip(1)
+            .map(|cell| cell.trim().parse::<f64>().ok().map(|rate| rate.max(0.0)))
+            .collect()
     };
     text.lines().skip(1).map(|line| rates(line).ok_or_else(|| malformed(path, line))).collect()
 }

@@ -88,8 +88,8 @@ pub(super) fn popularity(names: &[String]) -> Vec<f64> {
 /// FNV-1a.
 fn scramble(text: &str) -> u64 {
     let bytes = SEED.bytes().chain(text.bytes());
-    let sum =
-        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let sum = bytes
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     // The low bits of similar texts are similar.
     sum ^ (sum >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
 }

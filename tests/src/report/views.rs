@@ -23,9 +23,12 @@ pub struct ViewOptions {
     pub json: bool,
 }
 
-const VIEWS: [(&str, &str); 2] =
-    [("IPv4, 8 providers", "ribs/providers8-2014-v4.tsv.zst"), ("IPv6, 6 providers", "ribs/providers6-2015-v6.tsv.zst")];
-const SERIES: [(&str, &str); 2] = [("cmu", "demand/cmu-od.csv.gz"), ("bell-labs", "demand/bell-labs-od.csv.gz")];
+const VIEWS: [(&str, &str); 2] = [
+    ("IPv4, 8 providers", "ribs/providers8-2014-v4.tsv.zst"),
+    ("IPv6, 6 providers", "ribs/providers6-2015-v6.tsv.zst"),
+];
+const SERIES: [(&str, &str); 2] =
+    [("cmu", "demand/cmu-od.csv.gz"), ("bell-labs", "demand/bell-labs-od.csv.gz")];
 const PRESSURES: [f64; 4] = [0.5, 0.7, 0.85, 0.95];
 const SERIES_PRESSURES: [f64; 2] = [0.7, 0.85];
 /// Runs of a plan whose middle is its time.
@@ -36,14 +39,17 @@ const RUNS: usize = 5;
 /// # Errors
 /// The data is not what it should be, or the checker vetoes a plan.
 pub fn run(options: &ViewOptions) -> Result<bool, LabError> {
-    let Some(directory) = options.data.as_ref().filter(|data| VIEWS.iter().all(|(_, file)| data.join(file).is_file()))
+    let Some(directory) =
+        options.data.as_ref().filter(|data| VIEWS.iter().all(|(_, file)| data.join(file).is_file()))
     else {
         println!("SKIP no data: give --data DIR (or ETM_DATA) with {} and {}", VIEWS[0].1, VIEWS[1].1);
         return Ok(false);
     };
     let mut show = Show { json: options.json, heading: "" };
-    let views: Vec<(&str, View)> =
-        VIEWS.iter().map(|(name, file)| Ok((*name, View::read(&directory.join(file))?))).collect::<Result<_, LabError>>()?;
+    let views: Vec<(&str, View)> = VIEWS
+        .iter()
+        .map(|(name, file)| Ok((*name, View::read(&directory.join(file))?)))
+        .collect::<Result<_, LabError>>()?;
     for (name, view) in &views {
         for pressure in PRESSURES {
             show.row("popularity by Zipf", &still(name, view, pressure)?);
@@ -125,7 +131,13 @@ impl<'a> Problem<'a> {
     }
 
     /// Plans from `current` exits (by row of the view), has the plan checked, and says how long it took.
-    fn plan(&self, rates: &[f64], current: &[usize], warm: Option<&Warm>, runs: usize) -> Result<(Plan, f64), LabError> {
+    fn plan(
+        &self,
+        rates: &[f64],
+        current: &[usize],
+        warm: Option<&Warm>,
+        runs: usize,
+    ) -> Result<(Plan, f64), LabError> {
         let routes: Vec<Vec<Route>> = self.rows.iter().map(|row| self.routes(*row)).collect();
         let demand = |at: usize| Demand {
             rate_bps: rates[self.rows[at]],
@@ -154,7 +166,8 @@ impl<'a> Problem<'a> {
             overload_per_mbps: model.overload_per_mbps(),
             demands: &demands,
         };
-        let plan = plan.ok_or_else(|| LabError::Malformed { what: "a plan".into(), detail: "no runs".into() })?;
+        let plan =
+            plan.ok_or_else(|| LabError::Malformed { what: "a plan".into(), detail: "no runs".into() })?;
         match plan_check::check(&stated, &plan).into_iter().next() {
             Some(veto) => Err(LabError::Malformed { what: "a plan".into(), detail: veto.to_string() }),
             None => Ok((plan, times[times.len() / 2])),
@@ -257,7 +270,8 @@ fn without_one(name: &str, view: &View, pressure: f64) -> Result<Value, LabError
         let (plan, ms) = problem.plan(&rates, &exits, Some(&plan.warm), 1)?;
         let after = problem.exits(&plan, &exits);
         let planned = problem.loads(&rates, |row| after[row]);
-        let (bgp, etm) = (market::overload(&problem.ports, &plain), market::overload(&problem.ports, &planned));
+        let (bgp, etm) =
+            (market::overload(&problem.ports, &plain), market::overload(&problem.ports, &planned));
         if bgp > worst_bgp.0 {
             worst_bgp = (bgp, lost);
         }
@@ -320,7 +334,13 @@ struct Sum {
     times: Vec<f64>,
 }
 
-fn moving(name: &str, view: &View, series: &str, rates: &[Vec<f64>], pressure: f64) -> Result<Value, LabError> {
+fn moving(
+    name: &str,
+    view: &View,
+    series: &str,
+    rates: &[Vec<f64>],
+    pressure: f64,
+) -> Result<Value, LabError> {
     let homes = homes(view);
     let problem = Problem::new(view, pressure, None);
     let (mut exits, mut warm, mut sum) = (homes.clone(), None, Sum::default());

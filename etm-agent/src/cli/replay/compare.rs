@@ -77,7 +77,8 @@ impl Comparison {
             }
             let Some(row) = self.uplinks.get_mut(at) else { continue };
             for (all, side) in [(&mut row.rounds.0, recorded), (&mut row.rounds.1, other)] {
-                all.rounds.extend(side.loads.get(at).into_iter().flat_map(|loads| loads.rounds.iter().copied()));
+                all.rounds
+                    .extend(side.loads.get(at).into_iter().flat_map(|loads| loads.rounds.iter().copied()));
             }
             (row.recorded, row.other) = (Load::of(&row.rounds.0), Load::of(&row.rounds.1));
         }

@@ -76,7 +76,10 @@ fn files_of_one_recording_follow_from_one_another() {
     let recorded = Recorded::of_three_files();
     let (report, equal) = recorded.replay(Wanted::default());
     assert!(equal && report["complete"] == true, "{report}");
-    assert_eq!((&report["files"], &report["rounds"], &report["keyframes_equal"]), (&3.into(), &14.into(), &2.into()));
+    assert_eq!(
+        (&report["files"], &report["rounds"], &report["keyframes_equal"]),
+        (&3.into(), &14.into(), &2.into())
+    );
     let recording = recorded.directory.path().to_owned();
     let (text, _) = run(&Wanted { recording, ..Wanted::default() }).unwrap();
     assert!(text.contains("every decision is equal"), "{text}");
@@ -122,9 +125,11 @@ fn a_state_that_does_not_follow_is_a_difference() {
 #[test]
 fn from_and_until_choose_a_stretch() {
     let recorded = Recorded::of_three_files();
-    let (report, _) = recorded.replay(Wanted { until: Some(Moment::After(2_000_000_000)), ..Wanted::default() });
+    let (report, _) =
+        recorded.replay(Wanted { until: Some(Moment::After(2_000_000_000)), ..Wanted::default() });
     assert_eq!(report["rounds"], 2);
-    let (report, _) = recorded.replay(Wanted { from: Some(Moment::After(5_000_000_000)), ..Wanted::default() });
+    let (report, _) =
+        recorded.replay(Wanted { from: Some(Moment::After(5_000_000_000)), ..Wanted::default() });
     assert_eq!((&report["files"], &report["rounds"]), (&2.into(), &10.into()));
 }
 
@@ -135,7 +140,8 @@ fn another_configuration_shows_loads_and_moves_side_by_side() {
     let mut policy = two_exits();
     policy.max_overrides = 0;
     fs::write(&config, "[[interface]]\nname = \"elsewhere\"\ncapacity = \"1Gbit\"\n").unwrap();
-    let wanted = Wanted { recording: recorded.directory.path().to_owned(), config: Some(config), ..Wanted::default() };
+    let wanted =
+        Wanted { recording: recorded.directory.path().to_owned(), config: Some(config), ..Wanted::default() };
     assert!(matches!(run(&wanted), Err(ReplayError::Config(_))));
     let mut pass = Pass::new(&wanted, Some(policy));
     for file in files(recorded.directory.path()).unwrap() {
@@ -155,13 +161,17 @@ fn a_damaged_file_costs_itself_and_no_other() {
     fs::write(middle, bytes).unwrap();
     let (report, equal) = recorded.replay(Wanted::default());
     assert!(equal && report["complete"] == false, "{report}");
-    assert_eq!((&report["files"], &report["unclaimed"][0]["file"]), (&3.into(), &middle.display().to_string().into()));
+    assert_eq!(
+        (&report["files"], &report["unclaimed"][0]["file"]),
+        (&3.into(), &middle.display().to_string().into())
+    );
 }
 
 #[test]
 fn nothing_to_replay_is_an_error_with_a_status() {
     let directory = tempfile::tempdir().unwrap();
-    let status = |path: &Path| run(&Wanted { recording: path.to_owned(), ..Wanted::default() }).unwrap_err().status();
+    let status =
+        |path: &Path| run(&Wanted { recording: path.to_owned(), ..Wanted::default() }).unwrap_err().status();
     assert_eq!(status(directory.path()), 2);
     assert_eq!(status(&directory.path().join("absent")), 1);
     let text = directory.path().join("etm-00000001.rec");

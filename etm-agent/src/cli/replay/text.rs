@@ -60,7 +60,11 @@ fn verified(text: &mut String, report: &Report) {
 }
 
 fn compared(text: &mut String, other: &Comparison) {
-    let _ = writeln!(text, "{:<16}{:>14}{:>14}{:>14}{:>14}{:>14}", "uplink", "limit", "peak then", "peak now", "p95 then", "p95 now");
+    let _ = writeln!(
+        text,
+        "{:<16}{:>14}{:>14}{:>14}{:>14}{:>14}",
+        "uplink", "limit", "peak then", "peak now", "p95 then", "p95 now"
+    );
     for uplink in &other.uplinks {
         let _ = writeln!(
             text,

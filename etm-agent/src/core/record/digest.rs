@@ -17,7 +17,8 @@ struct Sum(u64);
 
 impl Extend<u8> for Sum {
     fn extend<T: IntoIterator<Item = u8>>(&mut self, bytes: T) {
-        self.0 = bytes.into_iter().fold(self.0, |digest, byte| (digest ^ u64::from(byte)).wrapping_mul(PRIME));
+        self.0 =
+            bytes.into_iter().fold(self.0, |digest, byte| (digest ^ u64::from(byte)).wrapping_mul(PRIME));
     }
 }
 

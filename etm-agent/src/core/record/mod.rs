@@ -27,10 +27,14 @@ mod wire;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
     /// Another kind of file.
-    #[error("this is not a recording: it does not begin with `ETM-REC`; give a file or directory that etm-agent wrote")]
+    #[error(
+        "this is not a recording: it does not begin with `ETM-REC`; give a file or directory that etm-agent wrote"
+    )]
     NotARecording,
     /// Made by a later or earlier version.
-    #[error("the recording has format version {found}, this build reads {known}; replay it with the etm that recorded it")]
+    #[error(
+        "the recording has format version {found}, this build reads {known}; replay it with the etm that recorded it"
+    )]
     Version {
         /// As the file says.
         found: u16,
@@ -38,7 +42,9 @@ pub enum RecordError {
         known: u16,
     },
     /// Cut off inside a block: what comes before it can be used.
-    #[error("the file ends inside a block, as after a crash or a full disk; what comes before can be replayed")]
+    #[error(
+        "the file ends inside a block, as after a crash or a full disk; what comes before can be replayed"
+    )]
     Truncated,
     /// Bytes were changed.
     #[error("damaged: {what}; copy the file again from where it was recorded")]
@@ -47,7 +53,9 @@ pub enum RecordError {
         what: &'static str,
     },
     /// The state was written by code whose state looks otherwise.
-    #[error("the recorded state cannot be read by this build; it was recorded by {build}: replay it with that")]
+    #[error(
+        "the recorded state cannot be read by this build; it was recorded by {build}: replay it with that"
+    )]
     OtherBuild {
         /// Build that recorded.
         build: String,

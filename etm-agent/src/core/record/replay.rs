@@ -160,6 +160,7 @@ fn rest(recorded: &Trace, replayed: &Trace) -> (&'static str, Option<Prefix>, (S
         let sides = (shown(recorded.live.as_ref()), shown(replayed.live.as_ref()));
         return ("the live rows (digests)", None, sides);
     }
-    let number = |trace: &Trace| shown(trace.decision.as_ref().map(|change| (change.generation, change.at)).as_ref());
+    let number =
+        |trace: &Trace| shown(trace.decision.as_ref().map(|change| (change.generation, change.at)).as_ref());
     ("the number or time of the decision", None, (number(recorded), number(replayed)))
 }

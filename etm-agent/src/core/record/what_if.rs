@@ -135,7 +135,8 @@ impl World {
             let delta = difference(row.count, *read);
             *read = row.count;
             let target = self.target(row, then, now);
-            let made = self.made.entry((row.slot, target)).or_insert_with(|| now.last_count(row.slot, target));
+            let made =
+                self.made.entry((row.slot, target)).or_insert_with(|| now.last_count(row.slot, target));
             *made += delta;
             touched.insert((row.slot, target));
             if target != row.uplink {
@@ -188,7 +189,8 @@ impl Side {
             let Some(from) = before.iter().find(|other| other.uplink == uplink.uplink) else { continue };
             let span = uplink.at.since(from.at);
             let rate = BitRate::from_bytes(difference(uplink.after, from.after).bytes, span);
-            let limit = controller.policy().uplinks.get(uplink.uplink.index()).map(|uplink| uplink.limit_rate());
+            let limit =
+                controller.policy().uplinks.get(uplink.uplink.index()).map(|uplink| uplink.limit_rate());
             self.overloaded += u64::from(limit.is_some_and(|limit| rate > limit));
             if let Some(loads) = self.loads.get_mut(uplink.uplink.index()) {
                 loads.rounds.push(rate);

@@ -120,12 +120,7 @@ fn readings(sample: &Sample, rows: &mut Rows) -> Readings {
         let bytes = row.count.bytes.wrapping_sub(last.bytes);
         Row { slot, uplink: row.uplink, bytes, packets: row.count.packets.wrapping_sub(last.packets) }
     });
-    Readings {
-        rows: compact.collect(),
-        at: sample.at,
-        uplinks: sample.uplinks.clone(),
-        table: sample.table,
-    }
+    Readings { rows: compact.collect(), at: sample.at, uplinks: sample.uplinks.clone(), table: sample.table }
 }
 
 fn sample(readings: Readings, rows: &mut Rows) -> Result<Sample, RecordError> {
@@ -133,8 +128,9 @@ fn sample(readings: Readings, rows: &mut Rows) -> Result<Sample, RecordError> {
     let mut counts = Vec::with_capacity(readings.rows.len());
     for row in readings.rows {
         before = before.saturating_add(row.slot);
-        let slot =
-            SlotId(u32::try_from(before).map_err(|_| RecordError::Damaged { what: "a row of the counters" })?);
+        let slot = SlotId(
+            u32::try_from(before).map_err(|_| RecordError::Damaged { what: "a row of the counters" })?,
+        );
         let last = rows.last.entry((slot, row.uplink)).or_default();
         // Count's sum wraps, as the difference did.
         *last += Count { bytes: row.bytes, packets: row.packets };
