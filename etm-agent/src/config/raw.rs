@@ -21,6 +21,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) datapath: Datapath,
     #[serde(default)]
+    pub(super) record: Record,
+    #[serde(default)]
     pub(super) interface: Vec<Interface>,
     #[serde(default)]
     pub(super) provider: Vec<Provider>,
@@ -91,6 +93,15 @@ pub(super) struct Datapath {
     pub(super) keep_on_exit: Option<bool>,
     pub(super) fast_path: Option<bool>,
     pub(super) kernel_log: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Record {
+    pub(super) directory: Option<Text>,
+    pub(super) at_start: Option<bool>,
+    pub(super) file_megabytes: Option<Spanned<u64>>,
+    pub(super) files: Option<Spanned<usize>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]

@@ -2,6 +2,7 @@
 
 use super::billing;
 use super::raw::{self, Raw, Text};
+use super::record;
 use super::report::Fault;
 use super::settings::{
     AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
@@ -64,6 +65,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
             bird_socket: raw.agent.bird_socket.as_ref().map(PathBuf::from),
         },
         datapath: check.datapath(&raw.datapath),
+        record: record::settings(&raw.record, &mut check.faults),
         policy,
         kernel,
         bgp,

@@ -28,7 +28,7 @@ impl Mode {
 }
 
 /// An interface of this router that leads to providers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Uplink {
     /// Interface name.
     pub name: String,
@@ -61,7 +61,7 @@ impl Uplink {
 }
 
 /// An AS that takes our traffic.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provider {
     /// Name the operator gave.
     pub name: String,
@@ -72,7 +72,7 @@ pub struct Provider {
 }
 
 /// One way out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// Provider name, with a number where the provider has several exits.
     pub name: String,
@@ -95,7 +95,7 @@ pub enum Role {
 }
 
 /// A source of routes, or a receiver of overrides.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// Name the operator gave.
     pub name: String,
@@ -139,7 +139,7 @@ impl Default for DecisionProcess {
 }
 
 /// A candidate route that is configured, not learnt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StaticRoute {
     /// Destination.
     pub prefix: Prefix,
@@ -148,7 +148,7 @@ pub struct StaticRoute {
 }
 
 /// Everything the decision needs to know of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// What may be done.
     pub mode: Mode,

@@ -3,10 +3,11 @@
 
 use super::decision::{Adopted, TableChange};
 use crate::types::{Prefix, PrefixMap, SlotId};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Owner of the rows.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Slots {
     of_prefix: PrefixMap<SlotId>,
     prefix_of: Vec<Option<Prefix>>,
