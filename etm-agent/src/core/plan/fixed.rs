@@ -3,6 +3,7 @@
 use super::dual::Dual;
 use super::model::Model;
 use super::primal;
+use super::rows::Cut;
 use super::tally::Tally;
 use std::cell::Cell;
 
@@ -31,7 +32,7 @@ impl Fixed {
 
     /// The dual of the rest.
     pub(super) fn dual<'a>(&'a self, model: &'a Model) -> Dual<'a> {
-        Dual { model, base: &self.base, rows: model.view(&self.weight), sharing: Cell::default() }
+        Dual { model, base: &self.base, rows: model.view(&self.weight), work: Cell::default() }
     }
 
     /// What the settled rows cost beside their loads, and the rows without traffic.
@@ -57,22 +58,18 @@ impl Fixed {
         }
     }
 
-    /// Settles the largest rows that share exits where `plan` has them; false if there was none.
-    pub(super) fn add_largest(
-        &mut self,
-        model: &Model,
-        plan: &Tally<'_>,
-        shares: &[(u32, u16, f64)],
-    ) -> bool {
-        let mut rows: Vec<usize> =
-            shares.iter().map(|share| usize::try_from(share.0).unwrap_or(usize::MAX)).collect();
-        rows.dedup();
-        rows.sort_by(|a, b| model.rate[*b].total_cmp(&model.rate[*a]).then(a.cmp(b)));
-        let before = self.rows.len();
-        for row in rows.into_iter().take(2 * self.base.len()) {
-            self.add(model, row, model.column[plan.pair(row)]);
+    /// The cheapest pair of each row at these prices, and the rows with another within twice `margin`.
+    pub(super) fn near(&self, model: &Model, prices: &[f64], margin: f64) -> (Vec<u32>, Cut) {
+        let narrow = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        let view = model.view(&self.weight);
+        let mut choice: Vec<u32> = model.start[..model.len()].to_vec();
+        let column = model.column_prices(prices);
+        let idle = vec![0.0; column.len()];
+        for row in (0..model.len()).filter(|row| model.rate[*row] <= 0.0) {
+            choice[row] = narrow(view.best(row, &idle).at);
         }
-        self.rows.len() > before
+        let cut = view.cut_seen(column, margin, 0.0, |row, at| choice[row] = narrow(at));
+        (choice, cut)
     }
 
     /// Puts the settled rows where they are settled.

@@ -7,6 +7,7 @@
 mod branch;
 mod caps;
 pub mod curve;
+mod dive;
 mod dual;
 mod fixed;
 mod master;

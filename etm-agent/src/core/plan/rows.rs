@@ -19,7 +19,7 @@ pub(super) struct Rows {
     start: Vec<u32>,
     column: Vec<u16>,
     unit: Vec<f64>,
-    weight: Vec<f64>,
+    pub(super) weight: Vec<f64>,
     /// Where each was picked.
     pub(super) row: Vec<u32>,
 }
@@ -112,6 +112,17 @@ impl<'a> View<'a> {
     /// Sets apart the rows that may change their choice, or share it, while no column price moves more than `radius`
     /// from `prices` and the smoothing is at most `width`.
     pub(super) fn cut(&self, prices: Vec<f64>, radius: f64, width: f64) -> Cut {
+        self.cut_seen(prices, radius, width, |_, _| ())
+    }
+
+    /// The same; `seen` is told the cheapest pair of each row.
+    pub(super) fn cut_seen(
+        &self,
+        prices: Vec<f64>,
+        radius: f64,
+        width: f64,
+        mut seen: impl FnMut(usize, usize),
+    ) -> Cut {
         let mut cut = Cut {
             live: Rows { start: vec![0], ..Rows::default() },
             load: vec![0.0; prices.len()],
@@ -125,11 +136,12 @@ impl<'a> View<'a> {
                 continue;
             }
             let best = self.best(row, &cut.prices);
+            seen(row, best.at);
             if best.second - best.price > margin {
                 cut.load[usize::from(self.column[best.at])] += weight;
                 cut.constant += weight * self.unit[best.at];
             } else {
-                cut.live.push(self, row, *weight);
+                cut.live.push_near(self, row, *weight, (&cut.prices, best.price + margin));
             }
         }
         cut
@@ -156,6 +168,20 @@ impl Rows {
         let (_, columns, units) = from.row(row);
         self.column.extend_from_slice(columns);
         self.unit.extend_from_slice(units);
+        self.weight.push(weight);
+        self.start.push(u32::try_from(self.column.len()).unwrap_or(u32::MAX));
+        self.row.push(u32::try_from(row).unwrap_or(u32::MAX));
+    }
+
+    /// Adds a row without the pairs that are dearer than `most`.
+    fn push_near(&mut self, from: &View<'_>, row: usize, weight: f64, (prices, most): (&[f64], f64)) {
+        let (_, columns, units) = from.row(row);
+        for (column, unit) in columns.iter().zip(units) {
+            if unit + prices[usize::from(*column)] <= most {
+                self.column.push(*column);
+                self.unit.push(*unit);
+            }
+        }
         self.weight.push(weight);
         self.start.push(u32::try_from(self.column.len()).unwrap_or(u32::MAX));
         self.row.push(u32::try_from(row).unwrap_or(u32::MAX));

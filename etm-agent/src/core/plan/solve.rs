@@ -3,6 +3,7 @@
 
 use super::branch;
 use super::caps;
+use super::dive;
 use super::dual::{Clock, Prices};
 use super::fixed::Fixed;
 use super::model::{Model, NONE};
@@ -14,8 +15,7 @@ use std::time::Duration;
 
 /// Above this share of the bound a gap is worth trying where the largest prefixes go; above the next, a dive.
 const TARGET: f64 = 4e-4;
-const DIVE: f64 = 9e-4;
-const DIVES: usize = 2;
+const TURNS: usize = 2;
 /// And above this one the bound is strengthened for prefixes that cannot be divided; with few prefixes always.
 const BRANCH: f64 = 1e-3;
 const EXACT: f64 = 1e-9;
@@ -55,34 +55,29 @@ pub fn solve(model: &Model, warm: Option<&Warm>, budget: Option<Budget<'_>>) -> 
     let start = warm.filter(|warm| warm.prices.len() == none.base().len());
     let mut prices = dual.solve(start.map(|warm| (warm.prices.as_slice(), warm.width)), &mut watch);
     prices.bound += none.constant(model);
-    let mut best = recover(model, &prices, &none, prices.bound, &mut watch);
-    let mut cost = tally_cost(&best);
-    let (mut fixed, mut turn) = (none.clone(), prices.clone());
-    if cost - prices.bound > TARGET * prices.bound.abs() && model.len() > FEW {
-        for (row, column) in branch::places(model, &prices, &mut watch) {
-            fixed.add(model, row, column);
+    let mut fixed = none.clone();
+    let mut turn = prices.clone();
+    let mut settled = dive::bulky(model, &prices);
+    let mut best: Option<Tally<'_>> = None;
+    let mut cost = f64::INFINITY;
+    for _ in 0..TURNS {
+        if settled {
+            for (row, column) in dive::places(model, &prices, &mut watch) {
+                fixed.add(model, row, column);
+            }
+            turn = fixed.dual(model).solve(Some((&turn.node, AGAIN * prices.width)), &mut watch);
         }
-        turn = fixed.dual(model).solve(Some((&turn.node, AGAIN * prices.width)), &mut watch);
-        let tried = recover(model, &turn, &fixed, prices.bound, &mut watch);
+        let tried = dive::plan(model, &turn, &fixed, prices.bound, &mut watch);
         let tried_cost = tally_cost(&tried);
         if tried_cost < cost {
-            (best, cost) = (tried, tried_cost);
+            (best, cost) = (Some(tried), tried_cost);
         }
-    }
-    for _ in 0..DIVES {
-        if cost - prices.bound <= DIVE * prices.bound.abs() || watch.over() {
+        if settled || cost - prices.bound <= TARGET * prices.bound.abs() || model.len() <= FEW {
             break;
         }
-        if !fixed.add_largest(model, &best, &turn.shares) {
-            break;
-        }
-        turn = fixed.dual(model).solve(Some((&turn.node, AGAIN * prices.width)), &mut watch);
-        let tried = recover(model, &turn, &fixed, prices.bound, &mut watch);
-        let tried_cost = tally_cost(&tried);
-        if tried_cost < cost {
-            (best, cost) = (tried, tried_cost);
-        }
+        settled = true;
     }
+    let mut best = best.unwrap_or_else(|| Tally::staying(model));
     if let Some(cap) = model.rules.max_moves.filter(|cap| caps::moves(&best) > *cap) {
         let (plan, bound) = caps::within(model, cap, &prices, &best, &mut watch);
         return conclude(model, &prices, bound, &plan, watch.expired);
@@ -103,22 +98,6 @@ pub(super) fn tally_cost(tally: &Tally<'_>) -> f64 {
         tally.model.unit[at] * if rate > 0.0 { rate } else { 1.0 }
     });
     loads + pairs.sum::<f64>()
-}
-
-/// A plan from prices.
-pub(super) fn recover<'a>(
-    model: &'a Model,
-    prices: &Prices,
-    fixed: &Fixed,
-    bound: f64,
-    clock: &mut dyn Clock,
-) -> Tally<'a> {
-    let (mut tally, choices) = primal::cheapest(model, &prices.node, prices.width);
-    primal::round(&mut tally, &prices.shares);
-    fixed.place(&mut tally);
-    let cost = tally_cost(&tally);
-    primal::improve(&mut tally, &choices, cost - bound, 1e-10 * cost.abs(), clock);
-    tally
 }
 
 /// Weighs the plan against staying and states what is proved.
@@ -191,7 +170,7 @@ fn verdict(model: &Model, stay: &Costs, plan: &Costs) -> Verdict {
 
 /// The plan with the shares that the prices ask for, where that is cheaper.
 fn split(model: &Model, prices: &Prices, whole: &Costs) -> Option<(Vec<u32>, Vec<Split>, Costs)> {
-    let (mut tally, _) = primal::cheapest(model, &prices.node, prices.width);
+    let mut tally = primal::cheapest(model, &prices.node);
     let mut column = vec![0.0; model.paths.len()];
     let mut splits = Vec::new();
     let mut shared = vec![false; model.len()];
