@@ -12,13 +12,16 @@ use std::cell::Cell;
 /// Rows near a choice that take part: so many for each row that shares exits at the prices, within bounds.
 const EACH: f64 = 8.0;
 const LEAST: f64 = 1_500.0;
-const MOST: f64 = 4_000.0;
+const MOST: f64 = 100_000.0;
 /// Rounds of settling; the first settles one row, each further one more of them.
 const ROUNDS: usize = 12;
 const MORE: f64 = 2.5;
 /// After settling, prices are looked for this many final widths around.
 const AROUND: f64 = 25.0;
 const NEARBY: f64 = 5.0;
+const FAR: f64 = 1_000.0;
+const WAY: f64 = 0.25;
+const ROOM: f64 = 4.0;
 /// A row of more than this part of an exit is bulky.
 const BULKY: f64 = 0.2;
 /// Rows in the thinned problem on which the places of the largest are found, and how finely it is priced, as a part of
@@ -27,6 +30,9 @@ const THINNED: u32 = 1_024;
 const COARSE: f64 = 3e-4;
 /// A row above this part of all traffic may go to any exit that may pay.
 const LARGE: f64 = 1e-4;
+/// So near its bound a plan of more than a few rows is good enough.
+const ENOUGH: f64 = 3e-5;
+const FEW: usize = 64;
 /// A row below this part of all traffic is left to rounding.
 const SMALL: f64 = 1e-5;
 
@@ -58,18 +64,25 @@ impl Rest<'_> {
     /// Prices of what is left, from those `now`, looked for `around` widths about them.
     fn again(&self, now: &Prices, around: f64, clock: &mut dyn Clock) -> Prices {
         let dual =
-            Dual { model: self.model, base: &self.base, rows: self.cut.live.view(), work: Cell::default() };
+            Dual { model: self.model, base: &self.base, rows: self.cut.live.view(), work: Cell::default(), sharing: Cell::default() };
         dual.polish(&self.cut, &now.node, (around * self.width, self.width), clock)
     }
 
     /// Settles the largest rows of more than `least` that share exits, more of them each time, and prices the rest anew.
-    fn dive(&mut self, mut now: Prices, least: f64, around: f64, clock: &mut dyn Clock) -> Prices {
+    fn dive(
+        &mut self,
+        mut now: Prices,
+        least: f64,
+        shift: &dyn Fn(f64) -> f64,
+        clock: &mut dyn Clock,
+    ) -> Prices {
         let model = self.model;
         let mut batch = 1.0_f64;
         for _ in 0..ROUNDS {
             let large = |parts: &&[(u32, u16, f64)]| parts.len() > 1 && model.rate[index(parts[0].0)] > least;
             let mut owed = vec![0.0; model.paths.len()];
             let mut left = batch;
+            let mut largest = 0.0_f64;
             for parts in by_size(model, &now.shares).into_iter().filter(large) {
                 if left < 1.0 {
                     break;
@@ -77,12 +90,13 @@ impl Rest<'_> {
                 left -= 1.0;
                 let column = primal::furthest_behind(parts, model.rate[index(parts[0].0)], &mut owed);
                 self.settle(parts[0].0, column);
+                largest = largest.max(model.rate[index(parts[0].0)]);
             }
             if left >= batch || clock.over() {
                 break;
             }
             batch *= MORE;
-            now = self.again(&now, around, clock);
+            now = self.again(&now, shift(largest), clock);
         }
         now
     }
@@ -106,7 +120,12 @@ pub(super) fn bulky(model: &Model, prices: &Prices) -> bool {
 }
 
 /// Where the largest rows that share exits had best go, found on a sample in which the small ones stand for their like.
-pub(super) fn places(model: &Model, prices: &Prices, clock: &mut dyn Clock) -> Vec<(usize, u16)> {
+pub(super) fn places(
+    model: &Model,
+    prices: &mut Prices,
+    fixed: &mut Fixed,
+    clock: &mut dyn Clock,
+) {
     let (small, rows) = model.thinned(usize::try_from(THINNED).unwrap_or(usize::MAX));
     let traffic: f64 = small.rate.iter().sum();
     let none = Fixed::none(&small);
@@ -114,11 +133,16 @@ pub(super) fn places(model: &Model, prices: &Prices, clock: &mut dyn Clock) -> V
     let cut = dual.rows.cut(small.column_prices(&prices.node), f64::INFINITY, prices.width);
     let width = COARSE * small.spread / 1e6;
     let mut rest = Rest { model: &small, cut, base: small.base.clone(), settled: Vec::new(), width };
-    let now = rest.again(prices, AROUND, clock);
+    let before = rest.again(prices, AROUND, clock);
     // One that stands for others has no place.
     let whole = 1.01 * traffic / f64::from(THINNED);
-    rest.dive(now, whole, AROUND, clock);
-    rest.settled.iter().map(|(row, column)| (rows[*row], *column)).collect()
+    let after = rest.dive(before.clone(), whole, &|_| AROUND, clock);
+    for (price, (before, after)) in prices.node.iter_mut().zip(before.node.iter().zip(&after.node)) {
+        *price += after - before;
+    }
+    for (row, column) in &rest.settled {
+        fixed.add(model, rows[*row], *column);
+    }
 }
 
 /// An assignment from `prices`, around what is `fixed`; `bound` is what no plan can cost less than.
@@ -129,16 +153,25 @@ pub(super) fn plan<'a>(
     bound: f64,
     clock: &mut dyn Clock,
 ) -> Tally<'a> {
-    let sharing = prices.shares.chunk_by(|a, b| a.0 == b.0).count();
-    let sharing = f64::from(u32::try_from(sharing.max(1)).unwrap_or(u32::MAX));
-    let ratio = (EACH * sharing).clamp(LEAST, MOST) / sharing;
+    let count = |rows: usize| f64::from(u32::try_from(rows.max(1)).unwrap_or(u32::MAX));
+    let sharing = count(prices.shares.chunk_by(|a, b| a.0 == b.0).count());
+    let traffic: f64 = model.rate.iter().sum();
+    // The traffic that shares exits is how much moves when prices change by a width: a row of `rate` shifts them by more
+    // of these the larger it is.
+    let moves = sharing * traffic / count(model.len());
+    let columns = count(model.paths.len());
+    let shift = |rate: f64| (WAY * columns * rate / moves).clamp(NEARBY, FAR);
+    let sizes = prices.shares.iter().map(|share| index(share.0)).chain(fixed.rows().iter().map(|row| row.0));
+    let largest = sizes.map(|row| model.rate[row]).fold(0.0, f64::max);
+    let least = (EACH * sharing).max(LEAST);
+    let ratio = (ROOM * shift(largest)).clamp(least / sharing, (MOST / sharing).max(least / sharing));
     let (mut choice, mut cut) = fixed.near(model, &prices.node, ratio * prices.width);
     // What lies further out is taken to stay as it is, however far prices go.
     cut.radius = f64::INFINITY;
     let mut rest =
         Rest { model, cut, base: fixed.base().to_vec(), settled: Vec::new(), width: prices.width };
-    let traffic: f64 = model.rate.iter().sum();
-    let now = rest.dive(prices.clone(), SMALL * traffic, NEARBY, clock);
+    let start = if fixed.rows().is_empty() { prices.clone() } else { rest.again(prices, shift(largest), clock) };
+    let now = rest.dive(start, SMALL * traffic, &shift, clock);
     let column = model.column_prices(&now.node);
     let view = rest.cut.live.view();
     for (at, row) in rest.cut.live.row.iter().enumerate() {
@@ -155,7 +188,11 @@ pub(super) fn plan<'a>(
     }
     fixed.place(&mut tally);
     let cost = super::solve::tally_cost(&tally);
-    let choices = Choices::new(model, &rest.cut.live, &column, (cost - bound, LARGE * traffic));
+    if model.len() > FEW && cost - bound <= ENOUGH * bound.abs() {
+        return tally;
+    }
+    let near = rest.cut.deeper(column.clone(), least / sharing * prices.width, 0.0);
+    let choices = Choices::new(model, &near.live, &column, (cost - bound, LARGE * traffic));
     primal::improve(&mut tally, &choices, cost - bound, 1e-10 * cost.abs(), clock);
     tally
 }

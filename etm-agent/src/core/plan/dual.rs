@@ -50,6 +50,8 @@ pub(super) struct Dual<'a> {
     pub(super) rows: View<'a>,
     /// Pairs of pairs that shared a row when last asked.
     pub(super) work: Cell<usize>,
+    /// Rows that shared exits when last asked.
+    pub(super) sharing: Cell<usize>,
 }
 
 enum End {
@@ -93,7 +95,10 @@ impl Answer {
 
 /// What smoothing may hide at the end; and after the first sample, a tenth of it after each further one.
 const HIDDEN: f64 = 2e-6;
+const HIDDEN_MANY: f64 = 3e-7;
+const MANY: usize = 16;
 const SOFT: f64 = 3.0;
+const NEXT: f64 = 0.5;
 const HIDDEN_SMALL: f64 = 1e-6;
 const HIDDEN_BY_SAMPLE: f64 = 1e-3;
 /// How far prices may go in one step, in widths of the smoothing.
@@ -123,17 +128,21 @@ impl Dual<'_> {
             Some((node, width)) => self.start(node, width),
             None => self.start(&[], 0.25 * self.model.spread.max(1e-3 * scale * 1e6) / 1e6),
         };
+        let mut shift = 0.0;
         let mut hidden = HIDDEN_BY_SAMPLE;
         let mut count = SAMPLE;
         while warm.is_none() && count * 3 / 2 < self.rows.len() {
             let sample = self.rows.sample(count);
-            let part = Dual { rows: sample.view(), work: Cell::default(), ..*self };
-            part.descend(&mut prices, Goal { hidden, finest: 0.0 }, clock);
+            let part = Dual { rows: sample.view(), work: Cell::default(), sharing: Cell::default(), ..*self };
+            let before = self.model.column_prices(&prices.node);
+            part.descend(&mut prices, Goal { hidden, finest: 0.0 }, shift, clock);
+            // What the next sample corrects is smaller by the root of how much larger it is, and this one was once sure.
+            shift = if count > SAMPLE { NEXT * farthest(&before, &self.model.column_prices(&prices.node)) } else { 0.0 };
             count *= 8;
             hidden *= 0.1;
         }
         let hidden = if self.rows.len() <= SMALL { HIDDEN_SMALL } else { HIDDEN };
-        self.descend(&mut prices, Goal { hidden, finest: 0.0 }, clock);
+        self.descend(&mut prices, Goal { hidden, finest: 0.0 }, shift, clock);
         prices
     }
 
@@ -161,8 +170,8 @@ impl Dual<'_> {
     }
 
     /// Shrinks the smoothing and follows the maximum, cutting the rows anew whenever prices leave where they were cut.
-    fn descend(&self, prices: &mut Prices, goal: Goal, clock: &mut dyn Clock) {
-        let mut gone = 0.0_f64;
+    fn descend(&self, prices: &mut Prices, goal: Goal, shift: f64, clock: &mut dyn Clock) {
+        let mut gone: f64 = shift;
         for _ in 0..MOST_CUTS {
             let column = self.model.column_prices(&prices.node);
             // Prices that leave their surroundings have far to go.
@@ -172,7 +181,7 @@ impl Dual<'_> {
                 End::Outside | End::Deeper => {}
                 End::Fine | End::Over => return,
             }
-            gone = farthest(&self.model.column_prices(&prices.node), &cut.prices);
+            gone = 2.0 * farthest(&self.model.column_prices(&prices.node), &cut.prices);
         }
         let cut = self.rows.cut(self.model.column_prices(&prices.node), 0.0, prices.width);
         prices.shares = self.shares(&cut, &prices.node, prices.width);
@@ -223,7 +232,10 @@ impl Dual<'_> {
                 trust *= 8.0;
                 (node, gain) = self.step(&answer, &prices.node, trust, &bounds);
             }
-            let last = prices.width <= goal.finest || answer.hidden(prices.width) <= goal.hidden * answer.exact.abs();
+            let hides = answer.hidden(prices.width) / answer.exact.abs();
+            let many = self.sharing.get() > MANY * self.base.len();
+            let last = prices.width <= goal.finest
+                || hides <= if many { goal.hidden.min(HIDDEN_MANY) } else { goal.hidden };
             // At the last level loads must be right too, for the plan is rounded from them.
             let close = !last || tries > most || answer.apart() <= 4.0 * goal.hidden * answer.exact.abs();
             tries += usize::from(last);
@@ -312,7 +324,7 @@ impl Dual<'_> {
         let fixed: f64 = cut.load.iter().zip(&prices).map(|(load, price)| load * price).sum();
         let mut exact = cut.constant + fixed;
         let stride = u32::try_from(self.work.get() / LOOKED_AT + 1).unwrap_or(1);
-        let mut work = 0;
+        let (mut work, mut sharing) = (0, 0);
         let mut seen = 0_u32;
         let (mut lost, mut excess, mut shared) = (0.0, 0.0, 0.0);
         let view = cut.live.view();
@@ -340,6 +352,7 @@ impl Dual<'_> {
             }
             seen += 1;
             work += support.len() * support.len();
+            sharing += 1;
             if seen.is_multiple_of(stride) {
                 let slope = 2.0 * weight / width * f64::from(stride);
                 add_fall(&support, slope, roots, columns, &mut fall);
@@ -356,6 +369,7 @@ impl Dual<'_> {
             exact += node[at] * self.base[at] - curve.conjugate(node[at], self.base[at]).0;
         }
         self.work.set(work);
+        self.sharing.set(sharing);
         Answer { smooth: exact - lost, exact, cost, load, fall, shared }
     }
 

@@ -62,10 +62,7 @@ pub fn solve(model: &Model, warm: Option<&Warm>, budget: Option<Budget<'_>>) -> 
     let mut cost = f64::INFINITY;
     for _ in 0..TURNS {
         if settled {
-            for (row, column) in dive::places(model, &prices, &mut watch) {
-                fixed.add(model, row, column);
-            }
-            turn = fixed.dual(model).solve(Some((&turn.node, AGAIN * prices.width)), &mut watch);
+            dive::places(model, &mut turn, &mut fixed, &mut watch);
         }
         let tried = dive::plan(model, &turn, &fixed, prices.bound, &mut watch);
         let tried_cost = tally_cost(&tried);
