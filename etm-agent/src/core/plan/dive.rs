@@ -15,11 +15,14 @@ const LEAST: f64 = 1_500.0;
 const MOST: f64 = 100_000.0;
 /// Rounds of settling; the first settles one row, each further one more of them.
 const ROUNDS: usize = 12;
-const MORE: f64 = 2.5;
+const MORE: f64 = 4.0;
 /// After settling, prices are looked for this many final widths around.
 const AROUND: f64 = 25.0;
 const NEARBY: f64 = 5.0;
 const FAR: f64 = 1_000.0;
+/// How closely loads must fit prices: on the way, and at the end.
+const ROUGH: f64 = 1e-2;
+const CLOSE: f64 = 1e-5;
 const WAY: f64 = 0.25;
 const ROOM: f64 = 4.0;
 /// A row of more than this part of an exit is bulky.
@@ -62,10 +65,10 @@ impl Rest<'_> {
     }
 
     /// Prices of what is left, from those `now`, looked for `around` widths about them.
-    fn again(&self, now: &Prices, around: f64, clock: &mut dyn Clock) -> Prices {
+    fn again(&self, now: &Prices, around: f64, apart: f64, clock: &mut dyn Clock) -> Prices {
         let dual =
             Dual { model: self.model, base: &self.base, rows: self.cut.live.view(), work: Cell::default(), sharing: Cell::default() };
-        dual.polish(&self.cut, &now.node, (around * self.width, self.width), clock)
+        dual.polish(&self.cut, &now.node, (around * self.width, self.width), apart, clock)
     }
 
     /// Settles the largest rows of more than `least` that share exits, more of them each time, and prices the rest anew.
@@ -95,8 +98,12 @@ impl Rest<'_> {
             if left >= batch || clock.over() {
                 break;
             }
+            let done = left >= 1.0;
+            now = self.again(&now, shift(largest), if done { CLOSE } else { ROUGH }, clock);
+            if done {
+                break;
+            }
             batch *= MORE;
-            now = self.again(&now, shift(largest), clock);
         }
         now
     }
@@ -133,7 +140,7 @@ pub(super) fn places(
     let cut = dual.rows.cut(small.column_prices(&prices.node), f64::INFINITY, prices.width);
     let width = COARSE * small.spread / 1e6;
     let mut rest = Rest { model: &small, cut, base: small.base.clone(), settled: Vec::new(), width };
-    let before = rest.again(prices, AROUND, clock);
+    let before = rest.again(prices, AROUND, ROUGH, clock);
     // One that stands for others has no place.
     let whole = 1.01 * traffic / f64::from(THINNED);
     let after = rest.dive(before.clone(), whole, &|_| AROUND, clock);
@@ -170,13 +177,16 @@ pub(super) fn plan<'a>(
     cut.radius = f64::INFINITY;
     let mut rest =
         Rest { model, cut, base: fixed.base().to_vec(), settled: Vec::new(), width: prices.width };
-    let start = if fixed.rows().is_empty() { prices.clone() } else { rest.again(prices, shift(largest), clock) };
+    let start = if fixed.rows().is_empty() { prices.clone() } else { rest.again(prices, shift(largest), ROUGH, clock) };
     let now = rest.dive(start, SMALL * traffic, &shift, clock);
     let column = model.column_prices(&now.node);
     let view = rest.cut.live.view();
     for (at, row) in rest.cut.live.row.iter().enumerate() {
         if view.weight[at] > 0.0 {
             let best = view.column[view.best(at, &column).at];
+            if model.column[index(choice[index(*row)])] == best {
+                continue;
+            }
             let pair = model.pairs(index(*row)).find(|pair| model.column[*pair] == best);
             choice[index(*row)] = pair.and_then(|pair| u32::try_from(pair).ok()).unwrap_or(choice[index(*row)]);
         }

@@ -72,6 +72,8 @@ struct Goal {
     hidden: f64,
     /// Or smooth no less than this.
     finest: f64,
+    /// Loads fit the prices when shares cost no more than this part above what the prices prove.
+    apart: f64,
 }
 
 /// How far a price may go, and whether the cut ends there.
@@ -99,6 +101,7 @@ const HIDDEN_MANY: f64 = 3e-7;
 const MANY: usize = 16;
 const SOFT: f64 = 3.0;
 const NEXT: f64 = 0.5;
+const FIRST: f64 = 8.0;
 const HIDDEN_SMALL: f64 = 1e-6;
 const HIDDEN_BY_SAMPLE: f64 = 1e-3;
 /// How far prices may go in one step, in widths of the smoothing.
@@ -128,21 +131,21 @@ impl Dual<'_> {
             Some((node, width)) => self.start(node, width),
             None => self.start(&[], 0.25 * self.model.spread.max(1e-3 * scale * 1e6) / 1e6),
         };
-        let mut shift = 0.0;
+        let mut shift = warm.map_or(0.0, |warm| FIRST * warm.1);
         let mut hidden = HIDDEN_BY_SAMPLE;
         let mut count = SAMPLE;
         while warm.is_none() && count * 3 / 2 < self.rows.len() {
             let sample = self.rows.sample(count);
             let part = Dual { rows: sample.view(), work: Cell::default(), sharing: Cell::default(), ..*self };
             let before = self.model.column_prices(&prices.node);
-            part.descend(&mut prices, Goal { hidden, finest: 0.0 }, shift, clock);
+            part.descend(&mut prices, Goal { hidden, finest: 0.0, apart: 4.0 * hidden }, shift, clock);
             // What the next sample corrects is smaller by the root of how much larger it is, and this one was once sure.
             shift = if count > SAMPLE { NEXT * farthest(&before, &self.model.column_prices(&prices.node)) } else { 0.0 };
             count *= 8;
             hidden *= 0.1;
         }
         let hidden = if self.rows.len() <= SMALL { HIDDEN_SMALL } else { HIDDEN };
-        self.descend(&mut prices, Goal { hidden, finest: 0.0 }, shift, clock);
+        self.descend(&mut prices, Goal { hidden, finest: 0.0, apart: 4.0 * hidden }, shift, clock);
         prices
     }
 
@@ -153,10 +156,15 @@ impl Dual<'_> {
         cut: &Cut,
         node: &[f64],
         (from, to): (f64, f64),
+        apart: f64,
         clock: &mut dyn Clock,
     ) -> Prices {
         let mut prices = self.start(node, from);
-        self.within(cut, &mut prices, Goal { hidden: 0.0, finest: to }, clock);
+        let goal = Goal { hidden: 0.0, finest: to, apart };
+        let near = cut.deeper(self.model.column_prices(node), REACH * from, from);
+        if !matches!(self.within(&near, &mut prices, goal, clock), End::Fine | End::Over) {
+            self.within(cut, &mut prices, goal, clock);
+        }
         prices
     }
 
@@ -237,7 +245,7 @@ impl Dual<'_> {
             let last = prices.width <= goal.finest
                 || hides <= if many { goal.hidden.min(HIDDEN_MANY) } else { goal.hidden };
             // At the last level loads must be right too, for the plan is rounded from them.
-            let close = !last || tries > most || answer.apart() <= 4.0 * goal.hidden * answer.exact.abs();
+            let close = !last || tries > most || answer.apart() <= goal.apart * answer.exact.abs();
             tries += usize::from(last);
             let mut settled = gain <= if close { enough } else { 1e-13 * answer.smooth.abs() };
             if !settled {

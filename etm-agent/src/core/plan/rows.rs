@@ -45,6 +45,27 @@ pub(super) struct Best {
     pub(super) second: f64,
 }
 
+/// The two lowest prices met so far.
+#[derive(Clone, Copy)]
+struct Lead {
+    at: usize,
+    price: f64,
+    second: f64,
+}
+
+impl Lead {
+    const NONE: Lead = Lead { at: usize::MAX, price: f64::INFINITY, second: f64::INFINITY };
+
+    #[inline]
+    fn meet(&mut self, at: usize, price: f64) {
+        let cheaper = price < self.price;
+        let loser = if cheaper { self.price } else { price };
+        self.second = if loser < self.second { loser } else { self.second };
+        self.at = if cheaper { at } else { self.at };
+        self.price = if cheaper { price } else { self.price };
+    }
+}
+
 fn index(at: u32) -> usize {
     usize::try_from(at).unwrap_or(usize::MAX)
 }
@@ -77,17 +98,22 @@ impl<'a> View<'a> {
     #[inline]
     pub(super) fn best(&self, row: usize, prices: &[f64]) -> Best {
         let (begin, columns, units) = self.row(row);
-        let mut best = Best { at: begin, price: f64::INFINITY, second: f64::INFINITY };
-        for (offset, (column, unit)) in columns.iter().zip(units).enumerate() {
-            let price = unit + prices[usize::from(*column)];
-            // Written without branches: which exit is cheapest cannot be predicted.
-            let cheaper = price < best.price;
-            let loser = if cheaper { best.price } else { price };
-            best.second = if loser < best.second { loser } else { best.second };
-            best.at = if cheaper { begin + offset } else { best.at };
-            best.price = if cheaper { price } else { best.price };
+        // Two chains that do not wait for each other, and no branches: which exit is cheapest cannot be predicted.
+        let (mut even, mut odd) = (Lead::NONE, Lead::NONE);
+        let mut pairs = columns.chunks_exact(2).zip(units.chunks_exact(2));
+        let mut at = begin;
+        for (columns, units) in &mut pairs {
+            even.meet(at, units[0] + prices[usize::from(columns[0])]);
+            odd.meet(at + 1, units[1] + prices[usize::from(columns[1])]);
+            at += 2;
         }
-        best
+        if columns.len() % 2 == 1 {
+            even.meet(at, units[columns.len() - 1] + prices[usize::from(columns[columns.len() - 1])]);
+        }
+        let first = even.price < odd.price || (even.price == odd.price && even.at < odd.at);
+        let (lead, other) = if first { (even, odd) } else { (odd, even) };
+        let second = if lead.second < other.price { lead.second } else { other.price };
+        Best { at: if lead.at == usize::MAX { begin } else { lead.at }, price: lead.price, second }
     }
 
     /// A sample of about `count` rows, chosen with a chance in proportion to their traffic and weighted so that
