@@ -46,7 +46,7 @@ pub(super) fn strengthen(model: &Model, prices: &Prices, best: &mut Tally<'_>, c
         for at in pairs {
             let leaf = child(model, &parent, row, model.column[at], clock);
             if model.len() <= SMALL {
-                let plan = dive::plan(model, &leaf.prices, &leaf.fixed, prices.bound, clock);
+                let plan = dive::plan(model, &leaf.prices, &leaf.fixed, (prices.bound, None), clock);
                 let tried = tally_cost(&plan);
                 if tried < cost {
                     cost = tried;

@@ -52,7 +52,7 @@ pub(super) fn within<'a>(
         start = none.dual(&priced).solve(Some((&start.node, 64.0 * start.width)), clock);
         let proved = start.bound + none.constant(&priced) - price * cap_price;
         bound = bound.max(proved);
-        let choice = dive::plan(&priced, &start, &none, proved + price * cap_price, clock).choice;
+        let choice = dive::plan(&priced, &start, &none, (proved + price * cap_price, None), clock).choice;
         let tried = Tally::new(model, choice);
         let over = moves(&tried) > cap;
         let tried = trimmed(&tried, cap);

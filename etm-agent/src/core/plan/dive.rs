@@ -5,7 +5,7 @@ use super::dual::{Clock, Dual, Prices};
 use super::fixed::Fixed;
 use super::model::Model;
 use super::primal::{self, Choices};
-use super::rows::Cut;
+use super::rows::{Cut, Kept};
 use super::tally::Tally;
 use std::cell::Cell;
 
@@ -157,7 +157,7 @@ pub(super) fn plan<'a>(
     model: &'a Model,
     prices: &Prices,
     fixed: &Fixed,
-    bound: f64,
+    (bound, kept): (f64, Option<Kept>),
     clock: &mut dyn Clock,
 ) -> Tally<'a> {
     let count = |rows: usize| f64::from(u32::try_from(rows.max(1)).unwrap_or(u32::MAX));
@@ -172,7 +172,7 @@ pub(super) fn plan<'a>(
     let largest = sizes.map(|row| model.rate[row]).fold(0.0, f64::max);
     let least = (EACH * sharing).max(LEAST);
     let ratio = (ROOM * shift(largest)).clamp(least / sharing, (MOST / sharing).max(least / sharing));
-    let (mut choice, mut cut) = fixed.near(model, &prices.node, ratio * prices.width);
+    let Kept { mut cut, mut choice } = fixed.near(model, &prices.node, ratio * prices.width, kept);
     // What lies further out is taken to stay as it is, however far prices go.
     cut.radius = f64::INFINITY;
     let mut rest =

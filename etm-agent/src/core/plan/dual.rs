@@ -4,7 +4,7 @@
 
 use super::master::Master;
 use super::model::Model;
-use super::rows::{Cut, View};
+use super::rows::{Cut, Kept, View};
 use std::cell::Cell;
 
 /// What is left to spend.
@@ -101,7 +101,7 @@ const HIDDEN_MANY: f64 = 3e-7;
 const MANY: usize = 16;
 const SOFT: f64 = 3.0;
 const NEXT: f64 = 0.5;
-const FIRST: f64 = 8.0;
+const FIRST: f64 = 12.0;
 const HIDDEN_SMALL: f64 = 1e-6;
 const HIDDEN_BY_SAMPLE: f64 = 1e-3;
 /// How far prices may go in one step, in widths of the smoothing.
@@ -113,7 +113,7 @@ const SHRINK: f64 = 0.2;
 /// Rows are cut for price movements of so many widths of the smoothing.
 const REACH: f64 = 2.0;
 /// Rows whose sharing is looked at to learn how loads fall with prices.
-const LOOKED_AT: usize = 60_000;
+const LOOKED_AT: usize = 20_000;
 /// Shrunk by this factor, the smoothing leaves many rows of a cut idle.
 const DEEPER: f64 = 4.0;
 /// How often rows are cut anew before the prices are taken as they are.
@@ -126,6 +126,11 @@ const WHOLE: usize = 4_096;
 impl Dual<'_> {
     /// The prices, from scratch or from earlier ones.
     pub(super) fn solve(&self, warm: Option<(&[f64], f64)>, clock: &mut dyn Clock) -> Prices {
+        self.solve_kept(warm, clock).0
+    }
+
+    /// The same, with the last cut that was made through all rows and the choices of those outside it.
+    pub(super) fn solve_kept(&self, warm: Option<(&[f64], f64)>, clock: &mut dyn Clock) -> (Prices, Kept) {
         let scale = self.model.overload_price + self.model.spread / 1e6;
         let mut prices = match warm {
             Some((node, width)) => self.start(node, width),
@@ -145,8 +150,9 @@ impl Dual<'_> {
             hidden *= 0.1;
         }
         let hidden = if self.rows.len() <= SMALL { HIDDEN_SMALL } else { HIDDEN };
-        self.descend(&mut prices, Goal { hidden, finest: 0.0, apart: 4.0 * hidden }, shift, clock);
-        prices
+        let kept =
+            self.descend(&mut prices, Goal { hidden, finest: 0.0, apart: 4.0 * hidden }, shift, clock);
+        (prices, kept)
     }
 
     /// Prices for the rows of `cut` alone, from `node`, smoothed by the first width, then down to the second. What the
@@ -178,21 +184,22 @@ impl Dual<'_> {
     }
 
     /// Shrinks the smoothing and follows the maximum, cutting the rows anew whenever prices leave where they were cut.
-    fn descend(&self, prices: &mut Prices, goal: Goal, shift: f64, clock: &mut dyn Clock) {
+    fn descend(&self, prices: &mut Prices, goal: Goal, shift: f64, clock: &mut dyn Clock) -> Kept {
         let mut gone: f64 = shift;
         for _ in 0..MOST_CUTS {
             let column = self.model.column_prices(&prices.node);
             // Prices that leave their surroundings have far to go.
             let reach = if self.rows.len() <= WHOLE { f64::INFINITY } else { gone.max(REACH * prices.width) };
-            let cut = self.rows.cut(column, reach, prices.width);
-            match self.within(&cut, prices, goal, clock) {
-                End::Outside | End::Deeper => {}
-                End::Fine | End::Over => return,
+            let kept = self.rows.kept(column, reach, prices.width);
+            let end = self.within(&kept.cut, prices, goal, clock);
+            if matches!(end, End::Fine | End::Over) {
+                return kept;
             }
-            gone = 2.0 * farthest(&self.model.column_prices(&prices.node), &cut.prices);
+            gone = 2.0 * farthest(&self.model.column_prices(&prices.node), &kept.cut.prices);
         }
-        let cut = self.rows.cut(self.model.column_prices(&prices.node), 0.0, prices.width);
-        prices.shares = self.shares(&cut, &prices.node, prices.width);
+        let kept = self.rows.kept(self.model.column_prices(&prices.node), 0.0, prices.width);
+        prices.shares = self.shares(&kept.cut, &prices.node, prices.width);
+        kept
     }
 
     /// Within one cut: when the smoothing has shrunk well below what it was made for, a deeper cut is worth its while.
@@ -487,6 +494,6 @@ fn add_fall(support: &[Part], slope: f64, roots: f64, columns: usize, fall: &mut
 }
 
 /// The largest difference between two lists of prices.
-fn farthest(a: &[f64], b: &[f64]) -> f64 {
+pub(super) fn farthest(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }

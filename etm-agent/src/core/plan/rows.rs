@@ -37,6 +37,12 @@ pub(super) struct Cut {
     pub(super) radius: f64,
 }
 
+/// A cut, and the cheapest pair of each row where it was made.
+pub(super) struct Kept {
+    pub(super) cut: Cut,
+    pub(super) choice: Vec<u32>,
+}
+
 /// The cheapest pair of a row: position, price, and the price of the second cheapest.
 #[derive(Clone, Copy)]
 pub(super) struct Best {
@@ -141,8 +147,16 @@ impl<'a> View<'a> {
         self.cut_seen(prices, radius, width, |_, _| ())
     }
 
+    /// The same, with the cheapest pair of each row. A row without traffic keeps its first.
+    pub(super) fn kept(&self, prices: Vec<f64>, radius: f64, width: f64) -> Kept {
+        let mut choice = self.start[..self.len()].to_vec();
+        let seen = |row: usize, at: usize| choice[row] = u32::try_from(at).unwrap_or(u32::MAX);
+        let cut = self.cut_seen(prices, radius, width, seen);
+        Kept { cut, choice }
+    }
+
     /// The same; `seen` is told the cheapest pair of each row.
-    pub(super) fn cut_seen(
+    fn cut_seen(
         &self,
         prices: Vec<f64>,
         radius: f64,
