@@ -3,13 +3,14 @@
 //!
 //! Two kinds of traffic: single UDP packets, the worst case, and TCP, whose super-packets are counted at once as they are in
 //! a router behind a card with GRO. A veth pair makes the sender do the router's work too, so that the rate of UDP is that of
-//! one core for making and forwarding a packet. *Never*: leaves the three namespaces that it makes, which are gone afterwards.
+//! one core for making and forwarding a packet; it is told per second of that thread's CPU time, so that other work on the machine
+//! takes no part. *Never*: leaves the three namespaces that it makes, which are gone afterwards.
 
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use etm_agent::core::decision::TableChange;
 use etm_agent::datapath::{LinkHeader, Opened};
@@ -19,15 +20,18 @@ use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrLike as _, bind, sendmmsg, socket,
 };
+use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
 use super::BenchOptions;
 use super::routes::{self, Dice};
+use crate::clock::boottime_ns;
 use crate::command;
 use crate::dataplane::{Root, Size, failed};
 use crate::error::LabError;
 use crate::netns::Namespace;
 use crate::poll::wait_until;
+use crate::scene::nanos;
 use crate::traffic::TcpLoad;
 
 /// Ethernet frame without FCS, in bytes.
@@ -129,18 +133,20 @@ pub(super) fn run(options: &BenchOptions) -> Result<(), LabError> {
     let destinations: Vec<IpAddr> =
         (0..CONNECTIONS).map(|host| Ipv4Addr::new(198, 19, host, 1).into()).collect();
     let mut tcp = TcpLoad::start(&net.source, &net.sink, &destinations, 0)?;
-    let by_tcp = net.border.inside(|| in_turns(&mut opened))?;
+    // Not of one thread: as much as passes.
+    let by_tcp = net.border.inside(|| in_turns(&mut opened, &boottime_ns))?;
     tcp.stop();
     show(options, "tcp", prefixes, by_tcp.map(|rate| rate.bytes * 8.0 / 1e6), "mbit_per_s");
     let socket = net.source.inside(|| inlet("out0"))?;
-    let stop = AtomicBool::new(false);
+    let (stop, spent) = (AtomicBool::new(false), AtomicU64::new(0));
     let by_udp = std::thread::scope(|scope| {
-        scope.spawn(|| send(&socket, &stop));
-        let measured = net.border.inside(|| in_turns(&mut opened));
+        scope.spawn(|| send(&socket, &stop, &spent));
+        let clock = || spent.load(Ordering::Relaxed);
+        let measured = net.border.inside(|| in_turns(&mut opened, &clock));
         stop.store(true, Ordering::Relaxed);
         measured
     })?;
-    show(options, "udp", prefixes, by_udp.map(|rate| rate.packets), "packets_per_s");
+    show(options, "udp", prefixes, by_udp.map(|rate| rate.packets), "packets_per_cpu_s");
     Ok(())
 }
 
@@ -204,8 +210,11 @@ fn address(low: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from_bits(0xc612_0000 | low))
 }
 
+/// What time is taken for, in nanoseconds.
+type Clock<'a> = &'a (dyn Fn() -> u64 + Sync);
+
 /// Median rates by [`WAYS`]. In the border's namespace.
-fn in_turns(opened: &mut Opened) -> Result<[Rate; 4], LabError> {
+fn in_turns(opened: &mut Opened, clock: Clock<'_>) -> Result<[Rate; 4], LabError> {
     let index = |name| if_nametoindex(name).map(IfIndex).map_err(LabError::errno("find an interface"));
     let (inside, uplink) = (index("in0")?, index("up0")?);
     let mut stats = StatsReader::open().map_err(failed("open device statistics"))?;
@@ -215,7 +224,7 @@ fn in_turns(opened: &mut Opened) -> Result<[Rate; 4], LabError> {
         for turn in 0..WAYS.len() {
             let at = (round + turn) % WAYS.len();
             attach(opened, &WAYS[at], inside, uplink)?;
-            rates[at].push(rate(&mut stats, uplink)?);
+            rates[at].push(rate(&mut stats, uplink, clock)?);
             opened.datapath.detach_uplink(uplink).map_err(failed("detach"))?;
             opened.datapath.detach_inside(inside).map_err(failed("detach"))?;
         }
@@ -241,16 +250,16 @@ fn attach(opened: &mut Opened, way: &Way, inside: IfIndex, uplink: IfIndex) -> R
 }
 
 /// What leaves.
-fn rate(stats: &mut StatsReader, uplink: IfIndex) -> Result<Rate, LabError> {
+fn rate(stats: &mut StatsReader, uplink: IfIndex, clock: Clock<'_>) -> Result<Rate, LabError> {
     let mut read = || {
         let sent = stats.read(uplink).map_err(failed("read device statistics"))?.sent;
-        Ok::<_, LabError>((Instant::now(), sent))
+        Ok::<_, LabError>((clock(), sent))
     };
     std::thread::sleep(SETTLE);
     let (begun, before) = read()?;
     std::thread::sleep(LEG);
     let (ended, after) = read()?;
-    let (sent, span) = (after.since(before), ended.duration_since(begun).as_secs_f64());
+    let (sent, span) = (after.since(before), Duration::from_nanos(ended - begun).as_secs_f64());
     // In thousands, so that no counter is too large.
     let thousands = |count: u64| f64::from(u32::try_from(count / 1000).unwrap_or(u32::MAX)) * 1000.0;
     Ok(Rate { bytes: thousands(sent.bytes) / span, packets: thousands(sent.packets) / span })
@@ -277,7 +286,7 @@ fn inlet(name: &str) -> Result<OwnedFd, LabError> {
 }
 
 /// Sends frames to all destinations, over and over.
-fn send(socket: &OwnedFd, stop: &AtomicBool) {
+fn send(socket: &OwnedFd, stop: &AtomicBool, spent_ns: &AtomicU64) {
     let mut dice = Dice::new(5);
     let frames: Vec<Vec<u8>> =
         (0..DESTINATIONS).map(|_| frame(u32::try_from(dice.below(1 << 16)).unwrap_or_default())).collect();
@@ -288,6 +297,9 @@ fn send(socket: &OwnedFd, stop: &AtomicBool) {
             // A full queue is what a flood is for.
             let _ = sendmmsg(socket.as_raw_fd(), &mut headers, batch, [None; BATCH], [], MsgFlags::empty())
                 .map(Iterator::count);
+            if let Ok(cpu) = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID) {
+                spent_ns.store(nanos(cpu.into()), Ordering::Relaxed);
+            }
         }
     }
 }
