@@ -63,6 +63,10 @@ pub static OFF: Array<Off, 1> = Array::new();
 #[btf_map(name = "etm_marked")]
 pub static MARKED: PerCpuArray<Count, 2> = PerCpuArray::new();
 
+/// The kernel's last tick that this CPU saw, and boot time then. Never pinned: each program reads its own clock.
+#[btf_map(name = "etm_tick")]
+pub static TICK: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
+
 /// `etm_xdp`, for forwarders. Made here so that the loader pins it; this object's own programs never call it.
 #[btf_map(name = "etm_xdp_call")]
 pub static XDP_CALL: ProgramArray<1> = ProgramArray::new();
