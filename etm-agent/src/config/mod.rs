@@ -6,13 +6,14 @@ pub mod offline;
 mod raw;
 mod record;
 mod report;
+mod session;
 mod settings;
 mod validate;
 
 pub use report::ConfigError;
 pub use settings::{
-    AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, RecordSettings,
-    SessionSettings, Settings,
+    AgentSettings, BeyondSettings, BgpSettings, DatapathSettings, HookChoice, ImportSettings, KernelSettings,
+    KeySettings, MaxRoutesSettings, ReachSettings, RecordSettings, SessionSettings, Settings, TransportSettings,
 };
 
 /// The documented configuration: every key with its default, commented out where it is optional.
