@@ -4,6 +4,7 @@
 pub mod offline;
 mod raw;
 mod report;
+mod routes;
 mod settings;
 mod validate;
 

@@ -5,6 +5,7 @@
 //! LARGE_COMMUNITY: about 50 bytes, where the same as `RouteAttrs` takes 250.
 
 use super::super::preference::AttrsId;
+use super::super::route_rules::RuleClass;
 use super::table::{self, Table};
 use crate::types::{AsPath, AsPathSegment, Asn, Community, LargeCommunity, Origin, RouteAttrs};
 use std::net::{IpAddr, Ipv4Addr};
@@ -23,6 +24,10 @@ const HAS_ORIGINATOR: u32 = 1 << 3;
 const HAS_LOCAL_PREF: u32 = 1 << 4;
 /// AS_PATH is not one AS_SEQUENCE: each segment begins with a word of kind and length.
 const SEGMENTED: u32 = 1 << 5;
+/// Has a class of the operator's rules.
+const HAS_CLASS: u32 = 1 << 7;
+/// Every flag that stands for a word, in the order of these words.
+const OPTIONAL: u32 = HAS_MED | HAS_ORIGINATOR | HAS_LOCAL_PREF | HAS_CLASS;
 /// Carries BLACKHOLE (RFC 7999).
 const IS_BLACKHOLE: u32 = 1 << 6;
 const CLUSTER_SHIFT: u32 = 8;
@@ -71,10 +76,10 @@ pub(super) struct AttrsRef<'a> {
 
 impl AttrStore {
     /// The number of a set, one reference more; new where no route had it.
-    pub(super) fn intern(&mut self, attrs: &RouteAttrs) -> AttrsId {
+    pub(super) fn intern(&mut self, attrs: &RouteAttrs, class: Option<RuleClass>) -> AttrsId {
         let mut words = std::mem::take(&mut self.scratch);
         let (hop, fresh) = self.hops.intern(attrs.next_hop);
-        encode(attrs, hop, &mut words);
+        encode(attrs, hop, class, &mut words);
         let hash = table::hash(&words[1..]);
         let stored = &self.words;
         let found = self.table.find(hash, |id| {
@@ -218,12 +223,12 @@ fn room(class: usize) -> usize {
 }
 
 fn record_len(words: &[u32]) -> usize {
-    let optional = (words[1] & (HAS_MED | HAS_ORIGINATOR | HAS_LOCAL_PREF)).count_ones();
+    let optional = (words[1] & OPTIONAL).count_ones();
     let (communities, large) = (words[2] & 0xFFFF, words[2] >> 16);
     FIXED + index(optional) + index(words[1] >> 16) + index(communities) + index(large) * 3
 }
 
-fn encode(attrs: &RouteAttrs, hop: u32, words: &mut Vec<u32>) {
+fn encode(attrs: &RouteAttrs, hop: u32, class: Option<RuleClass>, words: &mut Vec<u32>) {
     words.clear();
     let cluster = u32::from(attrs.cluster_hops).min(CLUSTER_MAX);
     let mut flags = origin_bits(attrs.origin) | cluster << CLUSTER_SHIFT;
@@ -241,6 +246,10 @@ fn encode(attrs: &RouteAttrs, hop: u32, words: &mut Vec<u32>) {
     if attrs.local_pref != USUAL_LOCAL_PREF {
         flags |= HAS_LOCAL_PREF;
         words.push(attrs.local_pref);
+    }
+    if let Some(RuleClass(class)) = class {
+        flags |= HAS_CLASS;
+        words.push(class);
     }
     let before = words.len();
     match &attrs.as_path.0[..] {
@@ -283,14 +292,14 @@ impl AttrsRef<'_> {
         self.words[1] & flag != 0
     }
 
-    /// The optional word of `flag`, which is one of those in the order MED, ORIGINATOR_ID, LOCAL_PREF.
+    /// The word of one of the flags in `OPTIONAL`.
     fn optional(&self, flag: u32) -> Option<u32> {
-        let before = (self.words[1] & (HAS_MED | HAS_ORIGINATOR | HAS_LOCAL_PREF) & (flag - 1)).count_ones();
+        let before = (self.words[1] & OPTIONAL & (flag - 1)).count_ones();
         self.has(flag).then(|| self.words[FIXED + index(before)])
     }
 
     fn path_words(&self) -> &[u32] {
-        let optional = (self.words[1] & (HAS_MED | HAS_ORIGINATOR | HAS_LOCAL_PREF)).count_ones();
+        let optional = (self.words[1] & OPTIONAL).count_ones();
         let start = FIXED + index(optional);
         &self.words[start..start + index(self.words[1] >> 16)]
     }
@@ -317,6 +326,11 @@ impl AttrsRef<'_> {
 
     pub(super) fn originator(&self) -> Option<Ipv4Addr> {
         self.optional(HAS_ORIGINATOR).map(Ipv4Addr::from)
+    }
+
+    /// The class of the operator's rules, where there are any.
+    pub(super) fn class(&self) -> Option<RuleClass> {
+        self.optional(HAS_CLASS).map(RuleClass)
     }
 
     pub(super) fn cluster_hops(&self) -> u8 {
@@ -358,7 +372,7 @@ impl AttrsRef<'_> {
 
     fn communities(&self) -> (&[u32], &[u32]) {
         let start = FIXED + self.path_words().len();
-        let optional = (self.words[1] & (HAS_MED | HAS_ORIGINATOR | HAS_LOCAL_PREF)).count_ones();
+        let optional = (self.words[1] & OPTIONAL).count_ones();
         self.words[start + index(optional)..].split_at(index(self.words[2] & 0xFFFF))
     }
 
@@ -437,7 +451,7 @@ pub(super) mod tests {
             let mut store = AttrStore::default();
             let mut held: Vec<(RouteAttrs, AttrsId)> = Vec::new();
             for attrs in sets {
-                let id = store.intern(&attrs);
+                let id = store.intern(&attrs, None);
                 for (other, known) in &held {
                     prop_assert_eq!(*other == attrs, *known == id);
                 }
@@ -465,7 +479,7 @@ pub(super) mod tests {
             let mut store = AttrStore::default();
             let mut size = 0;
             for round in 0..3 {
-                let ids: Vec<AttrsId> = sets.iter().map(|attrs| store.intern(attrs)).collect();
+                let ids: Vec<AttrsId> = sets.iter().map(|attrs| store.intern(attrs, None)).collect();
                 ids.into_iter().for_each(|id| store.release(id));
                 if round == 0 {
                     size = store.words.len();
@@ -481,7 +495,7 @@ pub(super) mod tests {
         let mut attrs = RouteAttrs::to_next_hop("10.0.0.1".parse().unwrap());
         attrs.as_path = AsPath::sequence(0..70_000);
         attrs.communities = (0..300).map(Community).collect();
-        let id = store.intern(&attrs);
+        let id = store.intern(&attrs, None);
         let back = store.decode(id);
         assert_eq!(back.communities, attrs.communities);
         assert_eq!(back.as_path.hops(), 65_535, "no message is that long");
