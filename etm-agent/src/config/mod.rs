@@ -6,6 +6,7 @@ pub mod offline;
 mod raw;
 mod record;
 mod report;
+mod routes;
 mod session;
 mod settings;
 mod validate;
@@ -13,7 +14,8 @@ mod validate;
 pub use report::ConfigError;
 pub use settings::{
     AgentSettings, BeyondSettings, BgpSettings, DatapathSettings, HookChoice, ImportSettings, KernelSettings,
-    KeySettings, MaxRoutesSettings, ReachSettings, RecordSettings, SessionSettings, Settings, TransportSettings,
+    KeySettings, MaxRoutesSettings, ReachSettings, RecordSettings, SessionSettings, Settings,
+    TransportSettings,
 };
 
 /// The documented configuration: every key with its default, commented out where it is optional.

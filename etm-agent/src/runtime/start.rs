@@ -27,6 +27,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+/// Inputs that wait for the decision: batches of up to 512 routes, so some megabytes at most.
+const INPUTS: usize = 256;
+
 /// Starts every part. An error means that nothing runs any more.
 pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, AgentError> {
     let Opening { interfaces, datapath, routes, socket, lock } = opening;
@@ -36,7 +39,7 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     }
     let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
     let controller = Controller::new(policy(settings, &interfaces.uplinks), slots, &adopted, off.is_off()?);
-    let (inputs, inputs_rx) = mpsc::channel(4096);
+    let (inputs, inputs_rx) = mpsc::channel(INPUTS);
     let (requests, requests_rx) = mpsc::channel(16);
     let (samples, samples_rx) = mpsc::channel(1);
     let (links, links_rx) = mpsc::channel(64);

@@ -157,6 +157,19 @@ pub struct CarriedAttr {
     pub value: Box<[u8]>,
 }
 
+impl FromStr for LargeCommunity {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LargeCommunity, String> {
+        let bad = || format!("`{text}` is not a large community; write it like 64500:1:179");
+        let parts: Vec<u32> = text.split(':').map(str::parse).collect::<Result<_, _>>().map_err(|_| bad())?;
+        match parts[..] {
+            [global, local1, local2] => Ok(LargeCommunity { global, local1, local2 }),
+            _ => Err(bad()),
+        }
+    }
+}
+
 /// The attributes of one route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RouteAttrs {

@@ -145,13 +145,16 @@ impl Dual<'_> {
             let before = self.model.column_prices(&prices.node);
             part.descend(&mut prices, Goal { hidden, finest: 0.0, apart: 4.0 * hidden }, shift, clock);
             // What the next sample corrects is smaller by the root of how much larger it is, and this one was once sure.
-            shift = if count > SAMPLE { NEXT * farthest(&before, &self.model.column_prices(&prices.node)) } else { 0.0 };
+            shift = if count > SAMPLE {
+                NEXT * farthest(&before, &self.model.column_prices(&prices.node))
+            } else {
+                0.0
+            };
             count *= 8;
             hidden *= 0.1;
         }
         let hidden = if self.rows.len() <= SMALL { HIDDEN_SMALL } else { HIDDEN };
-        let kept =
-            self.descend(&mut prices, Goal { hidden, finest: 0.0, apart: 4.0 * hidden }, shift, clock);
+        let kept = self.descend(&mut prices, Goal { hidden, finest: 0.0, apart: 4.0 * hidden }, shift, clock);
         (prices, kept)
     }
 
@@ -303,10 +306,7 @@ impl Dual<'_> {
         let bound = |(at, price): (usize, &f64)| {
             let Bound { low, high, .. } = self.widest(at);
             let (near_low, near_high) = (price - reach, price + reach);
-            Bound {
-                low: near_low.max(low),
-                high: near_high.min(high),
-            }
+            Bound { low: near_low.max(low), high: near_high.min(high) }
         };
         node.iter().enumerate().map(bound).collect()
     }

@@ -5,6 +5,7 @@
 //! LARGE_COMMUNITY: about 50 bytes, where the same as `RouteAttrs` takes 250.
 
 use super::super::preference::AttrsId;
+use super::super::route_rules::RuleClass;
 use super::table::{self, Table};
 use crate::types::{AsPath, AsPathSegment, Asn, CarriedAttr, Community, LargeCommunity, Origin, RouteAttrs};
 use serde::{Deserialize, Serialize};
@@ -24,11 +25,14 @@ const HAS_ORIGINATOR: u32 = 1 << 3;
 const HAS_LOCAL_PREF: u32 = 1 << 4;
 /// AS_PATH is not one AS_SEQUENCE: each segment begins with a word of kind and length.
 const SEGMENTED: u32 = 1 << 5;
+/// Has a class of the operator's rules.
+const HAS_CLASS: u32 = 1 << 7;
+/// Every flag that stands for a word, in the order of these words.
+const OPTIONAL: u32 = HAS_MED | HAS_ORIGINATOR | HAS_LOCAL_PREF | HAS_CLASS | HAS_CARRIED;
 /// Carries BLACKHOLE (RFC 7999).
 const IS_BLACKHOLE: u32 = 1 << 6;
 /// Attributes that are passed on unread follow the rest; their length in words is the last optional word.
 const HAS_CARRIED: u32 = 1 << 15;
-const OPTIONAL: u32 = HAS_MED | HAS_ORIGINATOR | HAS_LOCAL_PREF | HAS_CARRIED;
 const CLUSTER_SHIFT: u32 = 8;
 const CLUSTER_MAX: u32 = 0x7F;
 const SET: u32 = 1 << 16;
@@ -75,10 +79,10 @@ pub(super) struct AttrsRef<'a> {
 
 impl AttrStore {
     /// The number of a set, one reference more; new where no route had it.
-    pub(super) fn intern(&mut self, attrs: &RouteAttrs) -> AttrsId {
+    pub(super) fn intern(&mut self, attrs: &RouteAttrs, class: Option<RuleClass>) -> AttrsId {
         let mut words = std::mem::take(&mut self.scratch);
         let (hop, fresh) = self.hops.intern(attrs.next_hop);
-        encode(attrs, hop, &mut words);
+        encode(attrs, hop, class, &mut words);
         let hash = table::hash(&words[1..]);
         let stored = &self.words;
         let found = self.table.find(hash, |id| {
@@ -261,7 +265,7 @@ fn decode_carried(mut words: &[u32]) -> Box<[CarriedAttr]> {
     carried.into()
 }
 
-fn encode(attrs: &RouteAttrs, hop: u32, words: &mut Vec<u32>) {
+fn encode(attrs: &RouteAttrs, hop: u32, class: Option<RuleClass>, words: &mut Vec<u32>) {
     words.clear();
     let cluster = u32::from(attrs.cluster_hops).min(CLUSTER_MAX);
     let mut flags = origin_bits(attrs.origin) | cluster << CLUSTER_SHIFT;
@@ -279,6 +283,10 @@ fn encode(attrs: &RouteAttrs, hop: u32, words: &mut Vec<u32>) {
     if attrs.local_pref != USUAL_LOCAL_PREF {
         flags |= HAS_LOCAL_PREF;
         words.push(attrs.local_pref);
+    }
+    if let Some(RuleClass(class)) = class {
+        flags |= HAS_CLASS;
+        words.push(class);
     }
     if !attrs.carried.is_empty() {
         flags |= HAS_CARRIED;
@@ -327,6 +335,7 @@ impl AttrsRef<'_> {
     }
 
     /// The optional word of `flag`, which is one of `OPTIONAL`, in the order of their bits.
+    /// The word of one of the flags in `OPTIONAL`.
     fn optional(&self, flag: u32) -> Option<u32> {
         let before = (self.words[1] & OPTIONAL & (flag - 1)).count_ones();
         self.has(flag).then(|| self.words[FIXED + index(before)])
@@ -360,6 +369,11 @@ impl AttrsRef<'_> {
 
     pub(super) fn originator(&self) -> Option<Ipv4Addr> {
         self.optional(HAS_ORIGINATOR).map(Ipv4Addr::from)
+    }
+
+    /// The class of the operator's rules, where there are any.
+    pub(super) fn class(&self) -> Option<RuleClass> {
+        self.optional(HAS_CLASS).map(RuleClass)
     }
 
     pub(super) fn cluster_hops(&self) -> u8 {
@@ -490,7 +504,7 @@ pub(super) mod tests {
             let mut store = AttrStore::default();
             let mut held: Vec<(RouteAttrs, AttrsId)> = Vec::new();
             for attrs in sets {
-                let id = store.intern(&attrs);
+                let id = store.intern(&attrs, None);
                 for (other, known) in &held {
                     prop_assert_eq!(*other == attrs, *known == id);
                 }
@@ -518,7 +532,7 @@ pub(super) mod tests {
             let mut store = AttrStore::default();
             let mut size = 0;
             for round in 0..3 {
-                let ids: Vec<AttrsId> = sets.iter().map(|attrs| store.intern(attrs)).collect();
+                let ids: Vec<AttrsId> = sets.iter().map(|attrs| store.intern(attrs, None)).collect();
                 ids.into_iter().for_each(|id| store.release(id));
                 if round == 0 {
                     size = store.words.len();
@@ -534,7 +548,7 @@ pub(super) mod tests {
         let mut attrs = RouteAttrs::to_next_hop("10.0.0.1".parse().unwrap());
         attrs.as_path = AsPath::sequence(0..70_000);
         attrs.communities = (0..300).map(Community).collect();
-        let id = store.intern(&attrs);
+        let id = store.intern(&attrs, None);
         let back = store.decode(id);
         assert_eq!(back.communities, attrs.communities);
         assert_eq!(back.as_path.hops(), 65_535, "no message is that long");
