@@ -100,6 +100,8 @@ const HIDDEN: f64 = 2e-6;
 const HIDDEN_MANY: f64 = 3e-7;
 const MANY: usize = 16;
 const SOFT: f64 = 3.0;
+const STEPS: usize = 1_000;
+const FAR: f64 = 1e12;
 const NEXT: f64 = 0.5;
 const FIRST: f64 = 12.0;
 const HIDDEN_SMALL: f64 = 1e-6;
@@ -235,22 +237,24 @@ impl Dual<'_> {
         let few = self.rows.len() <= SMALL;
         let most = if few { 400 } else { (2 * self.rows.len() / cut.live.view().len().max(1)).clamp(8, 60) };
         prices.bound = answer.exact;
+        let mut steps = 0;
         loop {
-            if clock.over() {
+            steps += 1;
+            if steps > STEPS || clock.over() {
                 prices.shares = self.shares(cut, &prices.node, prices.width);
                 return End::Over;
             }
             let enough = (0.1 * prices.width * answer.shared).max(1e-11 * answer.smooth.abs());
             let (mut node, mut gain) = self.step(&answer, &prices.node, trust, &bounds);
             // A short step that gains little may be one of a long way: look further before being content.
-            while gain <= enough && !refused && farthest(&node, &prices.node) >= 0.99 * trust {
+            while gain <= enough && !refused && trust > 0.0 && trust < FAR * prices.width && farthest(&node, &prices.node) >= 0.99 * trust {
                 trust *= 8.0;
                 (node, gain) = self.step(&answer, &prices.node, trust, &bounds);
             }
-            let hides = answer.hidden(prices.width) / answer.exact.abs();
             let many = self.sharing.get() > MANY * self.base.len();
             let last = prices.width <= goal.finest
-                || hides <= if many { goal.hidden.min(HIDDEN_MANY) } else { goal.hidden };
+                || answer.hidden(prices.width)
+                    <= if many { goal.hidden.min(HIDDEN_MANY) } else { goal.hidden } * answer.exact.abs();
             // At the last level loads must be right too, for the plan is rounded from them.
             let close = !last || tries > most || answer.apart() <= goal.apart * answer.exact.abs();
             tries += usize::from(last);
