@@ -1,10 +1,10 @@
 //! A bound that knows that prefixes are whole: the largest prefix that the prices would divide is tried on each of its
 //! exits, and so on below; the least of all branches is a bound again. Never needed where prefixes are small.
 
+use super::dive;
 use super::dual::{Clock, Prices};
 use super::fixed::Fixed;
 use super::model::Model;
-use super::dive;
 use super::solve::tally_cost;
 use super::tally::Tally;
 

@@ -1,11 +1,11 @@
 //! A cap on the number of prefixes that may move: a price on each move is raised until the most useful ones are left.
 //! Never exceeds the cap, and keeps a true bound: the price is paid back for as many moves as are allowed.
 
+use super::dive;
 use super::dual::Clock;
 use super::dual::Prices;
 use super::fixed::Fixed;
 use super::model::{Model, NONE};
-use super::dive;
 use super::solve::tally_cost;
 use super::tally::Tally;
 

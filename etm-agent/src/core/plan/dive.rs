@@ -66,8 +66,13 @@ impl Rest<'_> {
 
     /// Prices of what is left, from those `now`, looked for `around` widths about them.
     fn again(&self, now: &Prices, around: f64, apart: f64, clock: &mut dyn Clock) -> Prices {
-        let dual =
-            Dual { model: self.model, base: &self.base, rows: self.cut.live.view(), work: Cell::default(), sharing: Cell::default() };
+        let dual = Dual {
+            model: self.model,
+            base: &self.base,
+            rows: self.cut.live.view(),
+            work: Cell::default(),
+            sharing: Cell::default(),
+        };
         dual.polish(&self.cut, &now.node, (around * self.width, self.width), apart, clock)
     }
 
@@ -120,19 +125,15 @@ fn by_size<'a>(model: &Model, shares: &'a [(u32, u16, f64)]) -> Vec<&'a [(u32, u
 /// True if a row that shares exits takes much of one of them: then rounding it is no small matter.
 pub(super) fn bulky(model: &Model, prices: &Prices) -> bool {
     let room = |column: u16| {
-        let nodes = model.paths[usize::from(column)].iter().filter_map(|node| model.nodes.get(usize::from(*node)));
+        let nodes =
+            model.paths[usize::from(column)].iter().filter_map(|node| model.nodes.get(usize::from(*node)));
         nodes.map(|node| node.limit_bps).fold(f64::INFINITY, f64::min)
     };
     prices.shares.iter().any(|(row, column, _)| model.rate[index(*row)] > BULKY * room(*column))
 }
 
 /// Where the largest rows that share exits had best go, found on a sample in which the small ones stand for their like.
-pub(super) fn places(
-    model: &Model,
-    prices: &mut Prices,
-    fixed: &mut Fixed,
-    clock: &mut dyn Clock,
-) {
+pub(super) fn places(model: &Model, prices: &mut Prices, fixed: &mut Fixed, clock: &mut dyn Clock) {
     let (small, rows) = model.thinned(usize::try_from(THINNED).unwrap_or(usize::MAX));
     let traffic: f64 = small.rate.iter().sum();
     let none = Fixed::none(&small);
@@ -175,9 +176,12 @@ pub(super) fn plan<'a>(
     let Kept { mut cut, mut choice } = fixed.near(model, &prices.node, ratio * prices.width, kept);
     // What lies further out is taken to stay as it is, however far prices go.
     cut.radius = f64::INFINITY;
-    let mut rest =
-        Rest { model, cut, base: fixed.base().to_vec(), settled: Vec::new(), width: prices.width };
-    let start = if fixed.rows().is_empty() { prices.clone() } else { rest.again(prices, shift(largest), ROUGH, clock) };
+    let mut rest = Rest { model, cut, base: fixed.base().to_vec(), settled: Vec::new(), width: prices.width };
+    let start = if fixed.rows().is_empty() {
+        prices.clone()
+    } else {
+        rest.again(prices, shift(largest), ROUGH, clock)
+    };
     let now = rest.dive(start, SMALL * traffic, &shift, clock);
     let column = model.column_prices(&now.node);
     let view = rest.cut.live.view();
@@ -188,7 +192,8 @@ pub(super) fn plan<'a>(
                 continue;
             }
             let pair = model.pairs(index(*row)).find(|pair| model.column[*pair] == best);
-            choice[index(*row)] = pair.and_then(|pair| u32::try_from(pair).ok()).unwrap_or(choice[index(*row)]);
+            choice[index(*row)] =
+                pair.and_then(|pair| u32::try_from(pair).ok()).unwrap_or(choice[index(*row)]);
         }
     }
     let mut tally = Tally::new(model, choice);

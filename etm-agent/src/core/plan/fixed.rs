@@ -38,7 +38,13 @@ impl Fixed {
 
     /// The dual of the rest.
     pub(super) fn dual<'a>(&'a self, model: &'a Model) -> Dual<'a> {
-        Dual { model, base: &self.base, rows: model.view(&self.weight), work: Cell::default(), sharing: Cell::default() }
+        Dual {
+            model,
+            base: &self.base,
+            rows: model.view(&self.weight),
+            work: Cell::default(),
+            sharing: Cell::default(),
+        }
     }
 
     /// What the settled rows cost beside their loads, and the rows without traffic.

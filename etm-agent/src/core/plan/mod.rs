@@ -15,6 +15,7 @@ pub mod model;
 mod overload;
 mod primal;
 mod rows;
+mod share;
 pub mod solve;
 mod spec;
 pub mod tally;

@@ -27,12 +27,7 @@ fn narrow(at: usize) -> u32 {
 impl Choices {
     /// A pair that by itself is dearer than `excess`, which is what the plan costs above the bound, is in no better plan.
     /// Rows larger than `large` are offered all their pairs, others those that `near` kept.
-    pub(super) fn new(
-        model: &Model,
-        near: &Rows,
-        column: &[f64],
-        (excess, large): (f64, f64),
-    ) -> Choices {
+    pub(super) fn new(model: &Model, near: &Rows, column: &[f64], (excess, large): (f64, f64)) -> Choices {
         let mut choices = Choices { rows: Vec::new(), pairs: Vec::new() };
         let price = |at: usize| model.unit[at] + column[usize::from(model.column[at])];
         let view = near.view();

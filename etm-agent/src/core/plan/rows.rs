@@ -156,13 +156,7 @@ impl<'a> View<'a> {
     }
 
     /// The same; `seen` is told the cheapest pair of each row.
-    fn cut_seen(
-        &self,
-        prices: Vec<f64>,
-        radius: f64,
-        width: f64,
-        mut seen: impl FnMut(usize, usize),
-    ) -> Cut {
+    fn cut_seen(&self, prices: Vec<f64>, radius: f64, width: f64, mut seen: impl FnMut(usize, usize)) -> Cut {
         let mut cut = Cut {
             live: Rows { start: vec![0], ..Rows::default() },
             load: vec![0.0; prices.len()],

@@ -81,6 +81,13 @@ struct Hints {
     shift: Vec<f64>,
 }
 
+impl Hints {
+    fn warm(self, prices: &Prices) -> Warm {
+        let (settled, shift) = (self.settled, self.shift);
+        Warm { prices: prices.node.clone(), width: 4.0 * prices.width, settled, shift }
+    }
+}
+
 /// A plan from the prices; where rows are bulky they are settled first, where they were last time or where a sample says.
 fn assign<'a>(
     model: &'a Model,
@@ -163,8 +170,11 @@ fn conclude(
     // Less is what rounding to whole prefixes leaves: zero is bound enough.
     let traffic: f64 = model.rate.iter().sum();
     let some = costs.overload_bps > SOME_OVERLOAD * traffic;
-    let overload_bound =
-        if some { overload::bound(model, &prices.node, costs.overload_bps).min(costs.overload_bps) } else { 0.0 };
+    let overload_bound = if some {
+        overload::bound(model, &prices.node, costs.overload_bps).min(costs.overload_bps)
+    } else {
+        0.0
+    };
     let gain = stay_costs.objective - bound;
     let realised =
         (gain > 1e-9 * stay_costs.objective.abs()).then(|| (stay_costs.objective - costs.objective) / gain);
@@ -184,12 +194,7 @@ fn conclude(
         },
         verdict,
         loads: Vec::new(),
-        warm: Warm {
-            prices: prices.node.clone(),
-            width: 4.0 * prices.width,
-            settled: hints.settled,
-            shift: hints.shift,
-        },
+        warm: hints.warm(prices),
     }
     .with_loads(model)
 }

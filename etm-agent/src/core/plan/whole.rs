@@ -45,7 +45,8 @@ impl Point<'_> {
     /// What nodes cost above their price if they carry at least `load`. Convex and zero at zero: rises of several rows add
     /// up to no more than their rise together.
     fn above(&self, model: &Model, load: &[f64]) -> f64 {
-        let one = |(node, load): (usize, &f64)| if *load > 0.0 { self.above_one(model, node, *load) } else { 0.0 };
+        let one =
+            |(node, load): (usize, &f64)| if *load > 0.0 { self.above_one(model, node, *load) } else { 0.0 };
         load.iter().enumerate().map(one).sum()
     }
 
@@ -64,7 +65,8 @@ impl Point<'_> {
             curve.conjugate_most(self.price[node], base) - base
         };
         let rooms: Vec<f64> = (0..self.curves.len()).map(room).collect();
-        let least = |path: &Vec<u16>| path.iter().map(|node| rooms[usize::from(*node)]).fold(f64::INFINITY, f64::min);
+        let least =
+            |path: &Vec<u16>| path.iter().map(|node| rooms[usize::from(*node)]).fold(f64::INFINITY, f64::min);
         let smallest = model.paths.iter().map(least).fold(f64::INFINITY, f64::min);
         let mut large: Vec<Large> = Vec::new();
         for row in (0..model.len()).filter(|row| model.rate[*row] > smallest) {
