@@ -46,6 +46,8 @@ pub struct AgentOptions {
     pub hook: &'static str,
     /// How long a session may take to come up.
     pub startup_timeout: &'static str,
+    /// Record from the start on.
+    pub record: bool,
     /// Log filter (`RUST_LOG`).
     pub log: &'static str,
 }
@@ -61,6 +63,7 @@ impl Default for AgentOptions {
             lease: "10s",
             hook: "auto",
             startup_timeout: "20s",
+            record: false,
             log: "info",
         }
     }
@@ -90,6 +93,11 @@ impl Site {
         Self { directory: lab.directory(), pin_root: lab.pin_root(), uplink_bps: lab.uplink_bps() }
     }
 
+    /// Where the agent records.
+    pub fn recordings(&self) -> PathBuf {
+        self.directory.join("record")
+    }
+
     /// Where the agent puts its control socket.
     pub fn control_socket(&self) -> PathBuf {
         self.directory.join("etm.sock")
@@ -101,7 +109,7 @@ pub fn config(site: &Site, options: &AgentOptions) -> String {
     let mut text = format!(
         "[agent]\nmode = \"{}\"\ninterval = \"{}\"\nstartup_timeout = \"{}\"\ncontrol_socket = \"{}\"\n\
          bird_socket = \"{}\"\n\n[policy]\nhold = \"{}\"\n\n[kernel]\ninside = [\"in0\"]\nlease = \"{}\"\n\n\
-         [datapath]\npin_root = \"{}\"\nprefixes_ipv4 = 4096\nprefixes_ipv6 = 4096\nhook = \"{}\"\n",
+         [datapath]\npin_root = \"{}\"\nprefixes_ipv4 = 4096\nprefixes_ipv6 = 4096\nhook = \"{}\"\n\n[record]\ndirectory = \"{}\"\nat_start = {}\n",
         options.mode,
         options.interval,
         options.startup_timeout,
@@ -111,6 +119,8 @@ pub fn config(site: &Site, options: &AgentOptions) -> String {
         options.lease,
         site.pin_root.display(),
         options.hook,
+        site.recordings().display(),
+        options.record,
     );
     let real = if site.uplink_bps == 0 { 1_000_000_000 } else { site.uplink_bps };
     let capacity_kbit = options.capacity_bps.unwrap_or(real) / 1000;

@@ -4,13 +4,15 @@
 mod billing;
 pub mod offline;
 mod raw;
+mod record;
 mod report;
 mod settings;
 mod validate;
 
 pub use report::ConfigError;
 pub use settings::{
-    AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
+    AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, RecordSettings,
+    SessionSettings, Settings,
 };
 
 /// The documented configuration: every key with its default, commented out where it is optional.

@@ -49,6 +49,7 @@ fn the_example_is_good_and_so_is_every_commented_default_in_it() {
     assert_eq!(full.kernel, settings.kernel);
     assert_eq!(full.datapath, settings.datapath);
     assert_eq!(full.agent, settings.agent);
+    assert_eq!(full.record, settings.record);
     assert_eq!(full.policy.uplinks, settings.policy.uplinks);
     assert_eq!(full.bgp.unwrap().hold_time, settings.bgp.unwrap().hold_time);
 }

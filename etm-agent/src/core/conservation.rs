@@ -83,7 +83,7 @@ pub struct WorstWindows {
 }
 
 /// Where the constant between two books may lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Interval {
     low: i128,
     high: i128,
@@ -102,7 +102,7 @@ impl Interval {
 }
 
 /// One of the two books: packets, or bytes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Ledger {
     constant: Option<Interval>,
     /// The largest difference of consecutive missing samples, and how many there were.
@@ -142,7 +142,7 @@ impl Ledger {
 }
 
 /// A device's account, read in one way.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Reading {
     packets: Ledger,
     bytes: Ledger,
@@ -174,7 +174,7 @@ impl Reading {
 }
 
 /// The books of one uplink.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Book {
     /// As the device says, and as if each of its packets that was a super-packet counted as its segments. A qdisc counts
     /// segments; a device counts what it is given, which depends on what it can segment itself. One of the two must hold.
@@ -283,7 +283,7 @@ fn restarted(before: &UplinkSample, now: &UplinkSample) -> bool {
 }
 
 /// The books of all uplinks.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Conservation {
     books: Vec<Book>,
 }

@@ -43,3 +43,5 @@ pub mod projection;
 pub mod view;
 
 pub mod controller;
+
+pub mod record;

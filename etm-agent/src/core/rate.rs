@@ -7,6 +7,7 @@ use super::billing::Billing;
 use super::decision::Adopted;
 use super::input::SlotCount;
 use crate::types::{BitRate, Count, SlotId, Timestamp, UplinkId};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ pub const SMOOTHING: Duration = Duration::from_secs(10);
 
 /// Rates of all rows. Memory follows the rows that ever carried traffic, not the size of the table:
 /// four bytes per row of the table, and a whole record only for those.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rates {
     uplinks: usize,
     /// Basis of each uplink.
@@ -30,7 +31,7 @@ pub struct Rates {
     active: Vec<usize>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Record {
     row: usize,
     last: Count,
@@ -178,6 +179,19 @@ impl Rates {
     /// Smoothed rate of a prefix row over all uplinks.
     pub fn smoothed(&self, slot: SlotId) -> BitRate {
         self.over_uplinks(slot).map(|record| record.smoothed).sum()
+    }
+
+    /// A row as read last.
+    pub fn last(&self, slot: SlotId, uplink: UplinkId) -> Count {
+        self.record(slot, uplink).map_or(Count::default(), |record| record.last)
+    }
+
+    /// True where every index leads somewhere.
+    pub fn is_whole(&self, uplinks: usize) -> bool {
+        let inside = |place: &u32| usize::try_from(*place).is_ok_and(|place| place <= self.records.len());
+        self.uplinks == uplinks.max(1)
+            && self.places.iter().all(inside)
+            && self.active.iter().all(|place| *place < self.records.len())
     }
 
     /// What was counted in a row since the prefix has it.

@@ -64,6 +64,9 @@ pub struct SessionView {
     pub up: bool,
     /// Every family's table is complete (learn).
     pub complete: bool,
+    /// Routes held, those of a lost session included until they are cleared away (learn).
+    #[serde(default)]
+    pub routes: u64,
     /// Why it is down.
     pub reason: Option<String>,
     /// Decision it was told last (inject).
