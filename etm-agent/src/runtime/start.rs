@@ -6,7 +6,7 @@ use super::decider::{Decider, Identity, Sources, uplink_id};
 use super::error::AgentError;
 use super::machine::{self, enforcing, own_table};
 use super::open::{Opening, header};
-use super::record::{self, Recorder};
+use super::record::{self, Tap};
 use super::sampler::{Attachment, Note, Sampler};
 use super::sessions::{self, Session};
 use super::stop::{End, Parts};
@@ -15,7 +15,7 @@ use crate::config::Settings;
 use crate::control::schema::Quantiles;
 use crate::control::{self, Request};
 use crate::core::controller::Controller;
-use crate::core::decision::Decision;
+use crate::core::decision::{Adopted, Decision};
 use crate::core::input::{Input, LinkEvent, Sample, TableFill};
 use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
 use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
@@ -28,12 +28,8 @@ use tokio::task::JoinSet;
 /// Starts every part. An error means that nothing runs any more.
 pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, AgentError> {
     let Opening { interfaces, datapath, routes, socket, lock } = opening;
-    let Opened { datapath, table, counters, lease, off, live, log, mut adopted } = datapath;
-    if enforcing(settings) {
-        adopted.routes = routes.installed().clone();
-    }
-    let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
-    let controller = Controller::new(settings.policy.clone(), slots, &adopted, off.is_off()?);
+    let Opened { datapath, table, counters, lease, off, live, log, adopted } = datapath;
+    let controller = controller(settings, adopted, &routes, off.is_off()?);
     let (inputs, inputs_rx) = mpsc::channel(4096);
     let (requests, requests_rx) = mpsc::channel(16);
     let (samples, samples_rx) = mpsc::channel(1);
@@ -51,7 +47,6 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     let sessions = sessions::of(settings, &inputs, &told_rx, &sessions_rx)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let identity = identity(settings, &sessions, sample_times);
-    let (tap, recorder) = record::pair(&settings.record);
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -66,6 +61,7 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
         _lock: lock,
     };
     let tasks = &mut parts.tasks;
+    let tap = spawn_recorder(tasks, settings)?;
     let decider =
         Decider::new(controller, (lease, off), (decisions, learning, leases), (jobs, tap), identity);
     let sources = Sources {
@@ -76,7 +72,6 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
         inputs: inputs_rx,
     };
     spawn_decider(tasks, decider, sources)?;
-    spawn_recorder(tasks, recorder)?;
     let reader = (datapath, counters, log);
     let sampler = sampler(settings, reader, &interfaces.uplinks, fill_rx, (samples, durations))?;
     spawn_sampler(tasks, sampler, notes_rx)?;
@@ -88,6 +83,14 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     spawn_control(tasks, socket, requests, rest_rx);
     spawn_sessions(tasks, sessions);
     Ok(parts)
+}
+
+fn controller(settings: &Settings, mut adopted: Adopted, routes: &fib::Overrides, off: bool) -> Controller {
+    if enforcing(settings) {
+        adopted.routes = routes.installed().clone();
+    }
+    let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
+    Controller::new(settings.policy.clone(), slots, &adopted, off)
 }
 
 fn sampler(
@@ -165,11 +168,13 @@ fn spawn_sampler(tasks: &mut Tasks, sampler: Sampler, notes: Receiver<Note>) -> 
     spawn_thread(tasks, "sampler", move || End::Datapath(Box::new(sampler.run(&notes))))
 }
 
-fn spawn_recorder(tasks: &mut Tasks, recorder: Recorder) -> Result<(), AgentError> {
+fn spawn_recorder(tasks: &mut Tasks, settings: &Settings) -> Result<Tap, AgentError> {
+    let (tap, recorder) = record::pair(&settings.record);
     spawn_thread(tasks, "recorder", move || {
         recorder.run();
         End::Plain
-    })
+    })?;
+    Ok(tap)
 }
 
 fn spawn_table(
