@@ -238,8 +238,15 @@ impl Agent {
     /// # Errors
     /// The binaries are not built, or the agent ends or stays silent.
     pub fn start(lab: &Lab, options: &AgentOptions) -> Result<Self, LabError> {
-        let path = write_config(lab, options)?;
-        let mut agent = Self::start_with(lab, &path, options.log)?;
+        Self::start_by(lab, &write_config(lab, options)?, options.log)
+    }
+
+    /// Starts the agent with a configuration of the caller's and waits for its first answer.
+    ///
+    /// # Errors
+    /// See [`Self::start`].
+    pub fn start_by(lab: &Lab, config: &Path, log_filter: &str) -> Result<Self, LabError> {
+        let mut agent = Self::start_with(lab, config, log_filter)?;
         wait_until("etm-agent to answer", START, || match agent.ended() {
             Some(status) => Ok(Err(agent.died(status))),
             None => agent.get("/v1/status").map(Ok).map_err(|error| error.to_string()),

@@ -96,6 +96,7 @@ pub(super) fn providers(uplinks: &[UplinkView]) -> String {
                 uplink.name.clone(),
                 uplink.providers.join(","),
                 if uplink.up { "up" } else { "down" }.to_owned(),
+                uplink.billing.clone(),
                 uplink.capacity_bps.to_string(),
                 uplink.limit_bps.to_string(),
                 uplink.offered_bps.to_string(),
@@ -111,6 +112,7 @@ pub(super) fn providers(uplinks: &[UplinkView]) -> String {
         "UPLINK",
         "PROVIDERS",
         "LINK",
+        "BILLED",
         "CAPACITY",
         "LIMIT",
         "OFFERED",
@@ -120,7 +122,7 @@ pub(super) fn providers(uplinks: &[UplinkView]) -> String {
         "DROPPED",
         "BOOKS",
     ];
-    table(&header, &[3, 4, 5, 6, 7, 8, 9], &rows)
+    table(&header, &[4, 5, 6, 7, 8, 9, 10], &rows)
 }
 
 fn book(state: BookState) -> &'static str {

@@ -1,6 +1,7 @@
 //! Text of the configuration file becomes validated settings, or a report with line and caret.
 //! Never opens a file, never resolves a name, never looks at the machine: that is the runtime's.
 
+mod billing;
 pub mod offline;
 mod raw;
 mod record;

@@ -236,6 +236,9 @@ pub struct DeviceCount {
     pub backlog: Count,
     /// Where `sent` comes from.
     pub basis: Basis,
+    /// What to add to `sent` if it counts super-packets as one packet each (`Basis::Device` may): the other segments
+    /// that the kernel program counted, and their headers. Cumulative.
+    pub excess: Count,
 }
 
 /// In what basis a device counts sent bytes.

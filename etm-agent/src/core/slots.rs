@@ -68,6 +68,11 @@ impl Slots {
         self.of_prefix.iter().map(|(prefix, slot)| (prefix, *slot))
     }
 
+    /// As `iter`, of the prefixes after `prefix`.
+    pub fn iter_after(&self, prefix: Option<Prefix>) -> impl Iterator<Item = (Prefix, SlotId)> + '_ {
+        self.of_prefix.iter_after(prefix).map(|(prefix, slot)| (prefix, *slot))
+    }
+
     /// Counts `prefix` from now on. Without a free row it is refused, and counts for its covering prefix.
     pub fn insert(&mut self, prefix: Prefix) {
         if self.get(prefix).is_some() {

@@ -92,6 +92,7 @@ impl Decider {
                     self.obey_switch();
                     self.feed(Input::Tick);
                 }
+                () = std::future::ready(()), if self.controller.has_chores() => self.feed(Input::Tick),
             }
         }
     }

@@ -17,6 +17,7 @@ use crate::control::{self, Request};
 use crate::core::controller::Controller;
 use crate::core::decision::{Adopted, Decision};
 use crate::core::input::{Input, LinkEvent, Sample, TableFill};
+use crate::core::policy::Policy;
 use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
 use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
 use crate::types::Timestamp;
@@ -29,7 +30,8 @@ use tokio::task::JoinSet;
 pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, AgentError> {
     let Opening { interfaces, datapath, routes, socket, lock } = opening;
     let Opened { datapath, table, counters, lease, off, live, log, adopted } = datapath;
-    let controller = controller(settings, adopted, &routes, off.is_off()?);
+    let policy = policy(settings, &interfaces.uplinks);
+    let controller = controller(settings, policy, adopted, &routes, off.is_off()?);
     let (inputs, inputs_rx) = mpsc::channel(4096);
     let (requests, requests_rx) = mpsc::channel(16);
     let (samples, samples_rx) = mpsc::channel(1);
@@ -85,12 +87,27 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     Ok(parts)
 }
 
-fn controller(settings: &Settings, mut adopted: Adopted, routes: &fib::Overrides, off: bool) -> Controller {
+fn controller(
+    settings: &Settings,
+    policy: Policy,
+    mut adopted: Adopted,
+    routes: &fib::Overrides,
+    off: bool,
+) -> Controller {
     if enforcing(settings) {
         adopted.routes = routes.installed().clone();
     }
     let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
-    Controller::new(settings.policy.clone(), slots, &adopted, off)
+    Controller::new(policy, slots, &adopted, off)
+}
+
+/// The operator's, with what only the machine knows: interfaces without link header have no frames to bill.
+fn policy(settings: &Settings, uplinks: &[LinkReport]) -> Policy {
+    let mut policy = settings.policy.clone();
+    for (uplink, _) in policy.uplinks.iter_mut().zip(uplinks).filter(|(_, link)| !link.ethernet) {
+        uplink.billing = uplink.billing.without_header();
+    }
+    policy
 }
 
 fn sampler(

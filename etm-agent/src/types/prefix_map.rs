@@ -71,6 +71,14 @@ impl<T> PrefixMap<T> {
         }
     }
 
+    /// The value of `prefix`, set to `value` first where there is none.
+    pub fn get_or_insert(&mut self, prefix: Prefix, value: T) -> &mut T {
+        match prefix.net() {
+            IpNet::V4(net) => self.v4.entry(net).or_insert(value),
+            IpNet::V6(net) => self.v6.entry(net).or_insert(value),
+        }
+    }
+
     /// Takes `prefix` out.
     pub fn remove(&mut self, prefix: Prefix) -> Option<T> {
         match prefix.net() {
@@ -108,6 +116,33 @@ impl<T> PrefixMap<T> {
         let v4 = self.v4.iter().map(|(net, value)| (Prefix::from(net), value));
         let v6 = self.v6.iter().map(|(net, value)| (Prefix::from(net), value));
         v4.chain(v6)
+    }
+
+    /// The entries after `prefix` (all without one), IPv4 first, in prefix order.
+    pub fn iter_after(&self, prefix: Option<Prefix>) -> impl Iterator<Item = (Prefix, &T)> + '_ {
+        let (v4, v6) = match prefix.map(Prefix::net) {
+            None => (Some(self.v4.iter()), self.v6.iter()),
+            Some(IpNet::V4(net)) => (Some(self.v4.iter_from(&net, false)), self.v6.iter()),
+            Some(IpNet::V6(net)) => (None, self.v6.iter_from(&net, false)),
+        };
+        let v4 = v4.into_iter().flatten().map(|(net, value)| (Prefix::from(net), value));
+        v4.chain(v6.map(|(net, value)| (Prefix::from(net), value)))
+    }
+
+    /// As `iter_after`, to change values.
+    pub fn iter_mut_after(&mut self, prefix: Option<Prefix>) -> impl Iterator<Item = (Prefix, &mut T)> + '_ {
+        let (v4, v6) = match prefix.map(Prefix::net) {
+            None => (Some(self.v4.iter_mut()), self.v6.iter_mut()),
+            Some(IpNet::V4(net)) => (Some(self.v4.iter_from_mut(&net, false)), self.v6.iter_mut()),
+            Some(IpNet::V6(net)) => (None, self.v6.iter_from_mut(&net, false)),
+        };
+        let v4 = v4.into_iter().flatten().map(|(net, value)| (Prefix::from(net), value));
+        v4.chain(v6.map(|(net, value)| (Prefix::from(net), value)))
+    }
+
+    /// Bytes of memory held, without what values hold themselves.
+    pub fn memory(&self) -> usize {
+        self.v4.mem_size() + self.v6.mem_size()
     }
 
     /// Forgets everything.

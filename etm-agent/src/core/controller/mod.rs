@@ -100,6 +100,8 @@ pub struct Controller {
     changed: bool,
     /// True once nothing held back a decision.
     decided: bool,
+    /// Where the sweep of rows without a route has come to, while there is one.
+    slot_sweep: Option<Option<Prefix>>,
 }
 
 impl Controller {
@@ -109,10 +111,11 @@ impl Controller {
         let uplinks = policy.uplinks.len();
         let mut controller = Controller {
             topology: Topology::new(&policy),
-            rib: Rib::new(policy.community),
+            rib: Rib::new(policy.community, policy.process),
             fib: FibView::default(),
             slots: Slots::new(slot_capacity, adopted),
-            rates: Rates::new(uplinks, adopted),
+            rates: Rates::new(uplinks, adopted)
+                .billed(policy.uplinks.iter().map(|uplink| uplink.billing).collect()),
             conservation: Conservation::new(uplinks),
             overrides: Overrides::default(),
             audit: Audit::default(),
@@ -139,6 +142,7 @@ impl Controller {
             decision: Arc::new(Decision::default()),
             changed: true,
             decided: false,
+            slot_sweep: None,
             policy,
         };
         controller.load_static_routes();
@@ -176,6 +180,7 @@ impl Controller {
                 if self.apply_routes(batch) {
                     self.settle(now);
                 }
+                self.do_chores(intake::CHORES_BESIDE_ROUTES);
             }
             Input::Link(event) => self.link(now, event),
             Input::Fib(event) => self.fib_event(now, event),
@@ -187,7 +192,7 @@ impl Controller {
             Input::Installed(installed) => self.kernel_answered(installed),
             Input::Told(told) => self.peer_answered(told),
             Input::Order(order) => self.order(now, order),
-            Input::Tick => {}
+            Input::Tick => self.do_chores(intake::CHORES),
         }
         self.refresh_holds(now);
         Outcome {
@@ -208,6 +213,11 @@ impl Controller {
     /// Not before the first decision: what an earlier run left lives on its lease, not on ours.
     pub fn wants_lease(&self) -> bool {
         self.enforcing() && self.inherited.is_none()
+    }
+
+    /// True while there is clearing up to do: a tick does the next slice of it.
+    pub fn has_chores(&self) -> bool {
+        self.rib.is_clearing() || self.slot_sweep.is_some()
     }
 
     /// True while the operator's switch is off.

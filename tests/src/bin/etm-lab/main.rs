@@ -41,6 +41,12 @@ enum Command {
         /// Routing table instead of a generated one: lines `prefix<TAB>anything`, also as .zst.
         #[arg(long)]
         table: Option<PathBuf>,
+        /// Smaller sizes, to see that it runs; where a bench has them.
+        #[arg(long)]
+        quick: bool,
+        /// One part of a bench that has several, such as `ingest` of `bgp`.
+        #[arg(long)]
+        part: Option<String>,
         /// One JSON object per line on standard output.
         #[arg(long)]
         json: bool,
@@ -76,7 +82,9 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Lab(command) => lab_command::run(command),
         Command::Demo { json } => run_demo(json),
-        Command::Bench { name, table, json } => run_bench(name.as_deref(), &BenchOptions { json, table }),
+        Command::Bench { name, table, quick, part, json } => {
+            run_bench(name.as_deref(), &BenchOptions { json, table, quick, part })
+        }
         Command::Report(Report::Views { data, json }) => {
             let data = data.or_else(|| std::env::var_os("ETM_DATA").map(PathBuf::from));
             report::views(&ViewOptions { data, json }).map(|_| ExitCode::SUCCESS)
