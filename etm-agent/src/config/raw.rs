@@ -22,6 +22,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) datapath: Datapath,
     #[serde(default)]
+    pub(super) record: Record,
+    #[serde(default)]
     pub(super) interface: Vec<Interface>,
     #[serde(default)]
     pub(super) provider: Vec<Provider>,
@@ -50,6 +52,62 @@ pub(super) struct PolicyTable {
     pub(super) hold: Option<Text>,
     pub(super) max_overrides: Option<usize>,
     pub(super) max_moved: Option<Text>,
+    /// Own and internal prefixes.
+    #[serde(default)]
+    pub(super) internal: Vec<Text>,
+    #[serde(default)]
+    pub(super) decision: DecisionTable,
+    #[serde(default)]
+    pub(super) prefix_list: Vec<PrefixList>,
+    #[serde(default)]
+    pub(super) route: Vec<RouteRuleTable>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PrefixList {
+    pub(super) name: Text,
+    pub(super) prefixes: Vec<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RouteRuleTable {
+    pub(super) name: Text,
+    pub(super) action: RuleAction,
+    pub(super) preference: Option<Spanned<u32>>,
+    #[serde(default)]
+    pub(super) prefixes: Vec<Text>,
+    #[serde(default)]
+    pub(super) prefix_lists: Vec<Text>,
+    #[serde(default)]
+    pub(super) as_paths: Vec<Text>,
+    #[serde(default)]
+    pub(super) communities: Vec<Text>,
+    #[serde(default)]
+    pub(super) large_communities: Vec<Text>,
+    #[serde(default)]
+    pub(super) origin_as: Vec<u32>,
+    #[serde(default)]
+    pub(super) sessions: Vec<Text>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RuleAction {
+    Accept,
+    Deny,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DecisionTable {
+    pub(super) always_compare_med: Option<bool>,
+    pub(super) deterministic_med: Option<bool>,
+    pub(super) med_missing_worst: Option<bool>,
+    pub(super) router_id: Option<bool>,
+    pub(super) cluster_list: Option<bool>,
+    pub(super) peer_address: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -81,6 +139,15 @@ pub(super) struct Datapath {
     pub(super) kernel_log: Option<bool>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Record {
+    pub(super) directory: Option<Text>,
+    pub(super) at_start: Option<bool>,
+    pub(super) file_megabytes: Option<Spanned<u64>>,
+    pub(super) files: Option<Spanned<usize>>,
+}
+
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum HookText {
@@ -103,6 +170,10 @@ pub(super) struct Interface {
 pub(super) struct Provider {
     pub(super) name: Text,
     pub(super) asn: Option<u32>,
+    pub(super) billing: Option<Text>,
+    pub(super) billed_tags: Option<Spanned<i8>>,
+    #[serde(default)]
+    pub(super) covering: bool,
     pub(super) exits: Spanned<Vec<Exit>>,
 }
 

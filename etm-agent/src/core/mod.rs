@@ -5,6 +5,9 @@
 //!
 //! In reading order, each file importing only those before it.
 
+pub mod billing;
+pub mod route_rules;
+
 pub mod policy;
 
 pub mod input;
@@ -41,3 +44,5 @@ pub mod projection;
 pub mod view;
 
 pub mod controller;
+
+pub mod record;

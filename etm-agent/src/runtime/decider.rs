@@ -3,6 +3,7 @@
 //! Links come before everything else, route floods after everything else. Never decides anything itself.
 
 use super::clock::boottime;
+use super::record::Tap;
 use super::sampler::{histogram, quantiles, record};
 use super::table::Job;
 use crate::control::Request;
@@ -23,7 +24,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
-/// Most table changes in one job: the kernel takes about 2.5 us for each.
+/// Most table changes put into one job: the kernel takes about 2.5 us for each.
 const CHANGES_PER_JOB: usize = 4096;
 
 /// What the supervisor tells the thread.
@@ -63,10 +64,13 @@ pub(super) struct Decider {
     pub(super) learning: watch::Sender<bool>,
     pub(super) jobs: SyncSender<Job>,
     pub(super) identity: Identity,
-    pub(super) backlog: VecDeque<TableChange>,
+    /// Changes that the table thread could not take yet, in order and in jobs.
+    pub(super) backlog: VecDeque<Vec<TableChange>>,
     pub(super) rounds: Histogram<u64>,
     /// Until when the lease is held; zero where none is. Announcements live on it too.
     pub(super) leases: watch::Sender<Timestamp>,
+    /// What is recorded, where something is.
+    pub(super) tap: Tap,
 }
 
 impl Decider {
@@ -89,19 +93,29 @@ impl Decider {
                     self.obey_switch();
                     self.feed(Input::Tick);
                 }
+                () = std::future::ready(()), if self.controller.has_chores() => self.feed(Input::Tick),
             }
         }
     }
 
     fn feed(&mut self, input: Input) {
-        let outcome = self.controller.handle(boottime(), input);
+        let outcome = self.handle(input);
         self.act(outcome);
+    }
+
+    /// The one way into the controller: what goes in and comes out here is what recordings hold.
+    fn handle(&mut self, input: Input) -> Outcome {
+        let copy = self.tap.before(&self.controller, &input);
+        let now = boottime();
+        let outcome = self.controller.handle(now, input);
+        self.tap.after(now, copy, &outcome);
+        outcome
     }
 
     fn round(&mut self, sample: Sample) {
         self.obey_switch();
         let (begun, read_at) = (Instant::now(), sample.at);
-        let outcome = self.controller.handle(boottime(), Input::Sample(sample));
+        let outcome = self.handle(Input::Sample(sample));
         record(&mut self.rounds, begun.elapsed());
         self.act(outcome);
         // The lease says: counters were read then, and a decision was made from them. After a pause of the process
@@ -113,7 +127,7 @@ impl Decider {
         if let Some(decision) = outcome.decision {
             self.decisions.send_replace(decision);
         }
-        self.backlog.extend(outcome.table);
+        self.keep_changes(outcome.table);
         self.hand_out_changes();
         if let Some(rows) = outcome.live
             && matches!(self.jobs.try_send(Job::Live(rows)), Err(TrySendError::Disconnected(_)))
@@ -127,20 +141,27 @@ impl Decider {
         });
     }
 
-    /// Never waits for the kernel: what the table thread cannot take now is kept, in order.
+    fn keep_changes(&mut self, changes: Vec<TableChange>) {
+        if changes.is_empty() {
+            return;
+        }
+        match self.backlog.back_mut().filter(|last| last.len() + changes.len() <= CHANGES_PER_JOB) {
+            Some(last) => last.extend(changes),
+            None => self.backlog.push_back(changes),
+        }
+    }
+
+    /// Never waits for the kernel: what the table thread cannot take now is kept.
     fn hand_out_changes(&mut self) {
-        while !self.backlog.is_empty() {
-            let count = self.backlog.len().min(CHANGES_PER_JOB);
-            let changes: Vec<TableChange> = self.backlog.drain(..count).collect();
+        while let Some(changes) = self.backlog.pop_front() {
             match self.jobs.try_send(Job::Changes(changes)) {
-                Ok(()) => {}
                 Err(
                     TrySendError::Full(Job::Changes(back)) | TrySendError::Disconnected(Job::Changes(back)),
                 ) => {
-                    back.into_iter().rev().for_each(|change| self.backlog.push_front(change));
+                    self.backlog.push_front(back);
                     return;
                 }
-                Err(_) => return,
+                Ok(()) | Err(_) => {}
             }
         }
     }
@@ -195,11 +216,19 @@ impl Decider {
             Query::Overrides => Answer::Overrides(Overrides { overrides: self.controller.overrides() }),
             Query::Explain { prefix } => Answer::Explain(Box::new(self.controller.explain(prefix))),
             Query::Events { since } => Answer::Events(Events { events: self.controller.events(since) }),
+            Query::Record => Answer::Recording(Box::new(self.tap.view())),
+            Query::RecordStart => self.record(true),
+            Query::RecordStop => self.record(false),
             Query::Off => self.order(Order::Off),
             Query::On => self.order(Order::On),
         };
         // A client that went away needs no answer.
         let _ = request.reply.send(answer);
+    }
+
+    fn record(&mut self, on: bool) -> Answer {
+        self.tap.switch(on);
+        Answer::Recording(Box::new(self.tap.view()))
     }
 
     /// The kernel's switch first: it is what takes the effect away, at once.
@@ -250,7 +279,7 @@ impl Decider {
             watch::Sender<bool>,
             watch::Sender<Timestamp>,
         ),
-        jobs: SyncSender<Job>,
+        (jobs, tap): (SyncSender<Job>, Tap),
         identity: Identity,
     ) -> Decider {
         Decider {
@@ -264,6 +293,7 @@ impl Decider {
             backlog: VecDeque::new(),
             rounds: histogram(),
             leases,
+            tap,
         }
     }
 }

@@ -6,6 +6,7 @@ use super::decider::{Decider, Identity, Sources, uplink_id};
 use super::error::AgentError;
 use super::machine::{self, enforcing, own_table};
 use super::open::{Opening, header};
+use super::record::{self, Tap};
 use super::sampler::{Attachment, Note, Sampler};
 use super::sessions::{self, Prepared, Session};
 use super::stop::{End, Parts};
@@ -14,8 +15,9 @@ use crate::config::Settings;
 use crate::control::schema::Quantiles;
 use crate::control::{self, Request};
 use crate::core::controller::Controller;
-use crate::core::decision::Decision;
+use crate::core::decision::{Adopted, Decision};
 use crate::core::input::{Input, LinkEvent, Sample, TableFill};
+use crate::core::policy::Policy;
 use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
 use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
 use crate::types::Timestamp;
@@ -25,16 +27,16 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+/// Inputs that wait for the decision: batches of up to 512 routes, so some megabytes at most.
+const INPUTS: usize = 256;
+
 /// Starts every part. An error means that nothing runs any more.
 pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, AgentError> {
     let Opening { interfaces, datapath, routes, socket, lock } = opening;
-    let Opened { datapath, table, counters, lease, off, live, log, mut adopted } = datapath;
-    if enforcing(settings) {
-        adopted.routes = routes.installed().clone();
-    }
-    let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
-    let controller = Controller::new(settings.policy.clone(), slots, &adopted, off.is_off()?);
-    let (inputs, inputs_rx) = mpsc::channel(4096);
+    let Opened { datapath, table, counters, lease, off, live, log, adopted } = datapath;
+    let policy = policy(settings, &interfaces.uplinks);
+    let controller = controller(settings, policy, adopted, &routes, off.is_off()?);
+    let (inputs, inputs_rx) = mpsc::channel(INPUTS);
     let (requests, requests_rx) = mpsc::channel(16);
     let (samples, samples_rx) = mpsc::channel(1);
     let (links, links_rx) = mpsc::channel(64);
@@ -65,7 +67,9 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
         _lock: lock,
     };
     let tasks = &mut parts.tasks;
-    let decider = Decider::new(controller, (lease, off), (decisions, learning, leases), jobs, identity);
+    let tap = spawn_recorder(tasks, settings)?;
+    let decider =
+        Decider::new(controller, (lease, off), (decisions, learning, leases), (jobs, tap), identity);
     let sources = Sources {
         directives: directives_rx,
         links: links_rx,
@@ -85,6 +89,29 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     spawn_control(tasks, socket, requests, rest_rx);
     spawn_sessions(tasks, sessions, listeners);
     Ok(parts)
+}
+
+fn controller(
+    settings: &Settings,
+    policy: Policy,
+    mut adopted: Adopted,
+    routes: &fib::Overrides,
+    off: bool,
+) -> Controller {
+    if enforcing(settings) {
+        adopted.routes = routes.installed().clone();
+    }
+    let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
+    Controller::new(policy, slots, &adopted, off)
+}
+
+/// The operator's, with what only the machine knows: interfaces without link header have no frames to bill.
+fn policy(settings: &Settings, uplinks: &[LinkReport]) -> Policy {
+    let mut policy = settings.policy.clone();
+    for (uplink, _) in policy.uplinks.iter_mut().zip(uplinks).filter(|(_, link)| !link.ethernet) {
+        uplink.billing = uplink.billing.without_header();
+    }
+    policy
 }
 
 fn sampler(
@@ -160,6 +187,15 @@ fn spawn_decider(tasks: &mut Tasks, decider: Decider, sources: Sources) -> Resul
 
 fn spawn_sampler(tasks: &mut Tasks, sampler: Sampler, notes: Receiver<Note>) -> Result<(), AgentError> {
     spawn_thread(tasks, "sampler", move || End::Datapath(Box::new(sampler.run(&notes))))
+}
+
+fn spawn_recorder(tasks: &mut Tasks, settings: &Settings) -> Result<Tap, AgentError> {
+    let (tap, recorder) = record::pair(&settings.record);
+    spawn_thread(tasks, "recorder", move || {
+        recorder.run();
+        End::Plain
+    })?;
+    Ok(tap)
 }
 
 fn spawn_table(

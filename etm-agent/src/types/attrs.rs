@@ -157,6 +157,19 @@ pub struct CarriedAttr {
     pub value: Box<[u8]>,
 }
 
+impl FromStr for LargeCommunity {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LargeCommunity, String> {
+        let bad = || format!("`{text}` is not a large community; write it like 64500:1:179");
+        let parts: Vec<u32> = text.split(':').map(str::parse).collect::<Result<_, _>>().map_err(|_| bad())?;
+        match parts[..] {
+            [global, local1, local2] => Ok(LargeCommunity { global, local1, local2 }),
+            _ => Err(bad()),
+        }
+    }
+}
+
 /// The attributes of one route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RouteAttrs {
@@ -176,6 +189,9 @@ pub struct RouteAttrs {
     pub large_communities: Vec<LargeCommunity>,
     /// ORIGINATOR_ID of a reflected route (RFC 4456).
     pub originator: Option<Ipv4Addr>,
+    /// Length of CLUSTER_LIST (RFC 4456); 0 of a route that was not reflected.
+    #[serde(default)]
+    pub cluster_hops: u8,
     /// What is passed on unread, by type code.
     #[serde(default)]
     pub carried: Box<[CarriedAttr]>,
@@ -193,6 +209,7 @@ impl RouteAttrs {
             communities: Vec::new(),
             large_communities: Vec::new(),
             originator: None,
+            cluster_hops: 0,
             carried: Box::default(),
         }
     }
