@@ -8,7 +8,7 @@ use super::machine::{self, enforcing, own_table};
 use super::open::{Opening, header};
 use super::record::{self, Tap};
 use super::sampler::{Attachment, Note, Sampler};
-use super::sessions::{self, Session};
+use super::sessions::{self, Prepared, Session};
 use super::stop::{End, Parts};
 use super::table::{self, Job};
 use crate::config::Settings;
@@ -21,10 +21,14 @@ use crate::core::policy::Policy;
 use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
 use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
 use crate::types::Timestamp;
+use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+
+/// Inputs that wait for the decision: batches of up to 512 routes, so some megabytes at most.
+const INPUTS: usize = 256;
 
 /// Starts every part. An error means that nothing runs any more.
 pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, AgentError> {
@@ -32,7 +36,7 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     let Opened { datapath, table, counters, lease, off, live, log, adopted } = datapath;
     let policy = policy(settings, &interfaces.uplinks);
     let controller = controller(settings, policy, adopted, &routes, off.is_off()?);
-    let (inputs, inputs_rx) = mpsc::channel(4096);
+    let (inputs, inputs_rx) = mpsc::channel(INPUTS);
     let (requests, requests_rx) = mpsc::channel(16);
     let (samples, samples_rx) = mpsc::channel(1);
     let (links, links_rx) = mpsc::channel(64);
@@ -46,7 +50,7 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     let (told, told_rx) = watch::channel(controller.decision());
     let (stop_sessions, sessions_rx) = watch::channel(false);
     let (stop_rest, rest_rx) = watch::channel(false);
-    let sessions = sessions::of(settings, &inputs, &told_rx, &sessions_rx)?;
+    let Prepared { sessions, listeners } = sessions::of(settings, &inputs, &told_rx, &sessions_rx)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let identity = identity(settings, &sessions, sample_times);
     let mut parts = Parts {
@@ -83,7 +87,7 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
     spawn_daemon_watch(tasks, settings.clone(), rest_rx.clone());
     spawn_control(tasks, socket, requests, rest_rx);
-    spawn_sessions(tasks, sessions);
+    spawn_sessions(tasks, sessions, listeners);
     Ok(parts)
 }
 
@@ -305,7 +309,13 @@ fn spawn_daemon_watch(tasks: &mut Tasks, settings: Settings, stop: watch::Receiv
     });
 }
 
-fn spawn_sessions(tasks: &mut Tasks, sessions: Vec<Session>) {
+fn spawn_sessions(tasks: &mut Tasks, sessions: Vec<Session>, listeners: Vec<BoxFuture<'static, ()>>) {
+    for listener in listeners {
+        tasks.spawn(async move {
+            listener.await;
+            ("a BGP listener", End::Plain)
+        });
+    }
     for session in sessions {
         tasks.spawn(async move {
             let confirmed = session.future.await;
