@@ -7,7 +7,7 @@
 use super::super::preference::AttrsId;
 use super::super::route_rules::RuleClass;
 use super::table::{self, Table};
-use crate::types::{AsPath, AsPathSegment, Asn, Community, LargeCommunity, Origin, RouteAttrs};
+use crate::types::{AsPath, AsPathSegment, Asn, CarriedAttr, Community, LargeCommunity, Origin, RouteAttrs};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -31,7 +31,9 @@ const OPTIONAL: u32 = HAS_MED | HAS_ORIGINATOR | HAS_LOCAL_PREF | HAS_CLASS;
 /// Carries BLACKHOLE (RFC 7999).
 const IS_BLACKHOLE: u32 = 1 << 6;
 const CLUSTER_SHIFT: u32 = 8;
-const CLUSTER_MAX: u32 = 0xFF;
+const CLUSTER_MAX: u32 = 0x7F;
+/// Attributes that are passed on unread follow at the end.
+const HAS_CARRIED: u32 = 1 << 15;
 const SET: u32 = 1 << 16;
 
 /// The store.
@@ -225,7 +227,8 @@ fn room(class: usize) -> usize {
 fn record_len(words: &[u32]) -> usize {
     let optional = (words[1] & OPTIONAL).count_ones();
     let (communities, large) = (words[2] & 0xFFFF, words[2] >> 16);
-    FIXED + index(optional) + index(words[1] >> 16) + index(communities) + index(large) * 3
+    let len = FIXED + index(optional) + index(words[1] >> 16) + index(communities) + index(large) * 3;
+    if words[1] & HAS_CARRIED == 0 { len } else { len + 1 + index(words[len]) }
 }
 
 fn encode(attrs: &RouteAttrs, hop: u32, class: Option<RuleClass>, words: &mut Vec<u32>) {
@@ -276,7 +279,40 @@ fn encode(attrs: &RouteAttrs, hop: u32, class: Option<RuleClass>, words: &mut Ve
     if attrs.communities.contains(&Community::BLACKHOLE) {
         flags |= IS_BLACKHOLE;
     }
+    if !attrs.carried.is_empty() {
+        flags |= HAS_CARRIED;
+        encode_carried(&attrs.carried, words);
+    }
     words[1] = flags;
+}
+
+/// The number of words that follow; then each attribute: flags, code and length in one word, its value in the next.
+fn encode_carried(carried: &[CarriedAttr], words: &mut Vec<u32>) {
+    let before = words.len();
+    words.push(0);
+    for attr in carried {
+        let len = short(attr.value.len());
+        words.push(u32::from(attr.flags) << 24 | u32::from(attr.code) << 16 | len);
+        for chunk in attr.value[..index(len)].chunks(4) {
+            let mut word = [0; 4];
+            word[..chunk.len()].copy_from_slice(chunk);
+            words.push(u32::from_be_bytes(word));
+        }
+    }
+    words[before] = number(words.len() - before - 1);
+}
+
+fn decode_carried(mut words: &[u32]) -> Box<[CarriedAttr]> {
+    let mut carried = Vec::new();
+    while let Some((head, rest)) = words.split_first() {
+        let [flags, code, ..] = head.to_be_bytes();
+        let len = index(head & 0xFFFF);
+        let (value, rest) = rest.split_at(len.div_ceil(4).min(rest.len()));
+        let value: Vec<u8> = value.iter().flat_map(|word| word.to_be_bytes()).take(len).collect();
+        carried.push(CarriedAttr { flags, code, value: value.into() });
+        words = rest;
+    }
+    carried.into()
 }
 
 fn origin_bits(origin: Origin) -> u32 {
@@ -370,10 +406,13 @@ impl AttrsRef<'_> {
         members.first().filter(|_| !set).copied().map(Asn)
     }
 
-    fn communities(&self) -> (&[u32], &[u32]) {
-        let start = FIXED + self.path_words().len();
+    /// COMMUNITIES, LARGE_COMMUNITY, and what is carried.
+    fn rest(&self) -> (&[u32], &[u32], &[u32]) {
         let optional = (self.words[1] & OPTIONAL).count_ones();
-        self.words[start + index(optional)..].split_at(index(self.words[2] & 0xFFFF))
+        let start = FIXED + index(optional) + self.path_words().len();
+        let (communities, rest) = self.words[start..].split_at(index(self.words[2] & 0xFFFF));
+        let (large, carried) = rest.split_at(index(self.words[2] >> 16) * 3);
+        (communities, large, carried.get(1..).unwrap_or_default())
     }
 
     fn decode(&self) -> RouteAttrs {
@@ -381,7 +420,7 @@ impl AttrsRef<'_> {
         let segments = self.segments().map(|(set, members)| {
             if set { AsPathSegment::Set(asns(members)) } else { AsPathSegment::Sequence(asns(members)) }
         });
-        let (communities, large) = self.communities();
+        let (communities, large, carried) = self.rest();
         let large = large.chunks_exact(3).map(|value| LargeCommunity {
             global: value[0],
             local1: value[1],
@@ -397,6 +436,7 @@ impl AttrsRef<'_> {
             large_communities: large.collect(),
             originator: self.originator(),
             cluster_hops: self.cluster_hops(),
+            carried: decode_carried(carried),
         }
     }
 }
@@ -424,6 +464,7 @@ pub(super) mod tests {
             large in prop::collection::vec((0u32..3, 0u32..3), 0..3),
             originator in prop::option::of(any::<u32>().prop_map(Ipv4Addr::from)),
             cluster_hops in 0u8..4,
+            carried in prop::collection::vec((any::<u8>(), 0u8..3, prop::collection::vec(any::<u8>(), 0..6)), 0..3),
         ) -> RouteAttrs {
             let next_hop = if hop < 3 { format!("10.0.{hop}.1") } else { format!("fd00:{hop}::1") };
             RouteAttrs {
@@ -439,6 +480,10 @@ pub(super) mod tests {
                     .collect(),
                 originator,
                 cluster_hops,
+                carried: carried
+                    .into_iter()
+                    .map(|(flags, code, value)| CarriedAttr { flags, code, value: value.into() })
+                    .collect(),
             }
         }
     }
