@@ -9,6 +9,8 @@ use crate::error::LabError;
 
 mod bgp;
 mod dataplane;
+mod fib;
+mod forward;
 mod kernel;
 mod mixes;
 mod routes;
@@ -57,7 +59,7 @@ pub struct Bench {
 }
 
 /// Every bench, in alphabetical order.
-pub const BENCHES: [Bench; 3] = [
+pub const BENCHES: [Bench; 5] = [
     Bench {
         name: "bgp",
         about: "seconds and memory for a million prefixes of four peers beside BIRD and GoBGP; churn, overrides, loss of a peer",
@@ -67,6 +69,16 @@ pub const BENCHES: [Bench; 3] = [
         name: "dataplane",
         about: "nanoseconds per lookup, load, update, sample and kernel memory with the Internet's table",
         run: dataplane::run,
+    },
+    Bench {
+        name: "fib",
+        about: "milliseconds to add, replace and delete 200,000 routes, beside `ip -batch`",
+        run: fib::run,
+    },
+    Bench {
+        name: "forward",
+        about: "packets per second through a router with ETM attached and without, in turns",
+        run: forward::run,
     },
     Bench {
         name: "solver",

@@ -1,8 +1,10 @@
 //! Text of the configuration file becomes validated settings, or a report with line and caret.
 //! Never opens a file, never resolves a name, never looks at the machine: that is the runtime's.
 
+mod billing;
 pub mod offline;
 mod raw;
+mod record;
 mod report;
 mod routes;
 mod session;
@@ -12,7 +14,8 @@ mod validate;
 pub use report::ConfigError;
 pub use settings::{
     AgentSettings, BeyondSettings, BgpSettings, DatapathSettings, HookChoice, ImportSettings, KernelSettings,
-    KeySettings, MaxRoutesSettings, ReachSettings, SessionSettings, Settings, TransportSettings,
+    KeySettings, MaxRoutesSettings, ReachSettings, RecordSettings, SessionSettings, Settings,
+    TransportSettings,
 };
 
 /// The documented configuration: every key with its default, commented out where it is optional.

@@ -22,6 +22,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) datapath: Datapath,
     #[serde(default)]
+    pub(super) record: Record,
+    #[serde(default)]
     pub(super) interface: Vec<Interface>,
     #[serde(default)]
     pub(super) provider: Vec<Provider>,
@@ -137,6 +139,15 @@ pub(super) struct Datapath {
     pub(super) kernel_log: Option<bool>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Record {
+    pub(super) directory: Option<Text>,
+    pub(super) at_start: Option<bool>,
+    pub(super) file_megabytes: Option<Spanned<u64>>,
+    pub(super) files: Option<Spanned<usize>>,
+}
+
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum HookText {
@@ -159,6 +170,8 @@ pub(super) struct Interface {
 pub(super) struct Provider {
     pub(super) name: Text,
     pub(super) asn: Option<u32>,
+    pub(super) billing: Option<Text>,
+    pub(super) billed_tags: Option<Spanned<i8>>,
     #[serde(default)]
     pub(super) covering: bool,
     pub(super) exits: Spanned<Vec<Exit>>,

@@ -1,10 +1,13 @@
 //! From the file as typed to what it means. Finds every fault, not only the first.
 
+use super::billing;
 use super::raw::{self, Raw, Text};
+use super::record;
 use super::report::Fault;
 use super::settings::{
     AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
 };
+use crate::core::billing::Billing;
 use crate::core::policy::{DecisionProcess, Exit, Peer, Policy, Provider, Role, StaticRoute, Uplink};
 use crate::types::{
     Asn, BitRate, Community, ExitId, Family, Prefix, ProviderId, RouterId, Share, UplinkId, parse_duration,
@@ -25,7 +28,8 @@ const MAX_UPLINKS: usize = 64;
 
 pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let mut check = Check::default();
-    let uplinks = check.uplinks(&raw.interface);
+    let mut uplinks = check.uplinks(&raw.interface);
+    check.faults.extend(billing::settle(&raw.provider, &mut uplinks));
     let (providers, exits) = check.providers(&raw.provider, &uplinks);
     let kernel = check.kernel(&raw.kernel);
     let bgp = raw.bgp.as_ref().map(|bgp| check.bgp(bgp, &exits, kernel.lease));
@@ -67,6 +71,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
             bird_socket: raw.agent.bird_socket.as_ref().map(PathBuf::from),
         },
         datapath: check.datapath(&raw.datapath),
+        record: record::settings(&raw.record, &mut check.faults),
         policy,
         kernel,
         bgp,
@@ -203,7 +208,13 @@ impl Check {
             } else if let Some(text) = interface.headroom.as_ref().filter(|_| headroom >= limit) {
                 self.fault(text.span(), "the headroom must be smaller than the limit");
             }
-            uplinks.push(Uplink { name: name.clone(), capacity, limit, headroom });
+            uplinks.push(Uplink {
+                name: name.clone(),
+                capacity,
+                limit,
+                headroom,
+                billing: Billing::default(),
+            });
         }
         if let Some(extra) = interfaces.get(MAX_UPLINKS) {
             self.fault(extra.name.span(), format!("at most {MAX_UPLINKS} interfaces can be counted"));

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 /// All routes of the main table.
 ///
 /// While the table is read again the former reading stands: a half-read table would look as if routes were gone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct FibView {
     routes: Table,
     /// The reading under way.
@@ -21,7 +21,7 @@ pub struct FibView {
 
 /// A few hundred bytes for each way a prefix can be routed, and a number for each prefix: a full table has a million
 /// prefixes and hardly more ways than next hops.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Table {
     prefixes: PrefixMap<u32>,
     ways: Vec<Way>,
@@ -31,14 +31,14 @@ struct Table {
 }
 
 /// The routes of one or more prefixes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Way {
     routes: Vec<Hop>,
     prefixes: u32,
 }
 
 /// A route without its destination.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Hop {
     metric: u32,
     protocol: u8,

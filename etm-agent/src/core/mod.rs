@@ -7,6 +7,8 @@
 
 pub mod route_rules;
 
+pub mod billing;
+
 pub mod policy;
 
 pub mod input;
@@ -43,3 +45,5 @@ pub mod projection;
 pub mod view;
 
 pub mod controller;
+
+pub mod record;

@@ -9,11 +9,12 @@ use super::preference::Candidate;
 use super::rib::Rib;
 use super::topology::Topology;
 use crate::types::{BitRate, ExitId, IfIndex, Prefix, PrefixMap, Timestamp};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// All overrides, planned or in effect.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Overrides {
     map: PrefixMap<Override>,
 }

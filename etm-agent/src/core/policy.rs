@@ -1,5 +1,6 @@
 //! The operator's validated intent. `config` builds it; nothing here is ever an output of ETM.
 
+use super::billing::Billing;
 use super::route_rules::RouteRule;
 use crate::types::{Asn, BitRate, Community, ExitId, PeerId, Prefix, ProviderId, Share, UplinkId};
 use serde::{Deserialize, Serialize};
@@ -28,7 +29,7 @@ impl Mode {
 }
 
 /// An interface of this router that leads to providers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Uplink {
     /// Interface name.
     pub name: String,
@@ -38,6 +39,8 @@ pub struct Uplink {
     pub limit: Share,
     /// Share of the capacity below the limit that ETM leaves free when it fills a receiver.
     pub headroom: Share,
+    /// The basis of `capacity`, and of every rate that is compared with it.
+    pub billing: Billing,
 }
 
 impl Uplink {
@@ -59,7 +62,7 @@ impl Uplink {
 }
 
 /// An AS that takes our traffic.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provider {
     /// Name the operator gave.
     pub name: String,
@@ -70,7 +73,7 @@ pub struct Provider {
 }
 
 /// One way out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// Provider name, with a number where the provider has several exits.
     pub name: String,
@@ -93,7 +96,7 @@ pub enum Role {
 }
 
 /// A source of routes, or a receiver of overrides.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// Name the operator gave.
     pub name: String,
@@ -137,7 +140,7 @@ impl Default for DecisionProcess {
 }
 
 /// A candidate route that is configured, not learnt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StaticRoute {
     /// Destination.
     pub prefix: Prefix,
@@ -146,7 +149,7 @@ pub struct StaticRoute {
 }
 
 /// Everything the decision needs to know of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// What may be done.
     pub mode: Mode,
@@ -209,6 +212,7 @@ pub(crate) mod tests {
             capacity: BitRate(50_000_000),
             limit: Share::percent(90),
             headroom: Share::percent(5),
+            billing: Billing::default(),
         };
         let exit = |name: &str, index: u16, gateways: [&str; 2]| Exit {
             name: name.to_owned(),

@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, BinaryHeap};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Where the RIB keeps a set of attributes; good until the RIB changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct AttrsId(pub(super) u32);
 
 /// What the Decision Process compares, of one route.
@@ -178,9 +178,9 @@ fn merged(mut candidates: Vec<Candidate>, process: DecisionProcess) -> Vec<Candi
     candidates.sort_by(|a, b| {
         a.standing.neighbour.cmp(&b.standing.neighbour).then_with(|| steps(a, b, process, true).0)
     });
-    let mut groups: Vec<std::vec::IntoIter<Candidate>> = candidates
+    let mut groups: Vec<std::iter::Copied<std::slice::Iter<'_, Candidate>>> = candidates
         .chunk_by(|a, b| a.standing.neighbour == b.standing.neighbour)
-        .map(|group| group.to_vec().into_iter())
+        .map(|group| group.iter().copied())
         .collect();
     let first = groups.iter_mut().enumerate();
     let mut heads: BinaryHeap<Reverse<Head>> = first

@@ -24,7 +24,7 @@ pub enum Verdict {
 }
 
 /// One rule. Conditions of different kinds must all hold; an empty one always does; of several values one suffices.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteRule {
     /// Name the operator gave.
     pub name: String,
@@ -146,7 +146,7 @@ fn longest(family: Family) -> u8 {
 }
 
 /// Ranges of prefixes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PrefixSet {
     ranges: PrefixMap<Vec<(u8, u8)>>,
 }
@@ -292,7 +292,7 @@ impl PathPattern {
 pub struct RuleClass(pub(super) u32);
 
 /// All rules, and how often each decided.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RouteRules {
     rules: Vec<RouteRule>,
     /// Rules, by their place, of each class.

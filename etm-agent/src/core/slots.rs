@@ -3,11 +3,12 @@
 
 use super::decision::{Adopted, TableChange};
 use crate::types::{Prefix, PrefixMap, SlotId};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// Which prefix has which row: eight bytes where it is IPv4, as most are.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Owners {
     rows: Vec<Owner>,
     /// IPv6 prefixes by the number in their row.
@@ -15,7 +16,7 @@ struct Owners {
     free: Vec<u32>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum Owner {
     Nobody,
     V4([u8; 4], u8),
@@ -67,7 +68,7 @@ fn wide(number: [u8; 4]) -> usize {
 }
 
 /// Owner of the rows.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Slots {
     of_prefix: PrefixMap<SlotId>,
     prefix_of: Owners,

@@ -4,11 +4,12 @@
 use super::input::LinkEvent;
 use super::policy::Policy;
 use crate::types::{Asn, ExitId, IfIndex, PeerId, UplinkId};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// Live view of the configured exits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Topology {
     exit_of: BTreeMap<IpAddr, ExitId>,
     uplink_of: Vec<UplinkId>,
@@ -21,7 +22,7 @@ pub struct Topology {
 }
 
 /// What is known of an uplink's link.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// Interface index while it exists.
     pub ifindex: Option<IfIndex>,
@@ -59,6 +60,11 @@ impl Topology {
                 .collect(),
             links: vec![Link::default(); policy.uplinks.len()],
         }
+    }
+
+    /// The same with links as known.
+    pub fn with_links(policy: &Policy, links: Vec<Link>) -> Topology {
+        Topology { links, ..Topology::new(policy) }
     }
 
     /// Takes note of a link report; true where `up` or the index changed.

@@ -82,6 +82,8 @@ pub struct UplinkView {
     pub providers: Vec<String>,
     /// Link is up.
     pub up: bool,
+    /// Basis of its rates and of its capacity: `l1`, `l2+fcs`, `l2`, `l3`, and tags beyond the kernel's count.
+    pub billing: String,
     /// Capacity, bit/s.
     pub capacity_bps: BitRate,
     /// Above this it is overloaded, bit/s.

@@ -3,6 +3,11 @@
 
 use super::prefix::{Family, Prefix};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::de::{SeqAccess, Visitor};
+use serde::ser::SerializeSeq;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+use std::marker::PhantomData;
 use std::net::IpAddr;
 
 /// Map from prefixes of both families to `T`.
@@ -144,6 +149,42 @@ impl<T> PrefixMap<T> {
     pub fn clear(&mut self) {
         self.v4.clear();
         self.v6.clear();
+    }
+}
+
+/// As a sequence of pairs, in prefix order.
+impl<T: Serialize> Serialize for PrefixMap<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // The number is given beforehand: binary forms begin with it.
+        let mut seq = serializer.serialize_seq(Some(self.len()))?;
+        for entry in self.iter() {
+            seq.serialize_element(&entry)?;
+        }
+        seq.end()
+    }
+}
+
+struct Pairs<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Pairs<T> {
+    type Value = PrefixMap<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("pairs of a prefix and its value")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<PrefixMap<T>, A::Error> {
+        let mut map = PrefixMap::new();
+        while let Some((prefix, value)) = seq.next_element::<(Prefix, T)>()? {
+            map.insert(prefix, value);
+        }
+        Ok(map)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for PrefixMap<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PrefixMap<T>, D::Error> {
+        deserializer.deserialize_seq(Pairs(PhantomData))
     }
 }
 

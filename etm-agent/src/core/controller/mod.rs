@@ -5,8 +5,11 @@
 
 mod explain;
 mod intake;
+mod restore;
 mod round;
 mod show;
+
+pub use restore::OtherShape;
 
 use super::audit::{Audit, EndReason, Event, EventKind};
 use super::conservation::Conservation;
@@ -21,6 +24,7 @@ use super::rib::Rib;
 use super::slots::Slots;
 use super::topology::Topology;
 use crate::types::{BitRate, Family, Generation, PathId, Prefix, RouteAttrs, Timestamp, UplinkId};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -39,7 +43,7 @@ pub struct Outcome {
 }
 
 /// A session as the decision sees it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Session {
     up: bool,
     awaited: Vec<Family>,
@@ -48,7 +52,7 @@ struct Session {
 }
 
 /// An uplink's totals between two samples.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Meter {
     last: Option<UplinkSample>,
     offered: BitRate,
@@ -59,7 +63,7 @@ struct Meter {
 }
 
 /// The decision maker's whole state.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Controller {
     policy: Policy,
     topology: Topology,
@@ -80,6 +84,7 @@ pub struct Controller {
     samples: u64,
     last_sample: Option<Timestamp>,
     table: TableFill,
+    #[serde(with = "super::guard::as_text")]
     holds: Vec<Hold>,
     mismatch_ppm: u32,
     mismatch_run: u8,
@@ -109,7 +114,8 @@ impl Controller {
             rib: Rib::new(&policy),
             fib: FibView::default(),
             slots: Slots::new(slot_capacity, adopted),
-            rates: Rates::new(uplinks, adopted),
+            rates: Rates::new(uplinks, adopted)
+                .billed(policy.uplinks.iter().map(|uplink| uplink.billing).collect()),
             conservation: Conservation::new(uplinks),
             overrides: Overrides::default(),
             audit: Audit::default(),

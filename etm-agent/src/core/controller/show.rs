@@ -77,6 +77,7 @@ impl Controller {
             name: uplink.name.clone(),
             providers,
             up: self.topology.link(id).up,
+            billing: uplink.billing.to_string(),
             capacity_bps: uplink.capacity,
             limit_bps: uplink.limit_rate(),
             offered_bps: meter.offered,

@@ -8,6 +8,7 @@ use super::super::preference::AttrsId;
 use super::super::route_rules::RuleClass;
 use super::table::{self, Table};
 use crate::types::{AsPath, AsPathSegment, Asn, CarriedAttr, Community, LargeCommunity, Origin, RouteAttrs};
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -37,7 +38,7 @@ const HAS_CARRIED: u32 = 1 << 15;
 const SET: u32 = 1 << 16;
 
 /// The store.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct AttrStore {
     words: Vec<u32>,
     /// First free record by length; a free record's first word is the next one's place plus one.
@@ -49,7 +50,7 @@ pub(super) struct AttrStore {
 }
 
 /// Next hops, each kept once.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Hops {
     known: Vec<(IpAddr, u32)>,
     free: Vec<u32>,

@@ -19,6 +19,7 @@ use super::topology::Topology;
 use crate::types::{Community, ExitId, Family, PathId, PeerId, Prefix, PrefixMap, RouteAttrs};
 use attrs::{AttrStore, AttrsRef};
 use routes::{Eras, NIL, Route, Slab, SourceId, Sources};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -52,7 +53,7 @@ pub struct Footprint {
 }
 
 /// A walk over all prefixes that clears away void routes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Clearing {
     /// The last prefix visited.
     after: Option<Prefix>,
@@ -61,7 +62,7 @@ struct Clearing {
 }
 
 /// The routes of all sources.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rib {
     heads: PrefixMap<u32>,
     slab: Slab,

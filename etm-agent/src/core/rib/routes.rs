@@ -4,6 +4,7 @@
 use super::super::preference::AttrsId;
 use super::table::{self, Table};
 use crate::types::{Family, PathId, PeerId};
+use serde::{Deserialize, Serialize};
 
 /// End of a chain.
 pub(super) const NIL: u32 = u32::MAX;
@@ -11,11 +12,11 @@ pub(super) const NIL: u32 = u32::MAX;
 const MAX_SOURCES: usize = 1 << 24;
 
 /// Number of a (session, path id).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct SourceId(u32);
 
 /// One route: 12 bytes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Entry {
     next: u32,
     attrs: AttrsId,
@@ -32,7 +33,7 @@ pub(super) struct Route {
 }
 
 /// Entries of all prefixes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Slab {
     entries: Vec<Entry>,
     free: u32,
@@ -154,7 +155,7 @@ fn read(entry: Entry) -> Route {
 }
 
 /// Pairs of session and path id, each kept once.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Sources {
     known: Vec<(PeerId, PathId, u32)>,
     free: Vec<u32>,
@@ -222,7 +223,7 @@ impl Sources {
 
 /// Which epochs of one session and family count. What a session says belongs to its current epoch; ending or
 /// refreshing it moves these marks and touches no route.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Era {
     /// Routes of older epochs are void.
     oldest: u8,
@@ -282,7 +283,7 @@ impl Era {
 }
 
 /// Eras of every session, by family.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Eras(Vec<[Era; 2]>);
 
 fn side(family: Family) -> usize {

@@ -1,6 +1,8 @@
 //! Finds numbered records by content: a hash table of numbers, the records themselves being the owner's.
 //! Never iterated, so that the order of hashing is seen nowhere; the hash is fixed, so equal inputs do equal work.
 
+use serde::{Deserialize, Serialize};
+
 /// No record: numbers are below this.
 const EMPTY: u64 = u64::MAX;
 /// The table is doubled when more than this many of 8 places are taken.
@@ -8,7 +10,7 @@ const FULL: usize = 6;
 
 /// Open addressing with linear probing; each place holds the hash beside the number, so that growing and most
 /// misses need no look at a record.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Table {
     places: Vec<u64>,
     used: usize,
