@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use etm_agent::core::decision::{Announcement, Decision};
 use etm_agent::core::input::Input;
 use etm_agent::peering::{
-    DEFAULT_LOCAL_PREF, InjectConfig, NextHops, OutPolicy, PeerStatus, Ports, SessionConfig, run_inject,
-    status_channel,
+    DEFAULT_LOCAL_PREF, InjectConfig, NextHops, OutPolicy, Ports, SessionConfig, run_inject, status_channel,
 };
+use etm_agent::types::bgp::PeerStatus;
 use etm_agent::types::{
     AsPath, Asn, Community, ExitId, Generation, PeerId, Prefix, RouteAttrs, RouterId, Timestamp,
 };
@@ -66,7 +66,7 @@ fn measure(
         Ok(true) => Ok(()),
         other => Err(format!("{other:?}")),
     })?;
-    let before = seen.borrow().traffic.updates_out;
+    let before = seen.borrow().traffic.sent.update;
     let begun = Instant::now();
     decisions.send_replace(Arc::clone(decision));
     wait_until("the overrides in the peer's table", PATIENCE, || {
@@ -76,13 +76,13 @@ fn measure(
         if count <= held { Ok(()) } else { Err(format!("{held} routes")) }
     })?;
     let ms = begun.elapsed().as_secs_f64() * 1e3;
-    let updates = seen.borrow().traffic.updates_out - before;
+    let updates = seen.borrow().traffic.sent.update - before;
     Ok((ms, updates))
 }
 
 fn start_bird(site: &Site) -> Result<Bird, LabError> {
     let text = format!(
-        "router id {BIRD};\nprotocol device {{ scan time 10; }}\nprotocol direct {{ ipv4; ipv6; }}\n\
+        "router id {BIRD};\ntimeformat protocol iso long ms;\nprotocol device {{ scan time 10; }}\nprotocol direct {{ ipv4; ipv6; }}\n\
          protocol bgp etm {{ local {BIRD} as {AS}; neighbor {ETM} as {AS}; passive;\n\
          ipv4 {{ import all; export none; }}; ipv6 {{ import all; export none; }}; }}\n"
     );
@@ -130,7 +130,7 @@ fn speak(
     let community = Community(AS << 16 | 179);
     let out = OutPolicy { local_pref: DEFAULT_LOCAL_PREF, community };
     let next_hops = NextHops { v4: Some(IpAddr::V4(ETM)), v6: None, per_exit: BTreeMap::new() };
-    let inject = InjectConfig { out, next_hops };
+    let inject = InjectConfig::new(out, next_hops);
     runtime.block_on(async {
         let session = run_inject(config, inject, decisions, Ports { inputs, status, stop, clock });
         let drain = async { while received.recv().await.is_some() {} };
