@@ -43,6 +43,10 @@ impl Controller {
         if was.peers != policy.peers {
             return differs("BGP sessions");
         }
+        let rules = |policy: &Policy| (policy.route_rules.clone(), policy.internal.clone(), policy.process);
+        if rules(was) != rules(&policy) {
+            return differs("rules about learnt routes");
+        }
         if was.static_routes != policy.static_routes {
             return differs("static routes");
         }
