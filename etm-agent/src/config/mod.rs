@@ -2,6 +2,7 @@
 //! Never opens a file, never resolves a name, never looks at the machine: that is the runtime's.
 
 pub mod offline;
+mod prices;
 mod raw;
 mod report;
 mod settings;

@@ -20,6 +20,7 @@
 
 mod attrs;
 mod ident;
+mod money;
 mod prefix;
 mod prefix_map;
 mod time;
@@ -27,6 +28,7 @@ mod units;
 
 pub use attrs::{AsPath, AsPathSegment, Asn, Community, LargeCommunity, Origin, RouteAttrs};
 pub use ident::{ExitId, Generation, IfIndex, PathId, PeerId, ProviderId, RouterId, SlotId, UplinkId};
+pub use money::Price;
 pub use prefix::{Family, Prefix, PrefixError};
 pub use prefix_map::PrefixMap;
 pub use time::Timestamp;
