@@ -218,13 +218,19 @@ pub(super) fn explain(view: &ExplainView) -> String {
                 candidate.local_pref.to_string(),
                 candidate.as_path.clone(),
                 candidate.session.clone(),
-                candidate.price.map_or_else(|| "-".to_owned(), |price| format!("{:.4}", price.total_per_mbps)),
+                candidate
+                    .price
+                    .map_or_else(|| "-".to_owned(), |price| format!("{:.4}", price.total_per_mbps)),
                 candidate.note.clone(),
             ]
         })
         .collect();
     text + "\n"
-        + &table(&["EXIT", "ROUTE", "NEXT HOP", "LOCAL_PREF", "AS_PATH", "SESSION", "PER MBIT/S", "NOTE"], &[3, 6], &rows)
+        + &table(
+            &["EXIT", "ROUTE", "NEXT HOP", "LOCAL_PREF", "AS_PATH", "SESSION", "PER MBIT/S", "NOTE"],
+            &[3, 6],
+            &rows,
+        )
 }
 
 pub(super) fn events(events: &[EventView]) -> String {

@@ -1,7 +1,7 @@
 //! Plans, prices, what-ifs and queued changes as text for people. Never the only way to a figure: `--json` has all.
 
 use super::render::table;
-use crate::core::view::{ChangeView, Conclusion, ExitView, Judged, LossView, NodeView, PlanView};
+use crate::core::view::{ChangeView, Conclusion, ExitView, Judged, LossView, MoveView, NodeView, PlanView};
 use std::fmt::Write;
 
 /// Moves shown as text.
@@ -64,25 +64,28 @@ pub(super) fn plan(view: &PlanView) -> String {
     );
     line("cost", format!("{:.4}; staying {:.4}", view.objective, view.objective_stay));
     let realised = view.realised.map_or_else(|| "n/a".to_owned(), |share| format!("{:.2} %", share * 100.0));
-    line("certificate", format!("bound {:.4}, gap {:.4}, realised {realised}", view.objective_bound, view.gap));
+    line(
+        "certificate",
+        format!("bound {:.4}, gap {:.4}, realised {realised}", view.objective_bound, view.gap),
+    );
     if view.waiting > 0 {
         line("waiting", format!("{} changes for approval, taken for made here", view.waiting));
     }
     text += "\n";
     text += &nodes(&view.nodes);
-    let rows: Vec<Vec<String>> = view
-        .moves
-        .iter()
-        .take(SHOWN)
-        .map(|entry| {
-            let (from, to) = (entry.from.clone(), entry.to.clone());
-            vec![entry.prefix.to_string(), entry.rate_bps.to_string(), from, to, entry.reason.clone()]
-        })
-        .collect();
-    if !rows.is_empty() {
-        text += "\n";
-        text += &table(&["PREFIX", "RATE", "FROM", "TO", "REASON"], &[1], &rows);
+    text + &moves(view)
+}
+
+fn moves(view: &PlanView) -> String {
+    let row = |entry: &MoveView| {
+        let (from, to) = (entry.from.clone(), entry.to.clone());
+        vec![entry.prefix.to_string(), entry.rate_bps.to_string(), from, to, entry.reason.clone()]
+    };
+    let rows: Vec<Vec<String>> = view.moves.iter().take(SHOWN).map(row).collect();
+    if rows.is_empty() {
+        return String::new();
     }
+    let mut text = "\n".to_owned() + &table(&["PREFIX", "RATE", "FROM", "TO", "REASON"], &[1], &rows);
     if view.moves.len() > SHOWN {
         let _ = writeln!(text, "and {} more (`--json` has all)", view.moves.len() - SHOWN);
     }
@@ -178,7 +181,10 @@ mod tests {
             done: why.is_none(),
             why: why.map(str::to_owned),
         };
-        assert_eq!(judged(&[one(1, None), one(2, Some("no room"))]), "change 1: done\nchange 2: refused: no room\n");
+        assert_eq!(
+            judged(&[one(1, None), one(2, Some("no room"))]),
+            "change 1: done\nchange 2: refused: no room\n"
+        );
         assert!(judged(&[]).contains("nothing waits"));
     }
 }

@@ -125,7 +125,10 @@ impl Check {
         let overload = raw.overload.as_ref().and_then(|text| self.parse(text));
         let payback = self.duration(raw.payback.as_ref(), default.payback);
         if let Some(text) = raw.payback.as_ref().filter(|_| payback < Duration::from_secs(60)) {
-            self.fault(text.span(), "a move that earns itself back within a minute is no saving; give 1m or more");
+            self.fault(
+                text.span(),
+                "a move that earns itself back within a minute is no saving; give 1m or more",
+            );
         }
         let min_saving_share = self.share(raw.min_saving_share.as_ref(), default.min_saving_share);
         PriceList {

@@ -92,7 +92,12 @@ impl Check {
         self.faults.push(Fault { span: Some(span), message: message.into(), help: None });
     }
 
-    pub(super) fn fault_with_help(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn fault_with_help(
+        &mut self,
+        span: Range<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
         self.faults.push(Fault { span: Some(span), message: message.into(), help: Some(help.into()) });
     }
 

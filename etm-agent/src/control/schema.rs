@@ -21,7 +21,8 @@
 
 use crate::core::guard::State;
 use crate::core::view::{
-    ChangeView, EventView, ExitView, Judged, LossView, Losses, OverrideView, PlanView, PrefixView, StatusView, UplinkView,
+    ChangeView, EventView, ExitView, Judged, LossView, Losses, OverrideView, PlanView, PrefixView,
+    StatusView, UplinkView,
 };
 use crate::types::{Prefix, Timestamp};
 use serde::{Deserialize, Serialize};

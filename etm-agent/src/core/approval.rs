@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A change that waits.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
     /// Its number, growing from 1.
     pub id: u64,
@@ -100,7 +100,7 @@ impl Approvals {
 
     /// All, in order of their numbers.
     pub fn list(&self) -> Vec<Change> {
-        let mut all: Vec<Change> = self.queue.values().cloned().collect();
+        let mut all: Vec<Change> = self.queue.values().copied().collect();
         all.sort_by_key(|change| change.id);
         all
     }

@@ -62,7 +62,9 @@ impl fmt::Display for EndReason {
             EndReason::PlainRoutingAgrees => "plain routing goes there by itself",
             EndReason::NotOursToOverride => "the kernel's route is not the daemon's BGP route any more",
             EndReason::TooManyMoreSpecifics => "it holds more more-specifics than kernel.max_throws",
-            EndReason::OverCap => "policy.max_overrides or policy.max_moved is exceeded, and it was of least use",
+            EndReason::OverCap => {
+                "policy.max_overrides or policy.max_moved is exceeded, and it was of least use"
+            }
             EndReason::SwitchedOff => "switched off",
             EndReason::Stopping => "the agent is about to end",
         })

@@ -2,7 +2,9 @@
 //! that missed ten decisions converges to the eleventh.
 
 use crate::core::input::SlotCount;
-use crate::types::{BitRate, Count, ExitId, Generation, IfIndex, Prefix, Price, RouteAttrs, SlotId, Timestamp, UplinkId};
+use crate::types::{
+    BitRate, Count, ExitId, Generation, IfIndex, Prefix, Price, RouteAttrs, SlotId, Timestamp, UplinkId,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -133,7 +133,8 @@ impl Tree {
             })
             .collect();
         for (at, port) in policy.ports.iter().enumerate() {
-            tree.nodes[ports[at]].group = port.inside.and_then(|inside| ports.get(inside)).map(|at| at - exits);
+            tree.nodes[ports[at]].group =
+                port.inside.and_then(|inside| ports.get(inside)).map(|at| at - exits);
         }
         tree.uplinks(policy, &ports);
         tree.providers(policy)?;
@@ -160,7 +161,10 @@ impl Tree {
                 let (exits, paths) = (nodes.len(), (0..nodes.len()).map(|exit| vec![exit]).collect());
                 let of_uplink = Vec::new();
                 let marks = vec![NO_MARKS; exits];
-                (Tree { nodes, marks, exits, of_uplink, paths, spread: 0.0, priced: false }, Some(error.to_string()))
+                (
+                    Tree { nodes, marks, exits, of_uplink, paths, spread: 0.0, priced: false },
+                    Some(error.to_string()),
+                )
             }
         }
     }

@@ -260,7 +260,13 @@ pub fn plan_view(tree: &Tree, study: &Study, committed: f64) -> PlanView {
 }
 
 /// What an exit costs a prefix now; `rank` counts the exits that plain routing likes better than it.
-pub fn candidate_price(tree: &Tree, study: &Study, (exit, current): (ExitId, ExitId), preference: Price, rank: u32) -> CandidatePrice {
+pub fn candidate_price(
+    tree: &Tree,
+    study: &Study,
+    (exit, current): (ExitId, ExitId),
+    preference: Price,
+    rank: u32,
+) -> CandidatePrice {
     let price = |node: &usize| study.plan.warm.prices.get(*node).copied().unwrap_or_default();
     let exit_per_mbps = tree.path(exit).iter().map(price).sum::<f64>() * 1e6;
     let preference_per_mbps = amount(preference) * f64::from(rank);
@@ -283,7 +289,10 @@ pub fn node_text(view: &NodeView) -> String {
         _ if view.price_per_mbps > 0.0 && view.tier_per_mbps > 0.0 => "its contract drives its price",
         _ => "it has room",
     };
-    format!("{text}; {drive}: {:.4} per Mbit/s, of which {:.4} by contract", view.price_per_mbps, view.tier_per_mbps)
+    format!(
+        "{text}; {drive}: {:.4} per Mbit/s, of which {:.4} by contract",
+        view.price_per_mbps, view.tier_per_mbps
+    )
 }
 
 /// What one move alone saves a month by contracts and preferences, at the loads of a study.
@@ -320,7 +329,8 @@ pub fn loss_view(lost: String, carries: BitRate, unplaced: BitRate, board: &Boar
         nodes: Vec::new(),
     };
     let Ok((nodes, plan)) = super::allocator::relaxed(board) else { return empty(lost) };
-    let above = |(node, load): (&Node, &f64)| Overflow { name: node.name.clone(), bps: load - node.limit_bps };
+    let above =
+        |(node, load): (&Node, &f64)| Overflow { name: node.name.clone(), bps: load - node.limit_bps };
     let overflow: Vec<Overflow> =
         nodes.iter().zip(&plan.loads).map(above).filter(|overflow| overflow.bps >= 1.0).collect();
     LossView {

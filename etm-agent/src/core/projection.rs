@@ -72,7 +72,8 @@ pub fn project(now: Timestamp, offered: &[BitRate], sources: &Sources<'_>) -> Pr
             *load = load.saturating_sub(sources.rates.rate(slot, uplink));
         }
         let begin = projection.choices.len();
-        let open = |exit: &ExitId| !sources.rejected.contains_key(&(item.prefix, *exit)) || *exit == item.current;
+        let open =
+            |exit: &ExitId| !sources.rejected.contains_key(&(item.prefix, *exit)) || *exit == item.current;
         if sources.rejected.is_empty() {
             projection.choices.extend_from_slice(&choice.exits);
         } else {

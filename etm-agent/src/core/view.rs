@@ -5,7 +5,9 @@ pub use super::audit::{Event, Weight};
 pub use super::conservation::{BookState, WindowReport, WorstWindows};
 pub use super::guard::{Hold, State};
 use super::input::Basis;
-pub use super::money_view::{CandidatePrice, Conclusion, ExitView, LossView, Losses, MoveView, NodeView, PlanView};
+pub use super::money_view::{
+    CandidatePrice, Conclusion, ExitView, LossView, Losses, MoveView, NodeView, PlanView,
+};
 pub use super::policy::{Mode, Role};
 use crate::types::{BitRate, Count, Generation, Prefix, Share, Timestamp};
 use serde::{Deserialize, Serialize};

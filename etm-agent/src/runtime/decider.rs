@@ -7,7 +7,8 @@ use super::sampler::{histogram, quantiles, record};
 use super::table::Job;
 use crate::control::Request;
 use crate::control::schema::{
-    AgentView, Answer, Changes, Events, Judgement, Ordered, Overrides, Prefixes, Problem, Providers, Quantiles, Query, Status,
+    AgentView, Answer, Changes, Events, Judgement, Ordered, Overrides, Prefixes, Problem, Providers,
+    Quantiles, Query, Status,
 };
 use crate::core::audit::{Event, Weight};
 use crate::core::controller::{Controller, Outcome};

@@ -117,6 +117,35 @@ impl Field {
         }
     }
 
+    /// What was sent home may find its place taken by what ETM sent there: that goes home too, the least useful first.
+    /// With everything at home nothing is above what it would be without ETM.
+    pub(super) fn make_way(&mut self, board: &Board<'_>, before: &[f64]) -> Vec<usize> {
+        let mut ended = Vec::new();
+        loop {
+            let crowded = |node: usize| {
+                self.load[node] > self.home[node].max(board.tree.marks()[node].limit).max(before[node])
+            };
+            let guest = |index: &usize| {
+                let (current, home) = (self.current[*index], board.items[*index].home);
+                let path = board.tree.path(current);
+                let guests = path.iter().filter(|node| !board.tree.path(home).contains(node));
+                board.items[*index].rate > BitRate::ZERO && guests.copied().any(crowded)
+            };
+            let price = |index: usize| {
+                let rate = real(board.items[index].rate).max(1.0);
+                self.change(board, index, board.items[index].home) / rate
+            };
+            let guests = (0..board.items.len())
+                .filter(|index| self.current[*index] != board.items[*index].home && guest(index));
+            let least = guests
+                .map(|index| (price(index), index))
+                .min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+            let Some((_, index)) = least else { return ended };
+            self.place(board, index, board.items[index].home);
+            ended.push(index);
+        }
+    }
+
     /// What may still be sent away from home without passing a cap: items, and traffic.
     pub(super) fn allowance(&self, board: &Board<'_>) -> (usize, BitRate) {
         let (mut count, mut bits) = (0, BitRate::ZERO);

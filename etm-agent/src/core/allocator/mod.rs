@@ -145,7 +145,7 @@ pub struct Placement {
     pub residual: Vec<BitRate>,
     /// What it is for.
     pub urgency: Urgency,
-    /// Items ended because a cap is exceeded.
+    /// Items ended because a cap is exceeded, and those that were in the way of what went home for it.
     pub over_cap: Vec<usize>,
     /// Items that follow their pin anew.
     pub pinned: Vec<usize>,
@@ -156,8 +156,10 @@ pub struct Placement {
 /// Places every item.
 pub fn allocate(board: &Board<'_>, memory: &Memory) -> Placement {
     let mut field = Field::new(board);
-    let over_cap = field.shed(board);
+    let before = field.load.clone();
+    let mut over_cap = field.shed(board);
     let pinned = field.follow_pins(board);
+    over_cap.extend(field.make_way(board, &before));
     let urgency = match (field.overloaded(board.tree), board.tree.priced()) {
         (true, _) => Urgency::Relief,
         (false, true) => Urgency::Money,
@@ -166,7 +168,8 @@ pub fn allocate(board: &Board<'_>, memory: &Memory) -> Placement {
     if urgency != Urgency::Relief {
         field.give_back(board);
     }
-    let study = (urgency != Urgency::Idle).then(|| problem::study(board, &field, urgency, memory.of(urgency)));
+    let study =
+        (urgency != Urgency::Idle).then(|| problem::study(board, &field, urgency, memory.of(urgency)));
     let exits = match &study {
         Some(study) if study.applies() => exits(study),
         _ => field.current,
@@ -180,8 +183,10 @@ pub fn preview(board: &Board<'_>, memory: &Memory) -> Study {
     let placement = allocate(board, memory);
     placement.study.unwrap_or_else(|| {
         let mut field = Field::new(board);
+        let before = field.load.clone();
         field.shed(board);
         field.follow_pins(board);
+        field.make_way(board, &before);
         field.give_back(board);
         problem::study(board, &field, Urgency::Money, None)
     })
@@ -202,9 +207,7 @@ fn exits(study: &Study) -> Vec<ExitId> {
 fn loads(board: &Board<'_>, exits: &[ExitId]) -> (Vec<BitRate>, Vec<BitRate>) {
     let mut loads: Vec<BitRate> = board.rooms.iter().map(|room| room.base).collect();
     for (item, exit) in board.items.iter().zip(exits) {
-        if let Some(load) =
-            board.policy.uplink_of(*exit).and_then(|uplink| loads.get_mut(uplink.index()))
-        {
+        if let Some(load) = board.policy.uplink_of(*exit).and_then(|uplink| loads.get_mut(uplink.index())) {
             *load += item.rate;
         }
     }

@@ -38,8 +38,10 @@ struct Offers {
 
 impl Offers {
     fn new(board: &Board<'_>) -> Offers {
-        let mut offers =
-            Offers { routes: Vec::with_capacity(board.choices.len()), starts: Vec::with_capacity(board.items.len() + 1) };
+        let mut offers = Offers {
+            routes: Vec::with_capacity(board.choices.len()),
+            starts: Vec::with_capacity(board.items.len() + 1),
+        };
         let step = amount(board.policy.prices.preference);
         for item in board.items {
             offers.starts.push(offers.routes.len());
@@ -154,8 +156,14 @@ pub(super) fn study(board: &Board<'_>, field: &Field, urgency: Urgency, warm: Op
     match solved {
         Err(error) => refused(board, field, nodes, urgency, &error),
         Ok((overload_per_mbps, plan)) => {
-            let stated =
-                Stated { exits, groups, prices: &prices, rules: &rules, overload_per_mbps, demands: &demands };
+            let stated = Stated {
+                exits,
+                groups,
+                prices: &prices,
+                rules: &rules,
+                overload_per_mbps,
+                demands: &demands,
+            };
             let mut vetoes: Vec<String> = check(&stated, &plan).iter().map(ToString::to_string).collect();
             // Staying breaks no hard limit, so no plan may.
             let breach = plan.certificate.costs.breach_bps;
@@ -177,7 +185,13 @@ pub(super) fn study(board: &Board<'_>, field: &Field, urgency: Urgency, warm: Op
 }
 
 /// A problem that cannot even be stated stands still, and says so.
-fn refused(board: &Board<'_>, field: &Field, nodes: Vec<Node>, urgency: Urgency, error: &ModelError) -> Study {
+fn refused(
+    board: &Board<'_>,
+    field: &Field,
+    nodes: Vec<Node>,
+    urgency: Urgency,
+    error: &ModelError,
+) -> Study {
     let mut plan = nothing();
     plan.exits = field.current.iter().map(|exit| exit.0).collect();
     plan.warm.prices = vec![0.0; nodes.len()];
@@ -186,7 +200,16 @@ fn refused(board: &Board<'_>, field: &Field, nodes: Vec<Node>, urgency: Urgency,
     let (stay, current) = (field.load.clone(), field.current.clone());
     let prices = board.tree.calm_prices(board.policy);
     let overload_per_mbps = prices.overload_per_mbps.unwrap_or(0.0);
-    Study { urgency, nodes, stay, current, plan, overload_per_mbps, move_per_mbps: prices.move_per_mbps, vetoes }
+    Study {
+        urgency,
+        nodes,
+        stay,
+        current,
+        plan,
+        overload_per_mbps,
+        move_per_mbps: prices.move_per_mbps,
+        vetoes,
+    }
 }
 
 /// The plan of no problem.
@@ -204,7 +227,14 @@ fn nothing() -> Plan {
         expired: false,
     };
     let warm = Warm { prices: Vec::new(), width: 0.0 };
-    Plan { exits: Vec::new(), splits: Vec::new(), loads: Vec::new(), certificate, verdict: Verdict::NothingToGain, warm }
+    Plan {
+        exits: Vec::new(),
+        splits: Vec::new(),
+        loads: Vec::new(),
+        certificate,
+        verdict: Verdict::NothingToGain,
+        warm,
+    }
 }
 
 /// The least overload that any assignment has, with nothing but limits in the way; for asking what if. Items that may

@@ -80,7 +80,9 @@ impl Controller {
     fn obstacle(&self, change: &Change) -> Option<String> {
         let choice = choice(change.prefix, self.grounds());
         match choice.home {
-            Err(_) => Some("the kernel's route for the prefix is not the routing daemon's BGP route any more".to_owned()),
+            Err(_) => Some(
+                "the kernel's route for the prefix is not the routing daemon's BGP route any more".to_owned(),
+            ),
             // An override that is to be ended can always be ended.
             Ok(home) if change.to == home => None,
             Ok(_) if !choice.exits.contains(&change.to) => {
@@ -135,7 +137,7 @@ impl Controller {
         let changes = match id {
             None => self.approvals.list(),
             Some(id) => match self.approvals.find(id) {
-                Some(change) => vec![change.clone()],
+                Some(change) => vec![*change],
                 None => return vec![unknown(id)],
             },
         };
@@ -176,7 +178,7 @@ impl Controller {
 
     /// Drops a queued change, and does not ask for it again for as long as a change waits.
     pub(super) fn reject(&mut self, now: Timestamp, id: u64) -> Vec<Judged> {
-        let Some(change) = self.approvals.find(id).cloned() else { return vec![unknown(id)] };
+        let Some(change) = self.approvals.find(id).copied() else { return vec![unknown(id)] };
         self.approvals.take(change.prefix);
         self.approvals.refuse(change.prefix, change.to, now + self.policy.approval);
         self.dropped(now, &change, DropReason::Rejected);
@@ -201,6 +203,7 @@ impl Controller {
 }
 
 fn unknown(id: u64) -> Judged {
-    let why = format!("no change with number {id} waits: it was dropped, or never queued (`etm events` says)");
+    let why =
+        format!("no change with number {id} waits: it was dropped, or never queued (`etm events` says)");
     Judged { id, prefix: None, to: None, done: false, why: Some(why) }
 }

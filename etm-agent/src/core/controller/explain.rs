@@ -60,10 +60,14 @@ impl Controller {
         let ((home, left), (exit, carried)) = (load(from), load(to));
         if !self.enforcing() {
             let (less, more) = (left.saturating_sub(rate), carried + rate);
-            return format!("{home} would carry {less} instead of {left}, {exit} {more} instead of {carried}");
+            return format!(
+                "{home} would carry {less} instead of {left}, {exit} {more} instead of {carried}"
+            );
         }
         let (more, less) = (left + rate, carried.saturating_sub(rate));
-        format!("{home} carries {left}, it would be {more} without it; {exit} carries {carried}, it would be {less}")
+        format!(
+            "{home} carries {left}, it would be {more} without it; {exit} carries {carried}, it would be {less}"
+        )
     }
 
     fn why_moved(&self, prefix: Prefix) -> (String, Vec<String>) {
@@ -100,7 +104,8 @@ impl Controller {
             because.push(format!("the operator pinned it to {}", self.exit_name(pin)));
         }
         if let Some(to) = self.approvals.planned().get(&prefix) {
-            because.push(format!("a change to {} waits for approval (`etm approve list`)", self.exit_name(*to)));
+            because
+                .push(format!("a change to {} waits for approval (`etm approve list`)", self.exit_name(*to)));
         }
         if self.barred.contains(&prefix) {
             because.push("it has more more-specifics inside than kernel.max_throws allows".to_owned());

@@ -65,7 +65,8 @@ impl Controller {
         for (prefix, presence) in touched {
             self.forget_choice(prefix);
             self.note_presence(prefix, presence);
-            concerned |= self.overrides.concerned_by(prefix) || self.approvals.planned().contains_key(&prefix);
+            concerned |=
+                self.overrides.concerned_by(prefix) || self.approvals.planned().contains_key(&prefix);
         }
         concerned
     }
@@ -118,7 +119,8 @@ impl Controller {
             if self.slots.get(prefix).is_some_and(|slot| self.rates.demand(slot) > BitRate::ZERO) {
                 self.unsettled.insert(prefix, now);
             }
-            concerned |= self.overrides.concerned_by(prefix) || self.approvals.planned().contains_key(&prefix);
+            concerned |=
+                self.overrides.concerned_by(prefix) || self.approvals.planned().contains_key(&prefix);
         }
         // While a reading is under way nothing is concluded from it: the former table stands.
         if self.fib.synced() && (concerned || !was_synced) {

@@ -90,7 +90,9 @@ impl Controller {
         rate: BitRate,
     ) -> OverrideReason {
         if study.urgency == Urgency::Relief {
-            return self.overloaded_at(projection, study, from).unwrap_or_else(|| self.relief(from, &self.projected));
+            return self
+                .overloaded_at(projection, study, from)
+                .unwrap_or_else(|| self.relief(from, &self.projected));
         }
         OverrideReason::SaveMoney { saving: saving(&self.tree, study, (from, to), rate) }
     }
@@ -138,7 +140,8 @@ impl Controller {
             .take(ports.len())
             .any(|around| around == port)
         };
-        let loads = self.meters.iter().enumerate().filter(|(at, _)| inside(*at)).map(|(_, meter)| meter.offered);
+        let loads =
+            self.meters.iter().enumerate().filter(|(at, _)| inside(*at)).map(|(_, meter)| meter.offered);
         let limit = |port: &Port| port.capacity.scaled(port.limit);
         let limit = self.policy.ports.get(port).map_or(BitRate::ZERO, limit);
         OverrideReason::RelievePort { port, projected: loads.sum(), limit }
@@ -244,7 +247,8 @@ impl Controller {
                 unplaced += std::mem::take(&mut room.base);
             }
         }
-        let carried = projection.items.iter().filter(|item| lost.contains(&item.current)).map(|item| item.rate);
+        let carried =
+            projection.items.iter().filter(|item| lost.contains(&item.current)).map(|item| item.rate);
         let carries = unplaced + carried.sum();
         let mut choices = Vec::with_capacity(projection.choices.len());
         for item in &mut projection.items {
