@@ -10,6 +10,7 @@ use crate::error::LabError;
 mod dataplane;
 mod kernel;
 mod mixes;
+mod round;
 mod routes;
 mod solver;
 mod update;
@@ -47,11 +48,16 @@ pub struct Bench {
 }
 
 /// Every bench, in alphabetical order.
-pub const BENCHES: [Bench; 2] = [
+pub const BENCHES: [Bench; 3] = [
     Bench {
         name: "dataplane",
         about: "nanoseconds per lookup, load, update, sample and kernel memory with the Internet's table",
         run: dataplane::run,
+    },
+    Bench {
+        name: "round",
+        about: "milliseconds from a sample of all counters to a decision, planning and checking included",
+        run: round::run,
     },
     Bench {
         name: "solver",

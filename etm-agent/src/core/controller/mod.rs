@@ -98,6 +98,8 @@ pub struct Controller {
     plans: u64,
     vetoes: u64,
     veto: Option<String>,
+    /// Why there is nothing to plan with.
+    fault: Option<String>,
     off: bool,
     stopping: bool,
     /// Overrides found in the kernel at start, until the first decision says what becomes of them.
@@ -127,7 +129,7 @@ impl Controller {
     /// earlier run left it; `slot_capacity` is the number of counter rows per uplink.
     pub fn new(policy: Policy, slot_capacity: u32, adopted: &Adopted, off: bool) -> Controller {
         let uplinks = policy.uplinks.len();
-        let (tree, veto) = Tree::or_bare(&policy);
+        let (tree, fault) = Tree::or_bare(&policy);
         let mut controller = Controller {
             tree,
             choices: Choices::default(),
@@ -150,7 +152,8 @@ impl Controller {
             study: None,
             plans: 0,
             vetoes: 0,
-            veto,
+            veto: None,
+            fault,
             off,
             stopping: false,
             // Switched off, there is nothing to go on with.
@@ -394,7 +397,7 @@ impl Controller {
         if self.rib.returned(&self.topology) > 0 {
             holds.push(Hold::OwnRouteReturned);
         }
-        holds.extend(self.veto.iter().map(|why| Hold::PlanVetoed { why: why.clone() }));
+        holds.extend(self.fault.iter().chain(&self.veto).map(|why| Hold::PlanVetoed { why: why.clone() }));
         holds
     }
 

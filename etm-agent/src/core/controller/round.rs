@@ -161,7 +161,7 @@ impl Controller {
     /// True where nothing but a veto keeps decisions from being made.
     pub(super) fn may_decide(&self) -> bool {
         let free = self.holds.iter().all(|hold| matches!(hold, Hold::PlanVetoed { .. }));
-        !self.off && !self.stopping && free
+        !self.off && !self.stopping && self.fault.is_none() && free
     }
 
     /// What may be changed now.
