@@ -6,3 +6,4 @@ mod doctor;
 mod plan;
 mod render;
 mod render_plan;
+mod replay;

@@ -1,16 +1,19 @@
 //! Text of the configuration file becomes validated settings, or a report with line and caret.
 //! Never opens a file, never resolves a name, never looks at the machine: that is the runtime's.
 
+mod billing;
 pub mod offline;
 mod prices;
 mod raw;
+mod record;
 mod report;
 mod settings;
 mod validate;
 
 pub use report::ConfigError;
 pub use settings::{
-    AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
+    AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, RecordSettings,
+    SessionSettings, Settings,
 };
 
 /// The documented configuration: every key with its default, commented out where it is optional.

@@ -21,6 +21,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) datapath: Datapath,
     #[serde(default)]
+    pub(super) record: Record,
+    #[serde(default)]
     pub(super) interface: Vec<Interface>,
     #[serde(default)]
     pub(super) port: Vec<Port>,
@@ -60,6 +62,19 @@ pub(super) struct PolicyTable {
     pub(super) max_moved_per_minute: Option<Text>,
     pub(super) fill_rate: Option<Text>,
     pub(super) approval: Option<Text>,
+    #[serde(default)]
+    pub(super) decision: DecisionTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DecisionTable {
+    pub(super) always_compare_med: Option<bool>,
+    pub(super) deterministic_med: Option<bool>,
+    pub(super) med_missing_worst: Option<bool>,
+    pub(super) router_id: Option<bool>,
+    pub(super) cluster_list: Option<bool>,
+    pub(super) peer_address: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -89,6 +104,15 @@ pub(super) struct Datapath {
     pub(super) keep_on_exit: Option<bool>,
     pub(super) fast_path: Option<bool>,
     pub(super) kernel_log: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Record {
+    pub(super) directory: Option<Text>,
+    pub(super) at_start: Option<bool>,
+    pub(super) file_megabytes: Option<Spanned<u64>>,
+    pub(super) files: Option<Spanned<usize>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -161,6 +185,10 @@ pub(super) struct Provider {
     pub(super) commit: Option<Text>,
     #[serde(default)]
     pub(super) tiers: Vec<Tier>,
+    pub(super) billing: Option<Text>,
+    pub(super) billed_tags: Option<Spanned<i8>>,
+    #[serde(default)]
+    pub(super) covering: bool,
     pub(super) exits: Spanned<Vec<Exit>>,
 }
 

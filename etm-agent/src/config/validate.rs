@@ -1,12 +1,15 @@
 //! From the file as typed to what it means. Finds every fault, not only the first.
 
+use super::billing;
 use super::prices::Size;
 use super::raw::{self, Raw, Text};
+use super::record;
 use super::report::Fault;
 use super::settings::{
     AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
 };
-use crate::core::policy::{Exit, Peer, Policy, Port, Provider, Role, StaticRoute, Uplink};
+use crate::core::billing::Billing;
+use crate::core::policy::{DecisionProcess, Exit, Peer, Policy, Port, Provider, Role, StaticRoute, Uplink};
 use crate::types::{
     Asn, Community, ExitId, Family, Prefix, ProviderId, RouterId, Share, UplinkId, parse_duration,
 };
@@ -27,7 +30,8 @@ const MAX_UPLINKS: usize = 64;
 pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let mut check = Check::default();
     let ports = check.ports(&raw.port);
-    let uplinks = check.uplinks(&raw.interface, &ports);
+    let mut uplinks = check.uplinks(&raw.interface, &ports);
+    check.faults.extend(billing::settle(&raw.provider, &mut uplinks));
     let (providers, exits) = check.providers(&raw.provider, &uplinks);
     let kernel = check.kernel(&raw.kernel);
     let bgp = raw.bgp.as_ref().map(|bgp| check.bgp(bgp, &exits, kernel.lease));
@@ -37,7 +41,10 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let policy = Policy {
         mode: raw.agent.mode,
         interval,
-        peers: bgp.iter().flat_map(|bgp| bgp.sessions.iter().map(session_peer)).collect(),
+        peers: bgp
+            .iter()
+            .flat_map(|bgp| bgp.sessions.iter().map(|session| session_peer(session, bgp.asn)))
+            .collect(),
         static_routes: check.static_routes(&raw.static_route, &exits),
         exclude: raw.policy.exclude.iter().filter_map(|text| check.parse::<Prefix>(text)).collect(),
         hold: check.duration(raw.policy.hold.as_ref(), Duration::from_secs(300)),
@@ -52,6 +59,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         max_throws: raw.kernel.max_throws.unwrap_or(256),
         community,
         daemon_protocols: raw.kernel.daemon_protocols.clone().unwrap_or_else(|| DAEMON_PROTOCOLS.to_vec()),
+        process: process(&raw.policy.decision),
         stale_after,
         uplinks,
         ports,
@@ -67,6 +75,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
             bird_socket: raw.agent.bird_socket.as_ref().map(PathBuf::from),
         },
         datapath: check.datapath(&raw.datapath),
+        record: record::settings(&raw.record, &mut check.faults),
         policy,
         kernel,
         bgp,
@@ -74,12 +83,25 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     if check.faults.is_empty() { Ok(settings) } else { Err(check.faults) }
 }
 
+fn process(raw: &raw::DecisionTable) -> DecisionProcess {
+    let default = DecisionProcess::default();
+    DecisionProcess {
+        always_compare_med: raw.always_compare_med.unwrap_or(default.always_compare_med),
+        deterministic_med: raw.deterministic_med.unwrap_or(default.deterministic_med),
+        med_missing_worst: raw.med_missing_worst.unwrap_or(default.med_missing_worst),
+        router_id: raw.router_id.unwrap_or(default.router_id),
+        cluster_list: raw.cluster_list.unwrap_or(default.cluster_list),
+        peer_address: raw.peer_address.unwrap_or(default.peer_address),
+    }
+}
+
 fn path(given: Option<&str>, default: &str) -> PathBuf {
     PathBuf::from(given.unwrap_or(default))
 }
 
-fn session_peer(session: &SessionSettings) -> Peer {
-    Peer { name: session.name.clone(), role: session.role }
+fn session_peer(session: &SessionSettings, own: Asn) -> Peer {
+    let (address, external) = (Some(session.peer), session.peer_as != own);
+    Peer { name: session.name.clone(), role: session.role, address, external }
 }
 
 #[derive(Default)]
@@ -183,7 +205,8 @@ impl Check {
                 self.size(&interface.capacity, interface.limit.as_ref(), interface.headroom.as_ref());
             let port = interface.port.as_ref().and_then(|name| self.port(name, ports));
             let contract = self.contract(interface.commit.as_ref(), &interface.tiers);
-            uplinks.push(Uplink { name: name.clone(), capacity, limit, headroom, port, contract });
+            let billing = Billing::default();
+            uplinks.push(Uplink { name: name.clone(), capacity, limit, headroom, billing, port, contract });
         }
         if let Some(extra) = interfaces.get(MAX_UPLINKS) {
             self.fault(extra.name.span(), format!("at most {MAX_UPLINKS} interfaces can be counted"));
@@ -203,7 +226,12 @@ impl Check {
                 self.fault(provider.exits.span(), format!("provider `{name}` has no exit"));
             }
             let contract = self.contract(provider.commit.as_ref(), &provider.tiers);
-            providers.push(Provider { name: name.clone(), asn: provider.asn.map(Asn), contract });
+            providers.push(Provider {
+                name: name.clone(),
+                asn: provider.asn.map(Asn),
+                covering: provider.covering,
+                contract,
+            });
             for (number, exit) in provider.exits.get_ref().iter().enumerate() {
                 let default_name = if provider.exits.get_ref().len() == 1 {
                     name.clone()

@@ -2,11 +2,12 @@
 
 use super::decision::OverrideReason;
 use crate::types::{BitRate, ExitId, Prefix, Timestamp};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A change that waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// Its number, growing from 1.
     pub id: u64,
@@ -43,7 +44,7 @@ pub enum Proposed {
 }
 
 /// All changes that wait.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Approvals {
     queue: BTreeMap<Prefix, Change>,
     planned: BTreeMap<Prefix, ExitId>,

@@ -5,6 +5,8 @@
 //!
 //! In reading order, each file importing only those before it.
 
+pub mod billing;
+
 pub mod policy;
 
 pub mod input;
@@ -49,3 +51,5 @@ pub mod money_view;
 pub mod view;
 
 pub mod controller;
+
+pub mod record;

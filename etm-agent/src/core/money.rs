@@ -55,7 +55,7 @@ pub struct Marks {
 const NO_MARKS: Marks = Marks { limit: f64::INFINITY, relief: f64::INFINITY, fill: f64::INFINITY };
 
 /// Nodes of the planner: exits first, in order of `ExitId`, then interfaces, ports and contracts.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tree {
     nodes: Vec<Node>,
     marks: Vec<Marks>,

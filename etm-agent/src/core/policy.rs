@@ -1,5 +1,6 @@
 //! The operator's validated intent. `config` builds it; nothing here is ever an output of ETM.
 
+use super::billing::Billing;
 use crate::types::{Asn, BitRate, Community, ExitId, PeerId, Prefix, Price, ProviderId, Share, UplinkId};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -30,7 +31,7 @@ impl Mode {
 }
 
 /// One step of a contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tier {
     /// Where it ends; none for the last.
     pub up_to: Option<BitRate>,
@@ -39,7 +40,7 @@ pub struct Tier {
 }
 
 /// What traffic costs somewhere: prices that never fall with load.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contract {
     /// Traffic that is paid for whether it is used or not.
     pub commit: BitRate,
@@ -48,7 +49,7 @@ pub struct Contract {
 }
 
 /// What several interfaces or ports share: a port of a switch, a bundle, a line card.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
     /// Name the operator gave.
     pub name: String,
@@ -65,7 +66,7 @@ pub struct Port {
 }
 
 /// Prices that are not in contracts, and when money is worth a move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PriceList {
     /// Per Mbit/s, month and rank: using a route that plain routing likes less.
     pub preference: Price,
@@ -101,7 +102,7 @@ impl Default for PriceList {
 }
 
 /// An exit that the operator chose for a prefix and all inside it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
     /// Destination.
     pub prefix: Prefix,
@@ -110,7 +111,7 @@ pub struct Pin {
 }
 
 /// An interface of this router that leads to providers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Uplink {
     /// Interface name.
     pub name: String,
@@ -124,6 +125,8 @@ pub struct Uplink {
     pub port: Option<usize>,
     /// What its traffic costs.
     pub contract: Contract,
+    /// The basis of `capacity`, and of every rate that is compared with it.
+    pub billing: Billing,
 }
 
 impl Uplink {
@@ -145,7 +148,7 @@ impl Uplink {
 }
 
 /// An AS that takes our traffic.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provider {
     /// Name the operator gave.
     pub name: String,
@@ -153,10 +156,12 @@ pub struct Provider {
     pub asn: Option<Asn>,
     /// What the traffic of all its exits together costs.
     pub contract: Contract,
+    /// Its routes count as candidates for what they cover, too: it gives only a default or a partial table.
+    pub covering: bool,
 }
 
 /// One way out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// Provider name, with a number where the provider has several exits.
     pub name: String,
@@ -179,16 +184,51 @@ pub enum Role {
 }
 
 /// A source of routes, or a receiver of overrides.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// Name the operator gave.
     pub name: String,
     /// What the session is for.
     pub role: Role,
+    /// Its address, where it has one.
+    pub address: Option<IpAddr>,
+    /// True where it is of another AS.
+    pub external: bool,
+}
+
+/// How routes to one prefix are compared, where RFC 4271 leaves a choice. The default is what that RFC says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionProcess {
+    /// MEDs of different neighbouring ASes are compared too.
+    pub always_compare_med: bool,
+    /// Routes of one neighbouring AS are compared with each other first (RFC 4271 section 9.1.2.2 c). Without, each is
+    /// compared with the best one so far, in the order of arrival, as some routers do.
+    pub deterministic_med: bool,
+    /// A route without MED has the worst one, not 0 (RFC 4451 section 2.3).
+    pub med_missing_worst: bool,
+    /// Lower BGP Identifier, or ORIGINATOR_ID, first (section 9.1.2.2 f).
+    pub router_id: bool,
+    /// Shorter CLUSTER_LIST first (RFC 4456 section 9).
+    pub cluster_list: bool,
+    /// Lower address of the peer first (section 9.1.2.2 g).
+    pub peer_address: bool,
+}
+
+impl Default for DecisionProcess {
+    fn default() -> DecisionProcess {
+        DecisionProcess {
+            always_compare_med: false,
+            deterministic_med: true,
+            med_missing_worst: false,
+            router_id: true,
+            cluster_list: true,
+            peer_address: true,
+        }
+    }
 }
 
 /// A candidate route that is configured, not learnt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StaticRoute {
     /// Destination.
     pub prefix: Prefix,
@@ -197,7 +237,7 @@ pub struct StaticRoute {
 }
 
 /// Everything the decision needs to know of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// What may be done.
     pub mode: Mode,
@@ -241,6 +281,8 @@ pub struct Policy {
     pub community: Community,
     /// Kernel route protocols (rtm_protocol) under which the routing daemon installs BGP routes.
     pub daemon_protocols: Vec<u8>,
+    /// How routes are compared.
+    pub process: DecisionProcess,
     /// Longest time without a sample or with a failed check before decisions freeze.
     pub stale_after: Duration,
 }
@@ -286,6 +328,7 @@ pub(crate) mod tests {
             headroom: Share::percent(5),
             port: None,
             contract: Contract::default(),
+            billing: Billing::default(),
         };
         let exit = |name: &str, index: u16, gateways: [&str; 2]| Exit {
             name: name.to_owned(),
@@ -299,13 +342,23 @@ pub(crate) mod tests {
             uplinks: vec![uplink("up-a"), uplink("up-b")],
             ports: Vec::new(),
             providers: ["transit-a", "transit-b"]
-                .map(|name| Provider { name: name.to_owned(), asn: None, contract: Contract::default() })
+                .map(|name| Provider {
+                    name: name.to_owned(),
+                    asn: None,
+                    covering: false,
+                    contract: Contract::default(),
+                })
                 .to_vec(),
             exits: vec![
                 exit("transit-a", 0, ["10.0.1.1", "fd00:1::1"]),
                 exit("transit-b", 1, ["10.0.2.1", "fd00:2::1"]),
             ],
-            peers: vec![Peer { name: "border".to_owned(), role: Role::Learn }],
+            peers: vec![Peer {
+                name: "border".to_owned(),
+                role: Role::Learn,
+                address: None,
+                external: false,
+            }],
             static_routes: Vec::new(),
             exclude: Vec::new(),
             pins: Vec::new(),
@@ -320,6 +373,7 @@ pub(crate) mod tests {
             max_throws: 256,
             community: "64500:179".parse().unwrap(),
             daemon_protocols: vec![12],
+            process: DecisionProcess::default(),
             stale_after: Duration::from_secs(5),
         }
     }

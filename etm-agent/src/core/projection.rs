@@ -120,9 +120,12 @@ fn item(now: Timestamp, choice: &Choice, slot: SlotId, sources: &Sources<'_>) ->
         return None;
     }
     let planned = sources.planned.get(&prefix).copied();
+    let home_uplink = sources.topology.uplink_of(home).and_then(|id| sources.policy.uplinks.get(id.index()));
+    let billing = home_uplink.map(|uplink| uplink.billing).unwrap_or_default();
     Some(Item {
         prefix,
-        rate: BitRate::ZERO,
+        // As its home would bill it: `loads` puts it back there.
+        rate: sources.rates.demand_as(slot, billing),
         smoothed: sources.rates.smoothed(slot),
         home,
         current: planned.or(entry.map(|entry| entry.to)).unwrap_or(home),

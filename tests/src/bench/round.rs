@@ -164,8 +164,13 @@ impl World {
         let uplinks = (0..EXITS).map(|exit| {
             let bytes = self.offered[usize::from(exit)];
             let count = Count { bytes, packets: bytes / 1_000 };
-            let device =
-                DeviceCount { sent: count, dropped: 0, backlog: Count::default(), basis: Basis::Qdisc };
+            let device = DeviceCount {
+                sent: count,
+                dropped: 0,
+                backlog: Count::default(),
+                excess: Default::default(),
+                basis: Basis::Qdisc,
+            };
             let uncounted = [Count::default(); 4];
             UplinkSample { uplink: UplinkId(exit), at, before: count, after: count, uncounted, device }
         });

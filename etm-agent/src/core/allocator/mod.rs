@@ -106,26 +106,29 @@ pub enum Urgency {
 }
 
 /// Prices of earlier plans, to start from.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Memory {
-    /// Of the last relief.
-    pub relief: Option<Warm>,
-    /// Of the last plan for money.
-    pub money: Option<Warm>,
+    relief: Option<Start>,
+    money: Option<Start>,
 }
 
+/// The planner's prices and width, in a form that can be written down: a plan depends on where it started.
+type Start = (Vec<f64>, f64);
+
 impl Memory {
-    fn of(&self, urgency: Urgency) -> Option<&Warm> {
-        match urgency {
+    fn of(&self, urgency: Urgency) -> Option<Warm> {
+        let (prices, width) = match urgency {
             Urgency::Idle => None,
-            Urgency::Money => self.money.as_ref(),
-            Urgency::Relief => self.relief.as_ref(),
-        }
+            Urgency::Money => self.money.clone(),
+            Urgency::Relief => self.relief.clone(),
+        }?;
+        Some(Warm { prices, width })
     }
 
     /// Remembers the prices of a plan.
     pub fn keep(&mut self, study: &Study) {
-        let warm = Some(study.plan.warm.clone());
+        let warm = &study.plan.warm;
+        let warm = Some((warm.prices.clone(), warm.width));
         match study.urgency {
             Urgency::Idle => {}
             Urgency::Money => self.money = warm,
@@ -168,8 +171,8 @@ pub fn allocate(board: &Board<'_>, memory: &Memory) -> Placement {
     if urgency != Urgency::Relief {
         field.give_back(board);
     }
-    let study =
-        (urgency != Urgency::Idle).then(|| problem::study(board, &field, urgency, memory.of(urgency)));
+    let study = (urgency != Urgency::Idle)
+        .then(|| problem::study(board, &field, urgency, memory.of(urgency).as_ref()));
     let exits = match &study {
         Some(study) if study.applies() => exits(study),
         _ => field.current,

@@ -119,7 +119,7 @@ impl Controller {
         if ends {
             return None;
         }
-        let caps = self.caps(now, self.projection.total);
+        let caps = self.caps(now, self.total);
         let more = if standing.is_some() { BitRate::ZERO } else { rate };
         if standing.is_none() && self.overrides.len() >= caps.moves {
             return Some("policy.max_overrides is reached".to_owned());

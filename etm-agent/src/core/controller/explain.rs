@@ -1,7 +1,7 @@
 //! Why a prefix goes where it goes. Never computes a new decision: it reads the one that stands.
 
 use super::super::fib_view::NotOurs;
-use super::super::preference::{Candidate, DecidedBy, compare};
+use super::super::preference::{Candidate, compare};
 use super::super::view::{CandidatePrice, CandidateView, ExplainView};
 use super::Controller;
 use crate::types::{BitRate, ExitId, PeerId, Prefix, RouteAttrs};
@@ -150,8 +150,8 @@ impl Controller {
                 if let Some(why) = self.why_not(prefix, home, candidate.exit, &prices) {
                     note = format!("{note}; {why}");
                 }
-                let view =
-                    self.candidate_view(candidate.peer, &candidate.attrs, Some(candidate.exit), true, note);
+                let attrs = self.rib.attrs(candidate);
+                let view = self.candidate_view(candidate.peer, &attrs, Some(candidate.exit), true, note);
                 let price = prices.iter().find(|(exit, _)| *exit == candidate.exit).map(|(_, price)| *price);
                 CandidateView { price, ..view }
             })
@@ -219,6 +219,9 @@ impl Controller {
     ) -> String {
         let candidate = &ranked[rank];
         let mut notes = Vec::new();
+        if candidate.prefix != prefix {
+            notes.push(format!("a route for {} that covers it", candidate.prefix));
+        }
         if home == Some(candidate.exit) {
             notes.push("plain routing's choice".to_owned());
         }
@@ -228,8 +231,8 @@ impl Controller {
             notes.push("used by the override".to_owned());
         }
         if rank > 0 {
-            let by = compare(&ranked[rank - 1], candidate).1;
-            notes.push(format!("after {} by {}", self.exit_name(ranked[rank - 1].exit), step_text(by)));
+            let by = compare(&ranked[rank - 1], candidate, self.policy.process).1;
+            notes.push(format!("after {} by {}", self.exit_name(ranked[rank - 1].exit), by.as_str()));
         }
         if notes.is_empty() || (home != Some(candidate.exit) && self.overrides.get(prefix).is_none()) {
             notes.push(self.room_note(candidate.exit, rate));
@@ -281,16 +284,6 @@ impl Controller {
             note,
             price: None,
         }
-    }
-}
-
-fn step_text(step: DecidedBy) -> &'static str {
-    match step {
-        DecidedBy::LocalPref => "LOCAL_PREF",
-        DecidedBy::AsPathLength => "AS_PATH length",
-        DecidedBy::Origin => "ORIGIN",
-        DecidedBy::Med => "MED",
-        DecidedBy::Tie => "the tie-break (lowest next hop)",
     }
 }
 

@@ -7,10 +7,13 @@ mod approve;
 mod explain;
 mod intake;
 mod money;
+mod restore;
 mod round;
 mod show;
 
-use super::allocator::{Memory, Study};
+pub use restore::OtherShape;
+
+use super::allocator::Memory;
 use super::approval::Approvals;
 use super::audit::{Audit, EndReason, Event, EventKind};
 use super::choices::{Choices, Grounds};
@@ -29,6 +32,7 @@ use super::slots::Slots;
 use super::topology::Topology;
 use super::view::Judged;
 use crate::types::{BitRate, Family, Generation, PathId, Prefix, RouteAttrs, Timestamp, UplinkId};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -49,7 +53,7 @@ pub struct Outcome {
 }
 
 /// A session as the decision sees it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Session {
     up: bool,
     awaited: Vec<Family>,
@@ -58,7 +62,7 @@ struct Session {
 }
 
 /// An uplink's totals between two samples.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Meter {
     last: Option<UplinkSample>,
     offered: BitRate,
@@ -71,11 +75,15 @@ struct Meter {
 }
 
 /// The decision maker's whole state.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Controller {
     policy: Policy,
+    /// Follows from the policy.
+    #[serde(skip)]
     tree: Tree,
     topology: Topology,
+    /// Follows from routes, links and the kernel's table.
+    #[serde(skip)]
     choices: Choices,
     rib: Rib,
     fib: FibView,
@@ -87,18 +95,22 @@ pub struct Controller {
     sessions: Vec<Session>,
     meters: Vec<Meter>,
     projected: Vec<BitRate>,
+    /// Of the last sample: for views, and from one step of a round to the next.
+    #[serde(skip)]
     projection: Projection,
+    /// Demand of everything counted for a prefix, last sample.
+    total: BitRate,
     approvals: Approvals,
     /// Loads that were approved since the last sample, by uplink.
     approved: Vec<BitRate>,
     /// Traffic that was given another exit within the last minute.
     recent: VecDeque<(Timestamp, BitRate)>,
     memory: Memory,
-    study: Option<(Timestamp, Study)>,
     plans: u64,
     vetoes: u64,
     veto: Option<String>,
     /// Why there is nothing to plan with.
+    #[serde(skip)]
     fault: Option<String>,
     off: bool,
     stopping: bool,
@@ -107,6 +119,7 @@ pub struct Controller {
     samples: u64,
     last_sample: Option<Timestamp>,
     table: TableFill,
+    #[serde(with = "super::guard::as_text")]
     holds: Vec<Hold>,
     mismatch_ppm: u32,
     mismatch_run: u8,
@@ -122,6 +135,8 @@ pub struct Controller {
     changed: bool,
     /// True once nothing held back a decision.
     decided: bool,
+    /// Where the sweep of rows without a route has come to, while there is one.
+    slot_sweep: Option<Option<Prefix>>,
 }
 
 impl Controller {
@@ -134,10 +149,11 @@ impl Controller {
             tree,
             choices: Choices::default(),
             topology: Topology::new(&policy),
-            rib: Rib::new(policy.community),
+            rib: Rib::new(policy.community, policy.process),
             fib: FibView::default(),
             slots: Slots::new(slot_capacity, adopted),
-            rates: Rates::new(uplinks, adopted),
+            rates: Rates::new(uplinks, adopted)
+                .billed(policy.uplinks.iter().map(|uplink| uplink.billing).collect()),
             conservation: Conservation::new(uplinks),
             overrides: Overrides::default(),
             audit: Audit::default(),
@@ -145,11 +161,11 @@ impl Controller {
             meters: vec![Meter::default(); uplinks],
             projected: vec![BitRate::ZERO; uplinks],
             projection: Projection::default(),
+            total: BitRate::ZERO,
             approvals: Approvals::default(),
             approved: vec![BitRate::ZERO; uplinks],
             recent: VecDeque::new(),
             memory: Memory::default(),
-            study: None,
             plans: 0,
             vetoes: 0,
             veto: None,
@@ -174,6 +190,7 @@ impl Controller {
             decision: Arc::new(Decision::default()),
             changed: true,
             decided: false,
+            slot_sweep: None,
             policy,
         };
         controller.load_static_routes();
@@ -212,6 +229,7 @@ impl Controller {
                 if self.apply_routes(batch) {
                     self.settle(now);
                 }
+                self.do_chores(intake::CHORES_BESIDE_ROUTES);
             }
             Input::Link(event) => self.link(now, event),
             Input::Fib(event) => self.fib_event(now, event),
@@ -225,7 +243,7 @@ impl Controller {
             Input::Order(Order::Approve { id }) => judged = self.approve(now, id),
             Input::Order(Order::Reject { id }) => judged = self.reject(now, id),
             Input::Order(order) => self.order(now, order),
-            Input::Tick => {}
+            Input::Tick => self.do_chores(intake::CHORES),
         }
         self.refresh_holds(now);
         Outcome {
@@ -247,6 +265,11 @@ impl Controller {
     /// Not before the first decision: what an earlier run left lives on its lease, not on ours.
     pub fn wants_lease(&self) -> bool {
         self.enforcing() && self.inherited.is_none()
+    }
+
+    /// True while there is clearing up to do: a tick does the next slice of it.
+    pub fn has_chores(&self) -> bool {
+        self.rib.is_clearing() || self.slot_sweep.is_some()
     }
 
     /// True while the operator's switch is off.

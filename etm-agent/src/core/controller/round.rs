@@ -50,6 +50,7 @@ impl Controller {
             self.find_choices();
             self.watch_projection(now);
             self.projection = project(now, &self.offered(), &self.sources());
+            self.total = self.projection.total;
             self.watch_overload(sample.at);
             self.refresh_holds(now);
             self.decide(now);
@@ -74,10 +75,12 @@ impl Controller {
     /// Totals of one uplink: rates, and the books.
     fn meter(&mut self, now: Timestamp, sample: UplinkSample) {
         let Some(meter) = self.meters.get_mut(sample.uplink.index()) else { return };
+        let billing = self.policy.uplinks.get(sample.uplink.index()).map(|uplink| uplink.billing);
+        let billing = billing.unwrap_or_default();
         if let Some(last) = meter.last {
             let span = sample.at.since(last.at);
-            meter.offered = BitRate::from_bytes(sample.after.since(last.after).bytes, span);
-            meter.sent = BitRate::from_bytes(sample.device.sent.since(last.device.sent).bytes, span);
+            meter.offered = billing.rate(sample.after.since(last.after), span);
+            meter.sent = billing.rate(sample.device.sent.since(last.device.sent), span);
             meter.dropping = sample.device.dropped > last.device.dropped;
         }
         meter.last = Some(sample);
@@ -224,7 +227,7 @@ impl Controller {
     /// Keeps the plan for who asks, its prices for the next one, and counts what the checker refused.
     fn judge(&mut self, now: Timestamp, placement: Placement) {
         let Some(study) = placement.study else {
-            (self.study, self.veto) = (None, None);
+            self.veto = None;
             return;
         };
         self.plans += 1;
@@ -243,7 +246,6 @@ impl Controller {
                 self.memory = Memory::default();
             }
         }
-        self.study = Some((now, study));
     }
 
     /// Takes over what an earlier run left in the kernel, as far as it may stand; the placement judges it like the rest.
@@ -369,7 +371,8 @@ impl Controller {
 
     fn live_row(&self, slot: SlotId, uplink: UplinkId) -> Option<LiveRow> {
         let prefix = self.slots.prefix(slot)?;
-        let (count, rate) = (self.rates.count(slot, uplink), self.rates.rate(slot, uplink));
+        // Bytes and rate in one basis, that of the counters.
+        let (count, rate) = (self.rates.count(slot, uplink), self.rates.counted_rate(slot, uplink));
         Some(LiveRow { prefix, uplink, count, rate })
     }
 }
