@@ -75,6 +75,7 @@ async fn learn_all() -> (BTreeSet<Candidate>, Duration) {
                     SessionChange::Up { .. } => up = Instant::now(),
                     SessionChange::EndOfRib(family) => drop(complete.insert(family)),
                     SessionChange::Down { reason } => panic!("{reason}"),
+                    other => panic!("{other:?}"),
                 },
                 Input::Routes(batch) => {
                     for change in batch.changes {

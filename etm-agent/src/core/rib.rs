@@ -4,7 +4,7 @@
 use super::input::{RouteBatch, RouteChange};
 use super::preference::{Candidate, ranked};
 use super::topology::Topology;
-use crate::types::{Community, ExitId, PathId, PeerId, Prefix, PrefixMap, RouteAttrs};
+use crate::types::{Community, ExitId, Family, PathId, PeerId, Prefix, PrefixMap, RouteAttrs};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ struct Route {
     peer: PeerId,
     path_id: PathId,
     attrs: Arc<RouteAttrs>,
+    /// Not said again since the peer restarted or began to send its table anew.
+    stale: bool,
 }
 
 /// What a change did to the set of known prefixes.
@@ -55,7 +57,7 @@ impl Rib {
                         self.returned.insert((peer, path_id, prefix), attrs.next_hop);
                         presence
                     } else {
-                        self.announce(Route { peer, path_id, attrs }, prefix)
+                        self.announce(Route { peer, path_id, attrs, stale: false }, prefix)
                     };
                     seen(prefix, presence);
                 }
@@ -101,16 +103,37 @@ impl Rib {
     /// Forgets all routes of a session that went down; returns each prefix that lost one.
     pub fn drop_peer(&mut self, peer: PeerId) -> Vec<(Prefix, Presence)> {
         self.returned.retain(|(from, _, _), _| *from != peer);
-        let touched: Vec<Prefix> = self
-            .routes
-            .iter()
-            .filter(|(_, routes)| routes.iter().any(|route| route.peer == peer))
-            .map(|(prefix, _)| prefix)
-            .collect();
+        self.drop_where(|_, route| route.peer == peer)
+    }
+
+    /// The routes of `peer` in `family` may be out of date: they count until `sweep`, unless they are said again.
+    pub fn mark_stale(&mut self, peer: PeerId, family: Family) {
+        let prefixes: Vec<Prefix> = self.iter().filter(|prefix| prefix.family() == family).collect();
+        for prefix in prefixes {
+            let routes = self.routes.get_mut(prefix).into_iter().flatten();
+            routes.filter(|route| route.peer == peer).for_each(|route| route.stale = true);
+        }
+    }
+
+    /// Forgets the routes of `peer` in `family` that are still stale; returns each prefix that lost one.
+    pub fn sweep(&mut self, peer: PeerId, family: Family) -> Vec<(Prefix, Presence)> {
+        self.drop_where(|prefix, route| prefix.family() == family && route.peer == peer && route.stale)
+    }
+
+    /// Forgets all routes of `peer` in `family`; returns each prefix that lost one.
+    pub fn drop_family(&mut self, peer: PeerId, family: Family) -> Vec<(Prefix, Presence)> {
+        self.returned.retain(|(from, _, prefix), _| (*from, prefix.family()) != (peer, family));
+        self.drop_where(|prefix, route| prefix.family() == family && route.peer == peer)
+    }
+
+    fn drop_where(&mut self, gone: impl Fn(Prefix, &Route) -> bool) -> Vec<(Prefix, Presence)> {
+        let loses =
+            |(prefix, routes): &(Prefix, &Vec<Route>)| routes.iter().any(|route| gone(*prefix, route));
+        let touched: Vec<Prefix> = self.routes.iter().filter(loses).map(|(prefix, _)| prefix).collect();
         let mut result = Vec::with_capacity(touched.len());
         for prefix in touched {
             let Some(routes) = self.routes.get_mut(prefix) else { continue };
-            routes.retain(|route| route.peer != peer);
+            routes.retain(|route| !gone(prefix, route));
             let presence = if routes.is_empty() {
                 self.routes.remove(prefix);
                 Presence::Vanished
@@ -291,5 +314,21 @@ mod tests {
         let lost = rib.drop_peer(PeerId(0));
         assert_eq!(lost, [(p("198.18.0.0/24"), Presence::Kept), (p("198.18.1.0/24"), Presence::Vanished)]);
         assert_eq!(rib.prefixes(), 1);
+    }
+
+    #[test]
+    fn what_a_restarted_peer_does_not_say_again_is_swept() {
+        let mut rib = Rib::new(two_exits().community);
+        rib.apply(announce(0, "198.18.0.0/24", 1, "10.0.1.1", false), |_, _| ());
+        rib.apply(announce(0, "198.18.1.0/24", 1, "10.0.1.1", false), |_, _| ());
+        rib.apply(announce(1, "198.18.1.0/24", 1, "10.0.2.1", false), |_, _| ());
+        rib.apply(announce(0, "2001:db8::/32", 1, "10.0.1.1", false), |_, _| ());
+        rib.mark_stale(PeerId(0), Family::V4);
+        assert_eq!(rib.candidates(p("198.18.0.0/24"), &up()).len(), 1, "a stale route is a route");
+        rib.apply(announce(0, "198.18.0.0/24", 1, "10.0.1.1", false), |_, _| ());
+        assert_eq!(rib.sweep(PeerId(0), Family::V4), [(p("198.18.1.0/24"), Presence::Kept)]);
+        assert_eq!(rib.sweep(PeerId(0), Family::V6), []);
+        assert_eq!(rib.drop_family(PeerId(0), Family::V6), [(p("2001:db8::/32"), Presence::Vanished)]);
+        assert_eq!(rib.prefixes(), 2);
     }
 }

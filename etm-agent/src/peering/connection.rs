@@ -10,9 +10,11 @@ use super::inject::{Inject, Lesson};
 use super::learn::Learn;
 use super::ports::Ports;
 use super::socket;
+use super::status;
 use crate::core::input::{Input, SessionChange, SessionEvent, Told};
 use crate::proto::bgp::{Event, Frame, FrameReader, Machine, Negotiated, SessionFault, Step, end_of_rib};
 use crate::types::Family;
+use crate::types::bgp::{Messages, SessionState};
 use bytes::{Buf, BytesMut};
 use std::collections::VecDeque;
 use std::io;
@@ -85,7 +87,7 @@ pub(super) async fn converse(
         nudge: None,
         families: Vec::new(),
         awaited: 0,
-        state: "",
+        state: SessionState::Idle,
         confirmed: true,
         end: None,
     };
@@ -145,7 +147,7 @@ struct Connection<'a> {
     /// End-of-RIBs the peer has not sent yet.
     awaited: usize,
     /// As last shown.
-    state: &'static str,
+    state: SessionState,
     /// The withdrawals of an orderly end were acknowledged.
     confirmed: bool,
     end: Option<SessionFault>,
@@ -254,7 +256,7 @@ impl Connection<'_> {
         self.up = Some(Instant::now());
         self.frames.set_limit(session.message_limit);
         let now = (self.ports.clock)();
-        self.ports.status.send_modify(|status| status.up(session, now));
+        self.ports.status.send_modify(|shown| status::up(shown, session, now));
         self.push(SessionChange::Up { families: session.families.clone() });
         tracing::info!(
             peer = %self.config.name, hold_s = session.hold.as_secs(), families = ?session.families,
@@ -295,7 +297,7 @@ impl Connection<'_> {
         inject.mark(lesson, queued);
         let (announced, withheld) = (inject.announced(), inject.withheld());
         self.ports.status.send_modify(|status| {
-            status.traffic.updates_out += lesson.packed.messages;
+            status.traffic.sent.update += lesson.packed.messages;
             status.announced = announced;
             status.withheld = withheld;
         });
@@ -320,9 +322,8 @@ impl Connection<'_> {
         while self.end.is_none() {
             match self.frames.next(&mut self.inbox) {
                 Ok(Some(frame)) => {
-                    tally.messages += 1;
+                    tally.messages.count(frame.kind());
                     if frame.is_update() {
-                        tally.updates += 1;
                         self.update(&frame, &mut tally);
                     }
                     if self.end.is_none() {
@@ -369,8 +370,7 @@ impl Connection<'_> {
         self.ports.status.send_modify(|status| {
             let traffic = &mut status.traffic;
             traffic.bytes_in += u64::try_from(read).unwrap_or(u64::MAX);
-            traffic.messages_in += tally.messages;
-            traffic.updates_in += tally.updates;
+            traffic.received.add(&tally.messages);
             traffic.announced_in += tally.announced;
             traffic.withdrawn_in += tally.withdrawn;
             traffic.held_back += u64::from(held_back);
@@ -430,8 +430,7 @@ impl Connection<'_> {
 /// What one read held.
 #[derive(Debug, Default)]
 struct Tally {
-    messages: u64,
-    updates: u64,
+    messages: Messages,
     announced: u64,
     withdrawn: u64,
     end_of_rib: Vec<Family>,

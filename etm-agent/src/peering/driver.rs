@@ -6,10 +6,11 @@ use super::connection::{Ended, Role, converse};
 use super::inject::Inject;
 use super::learn::Learn;
 use super::ports::Ports;
-use super::socket;
+use super::{socket, status};
 use crate::core::decision::Decision;
 use crate::core::input::{Input, SessionChange, SessionEvent};
 use crate::proto::bgp::SessionFault;
+use crate::types::bgp::SessionState;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -50,7 +51,7 @@ async fn drive(config: SessionConfig, mut role: Role, mut ports: Ports) -> Parti
     loop {
         let Ended { fault, up, confirmed } = attempt(&config, &mut role, &mut ports).await;
         let now = (ports.clock)();
-        ports.status.send_modify(|status| status.down(&fault, now));
+        ports.status.send_modify(|shown| status::down(shown, &fault, now));
         // An attempt that fails like the one before is no news.
         if up.is_some() || last.as_ref() != Some(&fault) {
             report(&config, &fault, up, &mut ports).await;
@@ -72,7 +73,7 @@ async fn drive(config: SessionConfig, mut role: Role, mut ports: Ports) -> Parti
 
 async fn attempt(config: &SessionConfig, role: &mut Role, ports: &mut Ports) -> Ended {
     let now = (ports.clock)();
-    ports.status.send_modify(|status| status.enter("connect", now));
+    ports.status.send_modify(|status| status.enter(SessionState::Connect, now));
     let connected = tokio::select! {
         _ = ports.stop.wait_for(|stop| *stop) => Err(SessionFault::Stopped),
         connected = socket::connect(config) => connected,

@@ -1,7 +1,8 @@
 //! Role learn: UPDATEs become batches of route changes. Never announces anything.
 
 use crate::core::input::{Input, RouteBatch, RouteChange, SessionChange, SessionEvent};
-use crate::proto::bgp::{Change, Dispositions, Frame, Negotiated, Notice, Reset, Translator};
+use crate::proto::bgp::{Change, Frame, Negotiated, Notice, Reset, Translator};
+use crate::types::bgp::Dispositions;
 use crate::types::{Family, PeerId};
 use std::collections::{BTreeSet, VecDeque};
 

@@ -26,8 +26,8 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub use crate::proto::bgp::{DEFAULT_LOCAL_PREF, Dispositions, OutPolicy, RouterIdOwner, SessionFault};
+pub use crate::proto::bgp::{DEFAULT_LOCAL_PREF, OutPolicy, RouterIdOwner, SessionFault};
 pub use config::{ConfigError, InjectConfig, NextHops, SessionConfig};
 pub use driver::{Parting, run_inject, run_learn};
 pub use ports::Ports;
-pub use status::{LastFault, PeerStatus, Traffic, status_channel};
+pub use status::status_channel;

@@ -1,8 +1,8 @@
 //! How a session reaches the rest of the agent: everything it may touch besides its own socket.
 
-use super::status::PeerStatus;
 use crate::core::input::Input;
 use crate::types::Timestamp;
+use crate::types::bgp::PeerStatus;
 use tokio::sync::{mpsc, watch};
 
 /// How a session reaches the rest of the agent.

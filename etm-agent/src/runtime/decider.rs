@@ -14,7 +14,7 @@ use crate::core::controller::{Controller, Outcome};
 use crate::core::decision::{Decision, TableChange};
 use crate::core::input::{Input, LinkEvent, Order, Sample};
 use crate::datapath::{DatapathError, Lease, Marked, OffSwitch};
-use crate::peering::PeerStatus;
+use crate::types::bgp::PeerStatus;
 use crate::types::{Timestamp, UplinkId};
 use hdrhistogram::Histogram;
 use std::collections::VecDeque;

@@ -7,9 +7,9 @@ use crate::core::decision::Decision;
 use crate::core::input::Input;
 use crate::core::policy::Role;
 use crate::peering::{
-    InjectConfig, NextHops, OutPolicy, Parting, PeerStatus, Ports, SessionConfig, run_inject, run_learn,
-    status_channel,
+    InjectConfig, NextHops, OutPolicy, Parting, Ports, SessionConfig, run_inject, run_learn, status_channel,
 };
+use crate::types::bgp::PeerStatus;
 use crate::types::{Community, Family, PeerId};
 use futures::future::BoxFuture;
 use std::net::IpAddr;

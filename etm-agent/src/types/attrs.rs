@@ -1,5 +1,5 @@
 //! Path attributes of a route (RFC 4271 section 5) as ETM's own types.
-//! Never holds wire encodings: `proto` translates, and what ETM does not use is not kept.
+//! Never interprets wire encodings: `proto` translates, and what ETM only passes on is kept as it came.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -145,6 +145,18 @@ impl fmt::Display for LargeCommunity {
     }
 }
 
+/// An optional transitive attribute that ETM has no use for itself and passes on with the route: AGGREGATOR,
+/// EXTENDED COMMUNITIES, ONLY_TO_CUSTOMER, and whatever it does not know (RFC 4271 section 5).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CarriedAttr {
+    /// Attribute flags as they are to be sent: Partial is set where ETM does not know the attribute.
+    pub flags: u8,
+    /// Attribute type code.
+    pub code: u8,
+    /// Value in network order; AS numbers in it have four octets.
+    pub value: Box<[u8]>,
+}
+
 /// The attributes of one route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RouteAttrs {
@@ -164,6 +176,9 @@ pub struct RouteAttrs {
     pub large_communities: Vec<LargeCommunity>,
     /// ORIGINATOR_ID of a reflected route (RFC 4456).
     pub originator: Option<Ipv4Addr>,
+    /// What is passed on unread, by type code.
+    #[serde(default)]
+    pub carried: Box<[CarriedAttr]>,
 }
 
 impl RouteAttrs {
@@ -178,6 +193,7 @@ impl RouteAttrs {
             communities: Vec::new(),
             large_communities: Vec::new(),
             originator: None,
+            carried: Box::default(),
         }
     }
 }

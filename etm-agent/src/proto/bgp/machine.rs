@@ -10,6 +10,7 @@ use super::fault::{RouterIdOwner, SessionFault, of_notification};
 use super::frame::{Frame, Malformed, PLAIN_LIMIT};
 use super::negotiated::Negotiated;
 use super::update::Reset;
+use crate::types::bgp::SessionState;
 use crate::types::{Asn, Family, RouterId};
 use bytes::Bytes;
 use rustbgpd_fsm as fsm;
@@ -105,14 +106,14 @@ impl Machine {
     }
 
     /// The state, in the words of RFC 4271.
-    pub fn state(&self) -> &'static str {
+    pub fn state(&self) -> SessionState {
         match self.session.state() {
-            fsm::SessionState::Idle => "idle",
-            fsm::SessionState::Connect => "connect",
-            fsm::SessionState::Active => "active",
-            fsm::SessionState::OpenSent => "open-sent",
-            fsm::SessionState::OpenConfirm => "open-confirm",
-            fsm::SessionState::Established => "established",
+            fsm::SessionState::Idle => SessionState::Idle,
+            fsm::SessionState::Connect => SessionState::Connect,
+            fsm::SessionState::Active => SessionState::Active,
+            fsm::SessionState::OpenSent => SessionState::OpenSent,
+            fsm::SessionState::OpenConfirm => SessionState::OpenConfirm,
+            fsm::SessionState::Established => SessionState::Established,
         }
     }
 

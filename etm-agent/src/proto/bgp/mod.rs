@@ -26,4 +26,4 @@ pub use negotiated::Negotiated;
 pub use offered::Offered;
 pub use out::{AdjRibOut, Diff, OutRoute};
 pub use pack::{DEFAULT_LOCAL_PREF, OutPolicy, Packed, end_of_rib, pack};
-pub use update::{Change, Dispositions, Notice, Reset, Translated, Translator};
+pub use update::{Change, Notice, Reset, Translated, Translator};

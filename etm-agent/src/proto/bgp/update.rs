@@ -8,10 +8,10 @@ use super::attrs::{Received, attribute_name};
 use super::frame::Frame;
 use super::martian::is_martian;
 use super::negotiated::Negotiated;
+use crate::types::bgp::Dispositions;
 use crate::types::{AsPathSegment, Asn, Family, PathId, Prefix, RouteAttrs};
 use ipnet::{Ipv4Net, Ipv6Net};
 use rustbgpd_wire as wire;
-use serde::Serialize;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -37,25 +37,6 @@ pub enum Change {
         /// RFC 7911.
         path_id: PathId,
     },
-}
-
-/// What had to be done about faulty UPDATEs and unusable routes, since the session's owner started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Dispositions {
-    /// UPDATEs whose routes were withdrawn because an attribute was wrong (RFC 7606 section 2).
-    pub treat_as_withdraw: u64,
-    /// UPDATEs that lost an attribute of no effect on route selection (RFC 7606 section 2).
-    pub attribute_discard: u64,
-    /// UPDATEs that ended the session.
-    pub session_reset: u64,
-    /// Routes to destinations that are never routed.
-    pub martian: u64,
-    /// Routes with our own AS in the AS_PATH, on an eBGP session (RFC 4271 section 9.1.2).
-    pub as_loop: u64,
-    /// Routes with an AS_SET in the AS_PATH, accepted (see the module's deviations).
-    pub as_set: u64,
-    /// Routes of address families that were not negotiated, ignored.
-    pub foreign_family: u64,
 }
 
 /// Something about an UPDATE that an operator should see.

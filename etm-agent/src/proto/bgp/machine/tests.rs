@@ -110,7 +110,7 @@ fn a_session_comes_up_with_what_both_offered() {
         message_limit: 4096,
     };
     assert!(steps.contains(&Step::Up(Box::new(up))), "{steps:?}");
-    assert_eq!(machine.state(), "established");
+    assert_eq!(machine.state(), SessionState::Established);
     let refresh = wire::RouteRefreshMessage::new(Afi::Ipv6, Safi::Unicast);
     let steps = machine.on(Event::Received(Frame(wire::Message::RouteRefresh(refresh))));
     assert!(steps.contains(&Step::Refresh(Family::V6)));

@@ -3,7 +3,8 @@
 use super::*;
 use crate::proto::bgp::frame::FrameReader;
 use crate::proto::bgp::out::AdjRibOut;
-use crate::proto::bgp::update::{Change, Dispositions, Translator};
+use crate::proto::bgp::update::{Change, Translator};
+use crate::types::bgp::Dispositions;
 use crate::types::{AsPath, AsPathSegment, Asn, LargeCommunity, Origin, RouterId};
 use proptest::prelude::*;
 use std::net::{Ipv4Addr, Ipv6Addr};
