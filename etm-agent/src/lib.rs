@@ -1,9 +1,10 @@
 //! ETM's user space: everything but the program in the kernel.
 //!
 //! Layers, each importing only those above it in this list (checked by `cargo xtask tidy`):
-//! `types`; `proto`, `core`, `config` (pure); `datapath`, `fib`, `peering`, `control`, `telemetry`
+//! `types`; `proto`, `core`, `config` (pure); `datapath`, `fib`, `peering`, `bmp`, `mrt`, `control`, `telemetry`
 //! (one outside thing each); `runtime` (composition); `cli`.
 
+pub mod bmp;
 pub mod cli;
 pub mod config;
 pub mod control;

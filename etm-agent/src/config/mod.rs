@@ -1,6 +1,7 @@
 //! Text of the configuration file becomes validated settings, or a report with line and caret.
 //! Never opens a file, never resolves a name, never looks at the machine: that is the runtime's.
 
+mod bmp;
 pub mod offline;
 mod raw;
 mod report;
@@ -9,7 +10,7 @@ mod validate;
 
 pub use report::ConfigError;
 pub use settings::{
-    AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
+    AgentSettings, BgpSettings, BmpPeerSettings, BmpRouterSettings, BmpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
 };
 
 /// The documented configuration: every key with its default, commented out where it is optional.

@@ -3,7 +3,7 @@
 use super::raw::{self, Raw, Text};
 use super::report::Fault;
 use super::settings::{
-    AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
+    AgentSettings, BgpSettings, BmpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
 };
 use crate::core::policy::{Exit, Peer, Policy, Provider, Role, StaticRoute, Uplink};
 use crate::types::{
@@ -29,13 +29,14 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let (providers, exits) = check.providers(&raw.provider, &uplinks);
     let kernel = check.kernel(&raw.kernel);
     let bgp = raw.bgp.as_ref().map(|bgp| check.bgp(bgp, &exits, kernel.lease));
+    let bmp = raw.bmp.as_ref().map(|bmp| check.bmp(bmp, &providers, bgp.as_ref()));
     let community = check.community(raw.bgp.as_ref());
     let (interval, stale_after) = check.times(&raw.agent);
     check.lease_outlives(raw, interval, kernel.lease);
     let policy = Policy {
         mode: raw.agent.mode,
         interval,
-        peers: bgp.iter().flat_map(|bgp| bgp.sessions.iter().map(session_peer)).collect(),
+        peers: peers(bgp.as_ref(), bmp.as_ref()),
         static_routes: check.static_routes(&raw.static_route, &exits),
         exclude: raw.policy.exclude.iter().filter_map(|text| check.parse::<Prefix>(text)).collect(),
         hold: check.duration(raw.policy.hold.as_ref(), Duration::from_secs(300)),
@@ -60,6 +61,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         policy,
         kernel,
         bgp,
+        bmp,
     };
     if check.faults.is_empty() { Ok(settings) } else { Err(check.faults) }
 }
@@ -68,25 +70,31 @@ fn path(given: Option<&str>, default: &str) -> PathBuf {
     PathBuf::from(given.unwrap_or(default))
 }
 
-fn session_peer(session: &SessionSettings) -> Peer {
-    Peer { name: session.name.clone(), role: session.role }
+/// Sessions and monitored peers, in the order of their numbers.
+fn peers(bgp: Option<&BgpSettings>, bmp: Option<&BmpSettings>) -> Vec<Peer> {
+    let sessions = bgp.into_iter().flat_map(|bgp| &bgp.sessions);
+    let sessions =
+        sessions.map(|session| Peer { name: session.name.clone(), role: session.role, monitored: false });
+    let sources = bmp.into_iter().flat_map(|bmp| &bmp.routers).flat_map(|router| &router.peers);
+    let sources = sources.map(|peer| Peer { name: peer.name.clone(), role: Role::Learn, monitored: true });
+    sessions.chain(sources).collect()
 }
 
 #[derive(Default)]
-struct Check {
+pub(super) struct Check {
     faults: Vec<Fault>,
 }
 
 impl Check {
-    fn fault(&mut self, span: Range<usize>, message: impl Into<String>) {
+    pub(super) fn fault(&mut self, span: Range<usize>, message: impl Into<String>) {
         self.faults.push(Fault { span: Some(span), message: message.into(), help: None });
     }
 
-    fn fault_with_help(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn fault_with_help(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
         self.faults.push(Fault { span: Some(span), message: message.into(), help: Some(help.into()) });
     }
 
-    fn missing(&mut self, message: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn missing(&mut self, message: impl Into<String>, help: impl Into<String>) {
         self.faults.push(Fault { span: None, message: message.into(), help: Some(help.into()) });
     }
 
@@ -108,7 +116,7 @@ impl Check {
         text.and_then(|text| self.parse(text)).unwrap_or(default)
     }
 
-    fn duration(&mut self, text: Option<&Text>, default: Duration) -> Duration {
+    pub(super) fn duration(&mut self, text: Option<&Text>, default: Duration) -> Duration {
         let Some(text) = text else { return default };
         match parse_duration(text.get_ref()) {
             Ok(span) => span,
@@ -431,7 +439,7 @@ impl Check {
         if !learns && policy.static_routes.is_empty() {
             self.missing(
                 "ETM would know no route",
-                "add a [[bgp.session]] with role = \"learn\" towards this router's BGP daemon, or [[static_route]] tables",
+                "add a [[bgp.session]] with role = \"learn\" towards this router's BGP daemon, a [[bmp.router]] with peers, or [[static_route]] tables",
             );
         }
         if policy.mode == crate::core::policy::Mode::Enforce && raw.kernel.inside.is_empty() {

@@ -96,6 +96,8 @@ pub struct Peer {
     pub name: String,
     /// What the session is for.
     pub role: Role,
+    /// Learnt through another router's BMP instead of a session of ETM's own: a start does not wait for it.
+    pub monitored: bool,
 }
 
 /// A candidate route that is configured, not learnt.
@@ -183,7 +185,7 @@ pub(crate) mod tests {
                 exit("transit-a", 0, ["10.0.1.1", "fd00:1::1"]),
                 exit("transit-b", 1, ["10.0.2.1", "fd00:2::1"]),
             ],
-            peers: vec![Peer { name: "border".to_owned(), role: Role::Learn }],
+            peers: vec![Peer { name: "border".to_owned(), role: Role::Learn, monitored: false }],
             static_routes: Vec::new(),
             exclude: Vec::new(),
             hold: Duration::from_secs(60),

@@ -166,6 +166,22 @@ pub struct OverrideView {
     pub refused: Option<String>,
     /// More-specifics that are thrown back to plain routing.
     pub throws: usize,
+    /// What the inject sessions' routers know of it, in order of configuration.
+    #[serde(default)]
+    pub peers: Vec<AnnouncedView>,
+}
+
+/// An override as one inject session's router knows it. Sent and effective are different things.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnnouncedView {
+    /// Name of the session.
+    pub session: String,
+    /// The decision that holds it was acknowledged by the router's TCP.
+    pub sent: bool,
+    /// ETM's announcement is the best route of the router's Loc-RIB; none where no BMP reports that.
+    pub effective: Option<bool>,
+    /// NEXT_HOP of that route.
+    pub next_hop: Option<std::net::IpAddr>,
 }
 
 /// `etm explain PREFIX`.

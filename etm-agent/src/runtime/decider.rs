@@ -15,6 +15,7 @@ use crate::core::decision::{Decision, TableChange};
 use crate::core::input::{Input, LinkEvent, Order, Sample};
 use crate::datapath::{DatapathError, Lease, Marked, OffSwitch};
 use crate::types::bgp::PeerStatus;
+use crate::types::bmp::RouterStatus;
 use crate::types::{Timestamp, UplinkId};
 use hdrhistogram::Histogram;
 use std::collections::VecDeque;
@@ -50,6 +51,7 @@ pub(super) struct Identity {
     pub(super) pin_root: String,
     pub(super) lease_span: Duration,
     pub(super) peers: Vec<watch::Receiver<PeerStatus>>,
+    pub(super) routers: Vec<watch::Receiver<RouterStatus>>,
     pub(super) sample_times: watch::Receiver<Quantiles>,
 }
 

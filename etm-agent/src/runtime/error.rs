@@ -1,5 +1,6 @@
 //! Why the agent could not start or go on, and the exit status that says so.
 
+use crate::bmp::BmpError;
 use crate::control::ControlError;
 use crate::datapath::DatapathError;
 use crate::fib::{FibError, StatsError};
@@ -62,6 +63,9 @@ pub enum AgentError {
     /// A BGP session cannot be run as configured.
     #[error(transparent)]
     Peering(#[from] peering::ConfigError),
+    /// The BMP station cannot be run as configured.
+    #[error(transparent)]
+    Bmp(#[from] BmpError),
     /// A BGP session will never come up as things are.
     #[error("BGP session {session}: {reason}")]
     SessionFault {
@@ -145,7 +149,7 @@ impl AgentError {
                 FibError::Open { .. } | FibError::Privilege => ExitStatus::Machine,
                 _ => ExitStatus::Failed,
             },
-            AgentError::Peering(_) | AgentError::NextHops { .. } => ExitStatus::Config,
+            AgentError::Peering(_) | AgentError::Bmp(_) | AgentError::NextHops { .. } => ExitStatus::Config,
             AgentError::SessionFault { .. } | AgentError::SessionTimeout { .. } => ExitStatus::Session,
             AgentError::System { .. } | AgentError::PartEnded { .. } => ExitStatus::Failed,
         }

@@ -2,7 +2,7 @@
 //!
 //! | channel | kind, depth | from -> to | when full |
 //! |---|---|---|---|
-//! | inputs | mpsc 4096 | sessions, fib, table -> decider | sender waits: TCP holds the peer back |
+//! | inputs | mpsc 4096 | sessions, monitored routers, fib, table -> decider | sender waits: TCP holds the peer back |
 //! | links | mpsc 64 | link monitor -> decider, sampler | sender waits; rare and small |
 //! | samples | mpsc 1 | sampler -> decider | sampler waits: counters are cumulative |
 //! | requests | mpsc 16 | control -> decider | the client is told "busy" |
@@ -20,6 +20,7 @@ mod clock;
 mod decider;
 mod error;
 mod machine;
+mod monitors;
 mod open;
 mod sampler;
 mod sessions;

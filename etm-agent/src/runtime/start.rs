@@ -5,11 +5,13 @@ use super::clock::boottime;
 use super::decider::{Decider, Identity, Sources, uplink_id};
 use super::error::AgentError;
 use super::machine::{self, enforcing, own_table};
+use super::monitors;
 use super::open::{Opening, header};
 use super::sampler::{Attachment, Note, Sampler};
 use super::sessions::{self, Session};
 use super::stop::{End, Parts};
 use super::table::{self, Job};
+use crate::bmp;
 use crate::config::Settings;
 use crate::control::schema::Quantiles;
 use crate::control::{self, Request};
@@ -19,6 +21,7 @@ use crate::core::input::{Input, LinkEvent, Sample, TableFill};
 use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
 use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
 use crate::types::Timestamp;
+use crate::types::bmp::RouterStatus;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -48,8 +51,9 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     let (stop_sessions, sessions_rx) = watch::channel(false);
     let (stop_rest, rest_rx) = watch::channel(false);
     let sessions = sessions::of(settings, &inputs, &told_rx, &sessions_rx)?;
+    let monitors = monitors::of(settings, &inputs, &rest_rx)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
-    let identity = identity(settings, &sessions, sample_times);
+    let identity = identity(settings, &sessions, monitors.statuses, sample_times);
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -83,6 +87,7 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     spawn_daemon_watch(tasks, settings.clone(), rest_rx.clone());
     spawn_control(tasks, socket, requests, rest_rx);
     spawn_sessions(tasks, sessions);
+    spawn_monitors(tasks, monitors.parts);
     Ok(parts)
 }
 
@@ -111,12 +116,18 @@ fn attachment(link: &LinkReport) -> Attachment {
     Attachment { wanted: ifindex, attached: ifindex, header: header(link), failing: false }
 }
 
-fn identity(settings: &Settings, sessions: &[Session], sample_times: watch::Receiver<Quantiles>) -> Identity {
+fn identity(
+    settings: &Settings,
+    sessions: &[Session],
+    routers: Vec<watch::Receiver<RouterStatus>>,
+    sample_times: watch::Receiver<Quantiles>,
+) -> Identity {
     Identity {
         started: boottime(),
         pin_root: settings.datapath.pin_root.display().to_string(),
         lease_span: settings.kernel.lease,
         peers: sessions.iter().map(|session| session.status.clone()).collect(),
+        routers,
         sample_times,
     }
 }
@@ -277,6 +288,15 @@ fn spawn_sessions(tasks: &mut Tasks, sessions: Vec<Session>) {
         tasks.spawn(async move {
             let confirmed = session.future.await;
             ("a BGP session", End::Session { confirmed })
+        });
+    }
+}
+
+fn spawn_monitors(tasks: &mut Tasks, parts: Vec<bmp::Part>) {
+    for part in parts {
+        tasks.spawn(async move {
+            part.await;
+            ("a BMP session", End::Plain)
         });
     }
 }

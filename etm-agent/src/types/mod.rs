@@ -19,6 +19,7 @@
 //! | round | one recomputation of the decision |
 
 mod attrs;
+pub mod bmp;
 pub mod bgp;
 mod ident;
 mod prefix;

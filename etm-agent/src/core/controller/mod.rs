@@ -15,12 +15,12 @@ use super::fib_view::FibView;
 use super::guard::{Hold, State};
 use super::input::{Input, Order, Released, RouteBatch, RouteChange, TableFill, UplinkSample};
 use super::overrides::Overrides;
-use super::policy::{Mode, Policy, Role};
+use super::policy::{Mode, Peer, Policy, Role};
 use super::rate::Rates;
 use super::rib::Rib;
 use super::slots::Slots;
 use super::topology::Topology;
-use crate::types::{BitRate, Family, Generation, PathId, Prefix, RouteAttrs, Timestamp, UplinkId};
+use crate::types::{BitRate, Family, Generation, PathId, PeerId, Prefix, RouteAttrs, Timestamp, UplinkId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -90,6 +90,8 @@ pub struct Controller {
     refused: BTreeMap<Prefix, String>,
     unrelieved: BTreeSet<UplinkId>,
     installed: Generation,
+    /// What Loc-RIBs show of our announcements, by inject session; none for one that nobody reports.
+    effects: BTreeMap<PeerId, BTreeMap<Prefix, IpAddr>>,
     decision: Arc<Decision>,
     /// True where the decision may differ from the published one.
     changed: bool,
@@ -131,6 +133,7 @@ impl Controller {
             refused: BTreeMap::new(),
             unrelieved: BTreeSet::new(),
             installed: Generation(0),
+            effects: BTreeMap::new(),
             decision: Arc::new(Decision::default()),
             changed: true,
             decided: false,
@@ -181,6 +184,7 @@ impl Controller {
             }
             Input::Installed(installed) => self.kernel_answered(installed),
             Input::Told(told) => self.peer_answered(told),
+            Input::Effective(event) => self.note_effect(event),
             Input::Order(order) => self.order(now, order),
             Input::Tick => {}
         }
@@ -220,9 +224,10 @@ impl Controller {
         !self.holds.iter().any(|hold| hold.is_warm_up() || matches!(hold, Hold::SessionDown { .. }))
     }
 
-    /// True once every learn session is Established.
+    /// True once every learn session is Established. Routers that report by BMP come when they come.
     pub fn learning(&self) -> bool {
-        let learn = self.policy.peers.iter().zip(&self.sessions).filter(|(peer, _)| peer.role == Role::Learn);
+        let learn = |peer: &Peer| peer.role == Role::Learn && !peer.monitored;
+        let learn = self.policy.peers.iter().zip(&self.sessions).filter(|(peer, _)| learn(peer));
         learn.into_iter().all(|(_, session)| session.up)
     }
 
