@@ -1,5 +1,6 @@
 //! `etm`: asks a running agent, and switches it off even when it does not answer.
 
+use super::bgp::{self, BgpCommand, BgpError, Where};
 use super::{doctor, plan, render};
 
 use crate::control::schema::{Events, Ordered, Overrides, Prefixes, Providers, Status};
@@ -38,6 +39,11 @@ struct Args {
 enum Command {
     #[command(flatten)]
     Agent(AgentCommand),
+    /// Sessions, monitored routers, routes and candidates.
+    Bgp {
+        #[command(subcommand)]
+        command: BgpCommand,
+    },
     /// The best split of the traffic of a problem in a file, with a certificate; asks no agent.
     Plan {
         /// The problem (docs/plan-format.md); `-` reads standard input.
@@ -104,28 +110,57 @@ pub fn main() -> ExitCode {
     match &args.command {
         Command::Plan { input } => plan_offline(input, args.json),
         Command::Doctor { pin_root } => examine(pin_root, args.json),
+        Command::Bgp { command } => ask_bgp(command, Where { socket: &args.socket, json: args.json }),
         Command::Agent(command) => ask_agent(command, Ask { socket: &args.socket, json: args.json }),
     }
 }
 
 fn ask_agent(command: &AgentCommand, ask: Ask<'_>) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
+    match on_this_thread(execute(command, ask)) {
+        Some(Ok(text)) => show(&text),
+        Some(Err(error)) => unanswered(&error),
+        None => ExitCode::FAILURE,
+    }
+}
+
+fn ask_bgp(command: &BgpCommand, at: Where<'_>) -> ExitCode {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let work = async {
+        bgp::run(command, at, &mut out).await?;
+        Ok(out.flush()?)
+    };
+    match on_this_thread(work) {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        // The reader has seen enough (`etm bgp routes | head`).
+        Some(Err(BgpError::Write { source })) if source.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Some(Err(BgpError::Client(error))) => unanswered(&error),
+        Some(Err(error)) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+        None => ExitCode::FAILURE,
+    }
+}
+
+/// None where not even a runtime can be had, after saying so.
+fn on_this_thread<T>(work: impl Future<Output = T>) -> Option<T> {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => Some(runtime.block_on(work)),
         Err(error) => {
             complain(format_args!("cannot start: {error}"));
-            return ExitCode::FAILURE;
+            None
         }
-    };
-    match runtime.block_on(execute(command, ask)) {
-        Ok(text) => show(&text),
-        Err(error) => {
-            complain(&error);
-            match error {
-                ClientError::Unreachable { .. } | ClientError::Silent { .. } => ExitCode::from(UNREACHABLE),
-                ClientError::Protocol { .. } | ClientError::Form { .. } | ClientError::Refused { .. } => {
-                    ExitCode::FAILURE
-                }
-            }
+    }
+}
+
+fn unanswered(error: &ClientError) -> ExitCode {
+    complain(error);
+    match error {
+        ClientError::Unreachable { .. } | ClientError::Silent { .. } => ExitCode::from(UNREACHABLE),
+        ClientError::Protocol { .. } | ClientError::Form { .. } | ClientError::Refused { .. } => {
+            ExitCode::FAILURE
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::types::Timestamp;
 use std::fmt::Write;
 
 /// Rows of cells, each column as wide as its widest cell; columns of `right` are aligned to the right.
-fn table(header: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
+pub(super) fn table(header: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {

@@ -9,17 +9,26 @@
 //! | `GET /v1/overrides` | `Overrides` |
 //! | `GET /v1/explain?prefix=P` | `ExplainView` |
 //! | `GET /v1/events?since=N` | `Events`, the decision log after entry N |
+//! | `GET /v1/bgp/peers` | `BgpPeers`: sessions and monitored routers |
+//! | `GET /v1/bgp/routes?prefix=P&longer=B&peer=NAME&after=P` | `RoutePage`: ask again with `after` its `next` |
+//! | `GET /v1/bgp/candidates?prefix=P` | `CandidatesView` |
 //! | `POST /v1/off`, `POST /v1/on` | `Ordered` |
 //!
 //! Errors are `Problem` with status 400 (bad request), 404, 503 (busy or stopping).
 
 use crate::core::guard::State;
-use crate::core::view::{EventView, OverrideView, PrefixView, StatusView, UplinkView};
+use crate::core::controller::Browse;
+use crate::core::policy::Role;
+use crate::core::view::{
+    CandidatesView, EventView, OverrideView, PrefixView, RoutePage, StatusView, UplinkView,
+};
+use crate::types::bgp::PeerStatus;
+use crate::types::bmp::RouterStatus;
 use crate::types::{Prefix, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// What a client may ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
     /// Everything at a glance.
     Status,
@@ -41,6 +50,20 @@ pub enum Query {
     Events {
         /// Entries after this number.
         since: u64,
+    },
+    /// BGP sessions and monitored routers.
+    BgpPeers,
+    /// A page of the RIB.
+    BgpRoutes {
+        /// Which routes; its `peer` is filled in from `peer`.
+        browse: Browse,
+        /// Name of a source.
+        peer: Option<String>,
+    },
+    /// All routes of a prefix, in order of preference.
+    BgpCandidates {
+        /// Which.
+        prefix: Prefix,
     },
     /// Back to plain routing.
     Off,
@@ -64,10 +87,18 @@ pub enum Answer {
     Explain(Box<crate::core::view::ExplainView>),
     /// To `Query::Events`.
     Events(Events),
+    /// To `Query::BgpPeers`.
+    BgpPeers(Box<BgpPeers>),
+    /// To `Query::BgpRoutes`.
+    BgpRoutes(RoutePage),
+    /// To `Query::BgpCandidates`.
+    BgpCandidates(Box<CandidatesView>),
     /// To `Query::Off` and `Query::On`.
     Ordered(Ordered),
     /// The order could not be carried out.
     Failed(Problem),
+    /// What was asked about does not exist.
+    Missing(Problem),
 }
 
 /// `etm status`.
@@ -144,6 +175,31 @@ pub struct Overrides {
 pub struct Events {
     /// Oldest first.
     pub events: Vec<EventView>,
+}
+
+/// `etm bgp peers`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BgpPeers {
+    /// The moment of this answer, CLOCK_BOOTTIME nanoseconds: what `since` and the like count from.
+    pub at_ns: Timestamp,
+    /// BGP sessions, in order of configuration.
+    pub peers: Vec<BgpPeer>,
+    /// Routers that report by BMP, in order of configuration.
+    pub routers: Vec<RouterStatus>,
+}
+
+/// A BGP session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BgpPeer {
+    /// What it is for.
+    pub role: Role,
+    /// Announcements wanted at this moment (inject).
+    pub wanted: usize,
+    /// Announcements that are the best routes of the peer's Loc-RIB; none where no BMP reports that (inject).
+    pub effective: Option<usize>,
+    /// The session.
+    #[serde(flatten)]
+    pub status: PeerStatus,
 }
 
 /// `etm off`, `etm on`.

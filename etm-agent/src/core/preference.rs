@@ -35,6 +35,19 @@ pub enum DecidedBy {
     Tie,
 }
 
+impl DecidedBy {
+    /// In words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DecidedBy::LocalPref => "LOCAL_PREF",
+            DecidedBy::AsPathLength => "AS_PATH length",
+            DecidedBy::Origin => "ORIGIN",
+            DecidedBy::Med => "MED",
+            DecidedBy::Tie => "the tie-break (lowest next hop)",
+        }
+    }
+}
+
 /// Order of two candidates, the preferred one first, with the step that decided.
 pub fn compare(a: &Candidate, b: &Candidate) -> (Ordering, DecidedBy) {
     let (x, y) = (&a.attrs, &b.attrs);

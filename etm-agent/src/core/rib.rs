@@ -198,6 +198,11 @@ impl Rib {
         self.routes.iter().map(|(prefix, _)| prefix)
     }
 
+    /// Known prefixes after `prefix`, or all without one, in prefix order.
+    pub fn iter_after(&self, prefix: Option<Prefix>) -> impl Iterator<Item = Prefix> + '_ {
+        self.routes.iter_after(prefix).map(|(prefix, _)| prefix)
+    }
+
     /// How many announcements of ETM's own stand on learn sessions. ETM announces next hops of this side; a route with
     /// its community and an exit for next hop is a provider's, who chose the community: no candidate either, and no alarm.
     pub fn returned(&self, topology: &Topology) -> usize {

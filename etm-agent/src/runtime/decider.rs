@@ -7,12 +7,13 @@ use super::sampler::{histogram, quantiles, record};
 use super::table::Job;
 use crate::control::Request;
 use crate::control::schema::{
-    AgentView, Answer, Events, Ordered, Overrides, Prefixes, Problem, Providers, Quantiles, Query, Status,
+    AgentView, Answer, BgpPeer, BgpPeers, Events, Ordered, Overrides, Prefixes, Problem, Providers, Quantiles, Query, Status,
 };
 use crate::core::audit::{Event, Weight};
-use crate::core::controller::{Controller, Outcome};
+use crate::core::controller::{Browse, Controller, Outcome};
 use crate::core::decision::{Decision, TableChange};
 use crate::core::input::{Input, LinkEvent, Order, Sample};
+use crate::core::policy::Role;
 use crate::datapath::{DatapathError, Lease, Marked, OffSwitch};
 use crate::types::bgp::PeerStatus;
 use crate::types::bmp::RouterStatus;
@@ -50,7 +51,7 @@ pub(super) struct Identity {
     pub(super) started: Timestamp,
     pub(super) pin_root: String,
     pub(super) lease_span: Duration,
-    pub(super) peers: Vec<watch::Receiver<PeerStatus>>,
+    pub(super) peers: Vec<(Role, watch::Receiver<PeerStatus>)>,
     pub(super) routers: Vec<watch::Receiver<RouterStatus>>,
     pub(super) sample_times: watch::Receiver<Quantiles>,
 }
@@ -197,6 +198,11 @@ impl Decider {
             Query::Overrides => Answer::Overrides(Overrides { overrides: self.controller.overrides() }),
             Query::Explain { prefix } => Answer::Explain(Box::new(self.controller.explain(prefix))),
             Query::Events { since } => Answer::Events(Events { events: self.controller.events(since) }),
+            Query::BgpPeers => Answer::BgpPeers(Box::new(self.bgp_peers(now))),
+            Query::BgpRoutes { browse, peer } => self.bgp_routes(browse, peer),
+            Query::BgpCandidates { prefix } => {
+                Answer::BgpCandidates(Box::new(self.controller.candidates(prefix)))
+            }
             Query::Off => self.order(Order::Off),
             Query::On => self.order(Order::On),
         };
@@ -222,6 +228,33 @@ impl Decider {
         })
     }
 
+    fn bgp_peers(&self, now: Timestamp) -> BgpPeers {
+        let wanted = self.decisions.borrow().announce.len();
+        let peers = self.identity.peers.iter().map(|(role, status)| {
+            let status = status.borrow().clone();
+            let inject = *role == Role::Inject;
+            BgpPeer {
+                role: *role,
+                wanted: if inject { wanted } else { 0 },
+                effective: self.controller.effective(status.peer),
+                status,
+            }
+        });
+        let routers = self.identity.routers.iter().map(|router| router.borrow().clone());
+        BgpPeers { at_ns: now, peers: peers.collect(), routers: routers.collect() }
+    }
+
+    fn bgp_routes(&self, mut browse: Browse, peer: Option<String>) -> Answer {
+        if let Some(name) = peer {
+            browse.peer = self.controller.source(&name);
+            if browse.peer.is_none() {
+                let error = format!("no session or monitored peer is named `{name}`; `etm bgp peers` lists them");
+                return Answer::Missing(Problem { error });
+            }
+        }
+        Answer::BgpRoutes(self.controller.routes(&browse))
+    }
+
     fn status(&self, now: Timestamp) -> Status {
         let Marked { plain, marked } = self.lease.marked().unwrap_or_default();
         Status {
@@ -238,7 +271,7 @@ impl Decider {
                 sample_us: *self.identity.sample_times.borrow(),
             },
             decision: self.controller.status(now),
-            peers: self.identity.peers.iter().map(peer_view).collect(),
+            peers: self.identity.peers.iter().map(|(_, status)| peer_view(status)).collect(),
         }
     }
 }

@@ -126,7 +126,7 @@ fn identity(
         started: boottime(),
         pin_root: settings.datapath.pin_root.display().to_string(),
         lease_span: settings.kernel.lease,
-        peers: sessions.iter().map(|session| session.status.clone()).collect(),
+        peers: sessions.iter().map(|session| (session.role, session.status.clone())).collect(),
         routers,
         sample_times,
     }

@@ -105,6 +105,17 @@ impl<T> PrefixMap<T> {
         v4.chain(v6)
     }
 
+    /// The entries after `prefix` (all without one), IPv4 first, in prefix order.
+    pub fn iter_after(&self, prefix: Option<Prefix>) -> impl Iterator<Item = (Prefix, &T)> + '_ {
+        let (v4, v6) = match prefix.map(Prefix::net) {
+            None => (Some(self.v4.iter()), self.v6.iter()),
+            Some(IpNet::V4(net)) => (Some(self.v4.iter_from(&net, false)), self.v6.iter()),
+            Some(IpNet::V6(net)) => (None, self.v6.iter_from(&net, false)),
+        };
+        let v4 = v4.into_iter().flatten().map(|(net, value)| (Prefix::from(net), value));
+        v4.chain(v6.map(|(net, value)| (Prefix::from(net), value)))
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.v4.clear();

@@ -1,7 +1,7 @@
 //! Why a prefix goes where it goes. Never computes a new decision: it reads the one that stands.
 
 use super::super::fib_view::NotOurs;
-use super::super::preference::{Candidate, DecidedBy, compare};
+use super::super::preference::{Candidate, compare};
 use super::super::projection::excluded;
 use super::super::view::{CandidateView, ExplainView};
 use super::Controller;
@@ -128,7 +128,7 @@ impl Controller {
         views
     }
 
-    fn usable_note(
+    pub(super) fn usable_note(
         &self,
         prefix: Prefix,
         home: Option<ExitId>,
@@ -148,7 +148,7 @@ impl Controller {
         }
         if rank > 0 {
             let by = compare(&ranked[rank - 1], candidate).1;
-            notes.push(format!("after {} by {}", self.exit_name(ranked[rank - 1].exit), step_text(by)));
+            notes.push(format!("after {} by {}", self.exit_name(ranked[rank - 1].exit), by.as_str()));
         }
         if notes.is_empty() || (home != Some(candidate.exit) && self.overrides.get(prefix).is_none()) {
             notes.push(self.room_note(candidate.exit, rate));
@@ -165,7 +165,7 @@ impl Controller {
         format!("{} {word}: {room} free", configured.name)
     }
 
-    fn unusable_note(&self, exit: Option<ExitId>, ranked: &[Candidate]) -> String {
+    pub(super) fn unusable_note(&self, exit: Option<ExitId>, ranked: &[Candidate]) -> String {
         match exit {
             None => "its next hop is none of the configured exits".to_owned(),
             Some(exit) if ranked.iter().any(|candidate| candidate.exit == exit) => {
@@ -199,16 +199,6 @@ impl Controller {
             usable,
             note,
         }
-    }
-}
-
-fn step_text(step: DecidedBy) -> &'static str {
-    match step {
-        DecidedBy::LocalPref => "LOCAL_PREF",
-        DecidedBy::AsPathLength => "AS_PATH length",
-        DecidedBy::Origin => "ORIGIN",
-        DecidedBy::Med => "MED",
-        DecidedBy::Tie => "the tie-break (lowest next hop)",
     }
 }
 

@@ -3,10 +3,13 @@
 //! Total: every input has a defined result, none an error. Never acts and never reads a clock; what should
 //! happen leaves as values, and what happened outside comes back as inputs.
 
+mod browse;
 mod explain;
 mod intake;
 mod round;
 mod show;
+
+pub use browse::Browse;
 
 use super::audit::{Audit, EndReason, Event, EventKind};
 use super::conservation::Conservation;
