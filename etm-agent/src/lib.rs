@@ -11,6 +11,7 @@ pub mod control;
 pub mod core;
 pub mod datapath;
 pub mod fib;
+pub mod mrt;
 pub mod peering;
 pub mod proto;
 pub mod runtime;

@@ -5,3 +5,4 @@
 
 pub mod bgp;
 pub mod bmp;
+pub mod mrt;

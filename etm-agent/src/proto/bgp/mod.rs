@@ -16,6 +16,7 @@ mod negotiated;
 mod offered;
 mod out;
 mod pack;
+mod stored;
 mod update;
 
 pub use fault::{RouterIdOwner, SessionFault};
@@ -26,4 +27,5 @@ pub use negotiated::Negotiated;
 pub use offered::Offered;
 pub use out::{AdjRibOut, Diff, OutRoute};
 pub use pack::{DEFAULT_LOCAL_PREF, OutPolicy, Packed, end_of_rib, pack};
+pub use stored::{Unusable, store_attributes, stored_attributes};
 pub use update::{Change, Notice, Reset, Translated, Translator};

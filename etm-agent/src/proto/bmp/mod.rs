@@ -12,3 +12,6 @@ mod session;
 pub use header::{PeerHeader, PeerKey, RibView};
 pub use message::{Malformed, Message, PeerUp, Reader, Stat};
 pub use session::{Unreadable, negotiated};
+
+#[cfg(test)]
+pub(crate) mod tests;
