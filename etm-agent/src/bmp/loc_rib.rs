@@ -3,8 +3,8 @@
 
 use super::config::Watch;
 use crate::core::input::{EffectiveChange, EffectiveEvent, Input};
-use crate::proto::bgp::{Change, Frame, Negotiated, Translator};
-use crate::proto::bmp::{PeerHeader, PeerUp, negotiated};
+use crate::proto::bgp::{Change, Frame};
+use crate::proto::bmp::{PeerHeader, PeerUp, Reading};
 use crate::types::bgp::Dispositions;
 use crate::types::bmp::LocRibStatus;
 use crate::types::{PathId, Prefix};
@@ -16,7 +16,7 @@ use std::net::IpAddr;
 pub(super) struct LocRib {
     watch: Watch,
     pub(super) status: LocRibStatus,
-    up: Option<(Negotiated, Translator)>,
+    up: Option<Reading>,
     ours: BTreeMap<(Prefix, PathId), IpAddr>,
     news: BTreeMap<Prefix, Option<IpAddr>>,
 }
@@ -29,17 +29,18 @@ impl LocRib {
 
     pub(super) fn up(&mut self, header: &PeerHeader, up: &PeerUp, pending: &mut VecDeque<Input>) {
         self.down(pending);
-        match negotiated(header, up) {
-            Ok(session) => {
-                let translator = Translator::new(&session, Dispositions::default());
-                self.up = Some((session, translator));
-                self.status.up = true;
-                self.say(EffectiveChange::Watched, pending);
-            }
+        match Reading::new(header, up, Dispositions::default()) {
+            Ok(reading) => self.watch(reading, pending),
             Err(error) => {
                 tracing::warn!(session = %self.watch.session, "Loc-RIB cannot be watched: {error}");
             }
         }
+    }
+
+    fn watch(&mut self, reading: Reading, pending: &mut VecDeque<Input>) {
+        self.up = Some(reading);
+        self.status.up = true;
+        self.say(EffectiveChange::Watched, pending);
     }
 
     pub(super) fn down(&mut self, pending: &mut VecDeque<Input>) {
@@ -55,19 +56,13 @@ impl LocRib {
         }
     }
 
-    /// Best routes that changed; false before Peer Up.
-    pub(super) fn update(
-        &mut self,
-        header: &PeerHeader,
-        frame: &Frame,
-        pending: &mut VecDeque<Input>,
-    ) -> bool {
-        let Some((session, translator)) = &mut self.up else { return false };
-        if session.four_octet_as == header.legacy_as_path {
-            session.four_octet_as = !header.legacy_as_path;
-            *translator = Translator::new(session, Dispositions::default());
+    /// Best routes that changed.
+    pub(super) fn update(&mut self, header: &PeerHeader, frame: &Frame, pending: &mut VecDeque<Input>) {
+        if self.up.is_none() {
+            self.watch(Reading::unannounced(header), pending);
         }
-        match translator.translate(frame) {
+        let Some(reading) = &mut self.up else { return };
+        match reading.translate(header, frame) {
             Ok(translated) => {
                 translated.changes.into_iter().for_each(|change| self.change(change));
                 if let Some(family) = translated.end_of_rib
@@ -81,7 +76,6 @@ impl LocRib {
                 self.down(pending);
             }
         }
-        true
     }
 
     fn change(&mut self, change: Change) {

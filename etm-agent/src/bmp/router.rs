@@ -243,7 +243,10 @@ impl Router {
         let now = (self.ports.clock)();
         let wanted = if peer.view == RibView::LocRib {
             let loc_rib = self.loc_rib.as_mut().filter(|_| peer.key.distinguisher == 0);
-            loc_rib.map(|loc_rib| loc_rib.update(peer, update, &mut self.pending))
+            loc_rib.map(|loc_rib| {
+                loc_rib.update(peer, update, &mut self.pending);
+                true
+            })
         } else if peer.view == self.config.view.rib() {
             source(&mut self.sources, peer).map(|source| source.update(peer, update, now, &mut self.pending))
         } else {

@@ -3,8 +3,8 @@
 
 use super::config::{RouterConfig, SourceConfig};
 use crate::core::input::{Input, RouteBatch, RouteChange, SessionChange, SessionEvent};
-use crate::proto::bgp::{Change, Frame, Negotiated, Translator};
-use crate::proto::bmp::{PeerHeader, PeerUp, Stat, negotiated};
+use crate::proto::bgp::{Change, Frame};
+use crate::proto::bmp::{PeerHeader, PeerUp, Reading, Stat};
 use crate::types::bgp::{Dispositions, LastFault};
 use crate::types::bmp::SourceStatus;
 use crate::types::{Family, Timestamp};
@@ -20,17 +20,16 @@ pub(super) struct Source {
     pub(super) config: SourceConfig,
     pub(super) status: SourceStatus,
     /// Only while the router's session with it is up.
-    up: Option<Reading>,
+    up: Option<Live>,
     counts: Dispositions,
     batch: Vec<RouteChange>,
     noticed: BTreeSet<(&'static str, &'static str)>,
 }
 
-/// How its UPDATEs are read.
+/// While its session with the router is up.
 #[derive(Debug)]
-struct Reading {
-    session: Negotiated,
-    translator: Translator,
+struct Live {
+    reading: Reading,
     /// Families whose whole table is still awaited.
     awaited: Vec<Family>,
     /// When the last route was reported.
@@ -80,26 +79,21 @@ impl Source {
         if self.up.is_some() {
             self.down("the router reports it up anew", now, pending);
         }
-        let session = match negotiated(&PeerHeader { view, ..header }, up) {
-            Ok(session) => session,
+        let reading = match Reading::new(&PeerHeader { view, ..header }, up, self.counts) {
+            Ok(reading) => reading,
             Err(error) => return self.down(&error.to_string(), now, pending),
         };
-        tracing::info!(source = %self.config.name, families = ?session.families, add_path = ?session.add_path, "monitored peer up");
+        tracing::info!(source = %self.config.name, families = ?reading.families(), add_path = ?reading.add_path(), "monitored peer up");
         self.status.up = true;
         self.status.since = now;
         self.status.asn = Some(header.asn);
         self.status.router_id = Some(header.router_id);
-        self.status.families.clone_from(&session.families);
-        self.status.add_path.clone_from(&session.add_path);
+        let families = reading.families().to_vec();
+        self.status.families.clone_from(&families);
+        self.status.add_path = reading.add_path().to_vec();
         self.status.end_of_rib.clear();
         self.noticed.clear();
-        let families = session.families.clone();
-        self.up = Some(Reading {
-            translator: Translator::new(&session, self.counts),
-            session,
-            awaited: families.clone(),
-            last_route: Instant::now(),
-        });
+        self.up = Some(Live { reading, awaited: families.clone(), last_route: Instant::now() });
         self.say(SessionChange::Up { families }, pending);
     }
 
@@ -126,14 +120,10 @@ impl Source {
         now: Timestamp,
         pending: &mut VecDeque<Input>,
     ) -> bool {
-        let Some(reading) = &mut self.up else { return false };
-        reading.last_route = Instant::now();
-        if reading.session.four_octet_as == header.legacy_as_path {
-            reading.session.four_octet_as = !header.legacy_as_path;
-            reading.translator = Translator::new(&reading.session, reading.translator.counts());
-        }
-        let translated = reading.translator.translate(frame);
-        self.counts = reading.translator.counts();
+        let Some(live) = &mut self.up else { return false };
+        live.last_route = Instant::now();
+        let translated = live.reading.translate(header, frame);
+        self.counts = live.reading.counts();
         self.status.dispositions = self.counts;
         let translated = match translated {
             Ok(translated) => translated,
@@ -185,8 +175,8 @@ impl Source {
     fn complete(&mut self, family: Family, pending: &mut VecDeque<Input>) {
         // The decision must have the table before it hears that the table is complete.
         self.flush(pending);
-        if let Some(reading) = &mut self.up {
-            reading.awaited.retain(|awaited| *awaited != family);
+        if let Some(live) = &mut self.up {
+            live.awaited.retain(|awaited| *awaited != family);
         }
         if !self.status.end_of_rib.contains(&family) {
             self.status.end_of_rib.push(family);
@@ -196,11 +186,11 @@ impl Source {
 
     /// For a router that sends no End-of-RIB: silence for `quiet` stands for it.
     pub(super) fn settle(&mut self, quiet: std::time::Duration, pending: &mut VecDeque<Input>) {
-        let Some(reading) = &self.up else { return };
-        if reading.awaited.is_empty() || reading.last_route.elapsed() < quiet {
+        let Some(live) = &self.up else { return };
+        if live.awaited.is_empty() || live.last_route.elapsed() < quiet {
             return;
         }
-        for family in reading.awaited.clone() {
+        for family in live.awaited.clone() {
             tracing::info!(source = %self.config.name, %family, "silent since its routes came: the table is taken for complete");
             self.complete(family, pending);
         }

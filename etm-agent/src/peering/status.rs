@@ -13,7 +13,14 @@ pub fn status_channel(
     now: Timestamp,
 ) -> (watch::Sender<PeerStatus>, watch::Receiver<PeerStatus>) {
     let ases = (config.local_as, config.peer_as);
-    watch::channel(PeerStatus::new(config.peer, &config.name, config.remote_socket(), ases, "none", now))
+    watch::channel(PeerStatus::new(
+        config.peer,
+        &config.name,
+        config.remote_socket(),
+        ases,
+        &config.transport.words(),
+        now,
+    ))
 }
 
 pub(super) fn up(status: &mut PeerStatus, session: &Negotiated, now: Timestamp) {
@@ -25,6 +32,8 @@ pub(super) fn up(status: &mut PeerStatus, session: &Negotiated, now: Timestamp) 
     status.families.clone_from(&session.families);
     status.add_path.clone_from(&session.add_path);
     status.end_of_rib.clear();
+    status.ours.clone_from(&session.ours);
+    status.theirs.clone_from(&session.theirs);
 }
 
 pub(super) fn down(status: &mut PeerStatus, fault: &SessionFault, now: Timestamp) {

@@ -120,7 +120,7 @@ async fn inject<S: Future<Output = ()>>(remote: SocketAddr, script: impl FnOnce(
     let out = OutPolicy { local_pref: 1_000_000, community: "64500:179".parse().unwrap() };
     let next_hops = NextHops { v4: Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))), ..NextHops::default() };
     let decisions = agent.decisions.subscribe();
-    let session = run_inject(config, InjectConfig { out, next_hops }, decisions, ports);
+    let session = run_inject(config, InjectConfig::new(out, next_hops), decisions, ports);
     let ended = async { tokio::join!(session, script(agent)) };
     timeout(Duration::from_secs(60), ended).await.expect("the session does not end");
 }
@@ -478,17 +478,17 @@ fn next_hops_are_a_function_of_exit_and_family() {
     let v4: IpAddr = "192.0.2.1".parse().unwrap();
     let own: IpAddr = "192.0.2.9".parse().unwrap();
     let hops = NextHops { v4: Some(v4), v6: Some(v4), per_exit: [((ExitId(2), Family::V4), own)].into() };
-    assert_eq!(hops.of(ExitId(1), Family::V4), Some(v4));
-    assert_eq!(hops.of(ExitId(2), Family::V4), Some(own));
-    assert_eq!(hops.of(ExitId(2), Family::V6), None);
+    assert_eq!(hops.of(ExitId(1), Family::V4, false), Some(v4));
+    assert_eq!(hops.of(ExitId(2), Family::V4, false), Some(own));
+    assert_eq!(hops.of(ExitId(2), Family::V6, false), None);
 }
 
 #[test]
 fn configurations_that_cannot_work_are_refused() {
     let good = config("127.0.0.1:179".parse().unwrap());
-    let inject = |next_hop: &str| InjectConfig {
-        out: OutPolicy { local_pref: 1_000_000, community: "64500:179".parse().unwrap() },
-        next_hops: NextHops { v4: Some(next_hop.parse().unwrap()), ..NextHops::default() },
+    let inject = |next_hop: &str| {
+        let out = OutPolicy { local_pref: 1_000_000, community: "64500:179".parse().unwrap() };
+        InjectConfig::new(out, NextHops { v4: Some(next_hop.parse().unwrap()), ..NextHops::default() })
     };
     let hops = inject("192.0.2.1");
     assert_eq!(good.check_inject(&hops), Ok(()));

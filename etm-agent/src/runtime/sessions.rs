@@ -61,7 +61,7 @@ fn prepare(
             }
             Role::Inject => {
                 let out = OutPolicy { local_pref: bgp.local_pref, community };
-                let inject = InjectConfig { out, next_hops: next_hops(settings)? };
+                let inject = InjectConfig::new(out, next_hops(settings)?);
                 config.check_inject(&inject)?;
                 let decisions = told.clone();
                 Box::pin(async move { run_inject(config, inject, decisions, ports).await == Parting::Clean })

@@ -285,3 +285,31 @@ impl PeerStatus {
         }
     }
 }
+
+/// Our role on an eBGP session (RFC 9234 section 4): what we are to the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BgpRole {
+    /// The peer pays us for transit.
+    Provider,
+    /// We run the route server (RFC 7947).
+    RouteServer,
+    /// The peer is a route server.
+    RouteServerClient,
+    /// We pay the peer for transit: the usual one towards providers.
+    Customer,
+    /// Neither pays.
+    Peer,
+}
+
+impl fmt::Display for BgpRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            BgpRole::Provider => "provider",
+            BgpRole::RouteServer => "route-server",
+            BgpRole::RouteServerClient => "route-server-client",
+            BgpRole::Customer => "customer",
+            BgpRole::Peer => "peer",
+        })
+    }
+}

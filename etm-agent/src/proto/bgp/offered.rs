@@ -1,11 +1,12 @@
 //! What one OPEN offers, for whoever was not there when it was sent: the station that monitors a session.
 //! Never negotiates: that takes both OPENs and the view they are for.
 
+use super::capability::family_of;
 use super::frame::{Frame, Malformed};
 use crate::types::{Asn, Family, RouterId};
 use bytes::Bytes;
 use rustbgpd_wire as wire;
-use wire::{AddPathMode, Afi, Capability, Safi};
+use wire::{AddPathMode, Capability};
 
 /// The parts of an OPEN that say how the UPDATEs of its session are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,10 +47,10 @@ impl Frame {
             match capability {
                 Capability::MultiProtocol { afi, safi } => {
                     multiprotocol = true;
-                    offered.families.extend(unicast(*afi, *safi));
+                    offered.families.extend(family_of(*afi, *safi));
                 }
                 Capability::AddPath(list) => list.iter().for_each(|entry| {
-                    let Some(family) = unicast(entry.afi, entry.safi) else { return };
+                    let Some(family) = family_of(entry.afi, entry.safi) else { return };
                     if matches!(entry.send_receive, AddPathMode::Send | AddPathMode::Both) {
                         offered.add_path_send.push(family);
                     }
@@ -64,13 +65,5 @@ impl Frame {
             offered.families.push(Family::V4);
         }
         Some(offered)
-    }
-}
-
-fn unicast(afi: Afi, safi: Safi) -> Option<Family> {
-    match (afi, safi) {
-        (Afi::Ipv4, Safi::Unicast) => Some(Family::V4),
-        (Afi::Ipv6, Safi::Unicast) => Some(Family::V6),
-        _ => None,
     }
 }

@@ -2,8 +2,8 @@
 
 use super::header::{PeerHeader, PeerKey, RibView};
 use super::message::{Malformed, Message, Reader, Stat};
-use super::session::negotiated;
-use crate::proto::bgp::{Change, Translator};
+use super::session::Reading;
+use crate::proto::bgp::Change;
 use crate::types::{Asn, Family, PathId};
 use bytes::BytesMut;
 use proptest::prelude::*;
@@ -165,28 +165,24 @@ fn statistics_of_known_lengths_are_kept() {
     assert_eq!(stats, [stat(0, None, 9), stat(7, None, 256), stat(9, Some(Family::V6), 5)]);
 }
 
+fn reading(kind: u8, flags: u8, sent: u8, received: u8) -> (PeerHeader, Reading) {
+    let bytes = bmp(3, &[&header(kind, flags, 1), &[0; 20], &open(64500, sent), &open(64601, received)]);
+    let Message::PeerUp { peer, up } = whole(&bytes) else { panic!() };
+    (peer, Reading::new(&peer, &up, Default::default()).unwrap())
+}
+
 #[test]
-fn what_both_opens_and_the_header_say_decides_how_updates_are_read() {
-    let read = |kind, flags, sent, received| {
-        let bytes = bmp(3, &[&header(kind, flags, 1), &[0; 20], &open(64500, sent), &open(64601, received)]);
-        let Message::PeerUp { peer, up } = whole(&bytes) else { panic!() };
-        negotiated(&peer, &up).unwrap()
-    };
-    // (type, flags, ADD-PATH modes of both OPENs) -> (path identifiers, read as internal, four octets)
-    for (title, kind, flags, sent, received, add_path, internal, four) in [
-        ("an external peer as received", 0, 0x00, 0, 0, false, false, true),
-        ("after policy LOCAL_PREF means something", 0, 0x40, 0, 0, false, true, true),
-        ("the peer sends paths and we take them", 0, 0x00, 1, 2, true, false, true),
-        ("we send paths and the peer takes them", 0, 0x00, 2, 1, false, false, true),
-        ("the same, seen in Adj-RIB-Out", 0, 0x50, 2, 1, true, false, true),
-        ("legacy AS_PATH", 0, 0x20, 0, 0, false, false, false),
-        ("Loc-RIB, whoever sends", 3, 0x00, 2, 1, true, true, true),
+fn both_opens_and_the_table_say_whether_there_are_path_identifiers() {
+    for (title, kind, flags, sent, received, add_path) in [
+        ("nobody offers them", 0, 0x00, 0, 0, false),
+        ("the peer sends paths and the router takes them", 0, 0x00, 1, 2, true),
+        ("the router sends paths and the peer takes them", 0, 0x00, 2, 1, false),
+        ("the same, seen in Adj-RIB-Out", 0, 0x50, 2, 1, true),
+        ("Loc-RIB, whoever sends", 3, 0x00, 2, 1, true),
     ] {
-        let session = read(kind, flags, sent, received);
-        assert_eq!(session.add_path.len(), if add_path { 2 } else { 0 }, "{title}");
-        assert_eq!(session.is_internal(), internal, "{title}");
-        assert_eq!(session.four_octet_as, four, "{title}");
-        assert_eq!(session.families, Family::ALL, "{title}");
+        let (_, reading) = reading(kind, flags, sent, received);
+        assert_eq!(reading.add_path().len(), if add_path { 2 } else { 0 }, "{title}");
+        assert_eq!(reading.families(), Family::ALL, "{title}");
     }
 }
 
@@ -197,25 +193,81 @@ fn a_peer_up_whose_open_is_another_message_says_so() {
     else {
         panic!()
     };
-    assert!(negotiated(&peer, &up).unwrap_err().to_string().contains("192.0.2.1"));
+    let error = Reading::new(&peer, &up, Default::default()).unwrap_err();
+    assert!(error.to_string().contains("192.0.2.1"));
+}
+
+/// The changes that one UPDATE of a peer in AS 64601 means to a router in AS 64500.
+fn changes(flags: u8, add_path: u8, update: &[u8]) -> Vec<Change> {
+    let (_, mut reading) = reading(0, flags, add_path, add_path);
+    let Message::Routes { peer, update } = whole(&bmp(0, &[&header(0, flags, 1), update])) else { panic!() };
+    reading.translate(&peer, &update).unwrap().changes
 }
 
 #[test]
 fn routes_mean_what_they_mean_on_a_session_of_our_own() {
-    let Message::PeerUp { peer, up } = whole(&peer_up(&header(0, 0, 1), 3)) else { panic!() };
-    let session = negotiated(&peer, &up).unwrap();
-    let mut translator = Translator::new(&session, Default::default());
-    let nlri = [0, 0, 0, 7, 24, 198, 18, 5];
-    let Message::Routes { update: frame, .. } = whole(&bmp(0, &[&header(0, 0, 1), &update(&[], &nlri)])) else {
-        panic!()
-    };
-    let changes = translator.translate(&frame).unwrap().changes;
-    let [Change::Announce { prefix, path_id, attrs }] = &changes[..] else { panic!("{changes:?}") };
+    let announced = changes(0, 3, &update(&[], &[0, 0, 0, 7, 24, 198, 18, 5]));
+    let [Change::Announce { prefix, path_id, attrs }] = &announced[..] else { panic!("{announced:?}") };
     assert_eq!((prefix.to_string().as_str(), *path_id), ("198.18.5.0/24", PathId(7)));
     assert_eq!(attrs.as_path.to_string(), "64601 3356");
+    let (_, mut reading) = reading(0, 0, 0, 0);
     for (end, family) in end_of_rib().iter().zip(Family::ALL) {
-        let Message::Routes { update, .. } = whole(&bmp(0, &[&header(0, 0, 1), end])) else { panic!() };
-        assert_eq!(translator.translate(&update).unwrap().end_of_rib, Some(family));
+        let Message::Routes { peer, update } = whole(&bmp(0, &[&header(0, 0, 1), end])) else { panic!() };
+        assert_eq!(reading.translate(&peer, &update).unwrap().end_of_rib, Some(family));
+    }
+}
+
+/// An UPDATE with this AS_PATH of four-octet numbers in one sequence.
+fn with_path(path: &[u32]) -> Vec<u8> {
+    let asns: Vec<u8> = path.iter().flat_map(|asn| asn.to_be_bytes()).collect();
+    let len = u8::try_from(path.len()).unwrap();
+    let attributes = [
+        &[0x40, 1, 1, 0][..],
+        &[0x40, 2, len * 4 + 2, 2, len],
+        &asns,
+        &[0x40, 3, 4, 192, 0, 2, 1, 0x40, 5, 4, 0, 0, 0, 250],
+    ]
+    .concat();
+    let mut body = vec![0, 0, 0, u8::try_from(attributes.len()).unwrap()];
+    body.extend(attributes);
+    body.extend([24, 198, 18, 5, 24, 198, 18, 6]);
+    bgp(2, &body)
+}
+
+#[test]
+fn routes_are_mended_where_a_router_writes_them_otherwise_than_it_received_them() {
+    for (title, flags, path, expected) in [
+        ("as received", 0x00, &[64601, 3356][..], Some(("64601 3356", 100))),
+        ("the router's own AS in front", 0x00, &[64500, 64601, 3356], Some(("64601 3356", 100))),
+        ("the same after policy, with its LOCAL_PREF", 0x40, &[64500, 64601], Some(("64601", 250))),
+        ("a loop", 0x00, &[64601, 64500], None),
+        ("a loop behind the router's own AS", 0x40, &[64500, 64601, 64500, 1], None),
+    ] {
+        let changes = changes(flags, 0, &with_path(path));
+        assert_eq!(changes.len(), 2, "{title}");
+        for change in changes {
+            let seen = match &change {
+                Change::Announce { attrs, .. } => Some((attrs.as_path.to_string(), attrs.local_pref)),
+                Change::Withdraw { .. } => None,
+            };
+            assert_eq!(seen, expected.map(|(path, pref)| (path.to_owned(), pref)), "{title}");
+        }
+    }
+}
+
+#[test]
+fn the_form_of_as_paths_may_change_from_message_to_message() {
+    let (_, mut reading) = reading(0, 0, 0, 0);
+    let legacy = [&[0x40, 1, 1, 0][..], &[0x40, 2, 6, 2, 2, 0xFC, 0x59, 0x0D, 0x1C], &[0x40, 3, 4, 192, 0, 2, 1]];
+    let attributes = legacy.concat();
+    let mut body = vec![0, 0, 0, u8::try_from(attributes.len()).unwrap()];
+    body.extend(attributes);
+    body.extend([24, 198, 18, 5]);
+    for (flags, update) in [(0x20, bgp(2, &body)), (0x00, update(&[], &[24, 198, 18, 5]))] {
+        let Message::Routes { peer, update } = whole(&bmp(0, &[&header(0, flags, 1), &update])) else { panic!() };
+        let changes = reading.translate(&peer, &update).unwrap().changes;
+        let [Change::Announce { attrs, .. }] = &changes[..] else { panic!("{changes:?}") };
+        assert_eq!(attrs.as_path.to_string(), "64601 3356", "flags {flags:#x}");
     }
 }
 
@@ -290,11 +342,10 @@ proptest! {
         loop {
             let before = buffer.len();
             match Reader.next(&mut buffer) {
-                Ok(Some(Message::PeerUp { peer, up })) => drop(negotiated(&peer, &up)),
+                Ok(Some(Message::PeerUp { peer, up })) => drop(Reading::new(&peer, &up, Default::default())),
                 Ok(Some(Message::Routes { peer, update })) => {
-                    let Message::PeerUp { up, .. } = whole(&peer_up(&header(0, 0, 1), 3)) else { panic!() };
-                    let mut translator = Translator::new(&negotiated(&peer, &up).unwrap(), Default::default());
-                    drop(translator.translate(&update));
+                    let (_, mut reading) = reading(0, 0, 3, 3);
+                    drop(reading.translate(&peer, &update));
                 }
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => break,
