@@ -4,12 +4,16 @@ use super::bgp_text as text;
 use crate::control::schema::BgpPeers;
 use crate::control::{self, ClientError};
 use crate::core::view::{CandidatesView, RoutePage};
-use crate::types::Prefix;
+use crate::runtime::{Export, MrtPeer};
+use crate::types::{Asn, PathId, PeerId, Prefix, RouteAttrs, RouterId};
 use clap::Subcommand;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::path::Path;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What is asked about BGP.
 #[derive(Debug, Subcommand)]
@@ -30,6 +34,11 @@ pub(super) enum BgpCommand {
         #[arg(long, requires = "prefix")]
         longer: bool,
     },
+    /// All routes as an MRT file (TABLE_DUMP_V2), for other tools and for `etm mrt`.
+    Export {
+        /// Where to; `-` writes to standard output.
+        file: PathBuf,
+    },
     /// All routes of a prefix in order of preference, and which step of the decision process put each where it is.
     Candidates {
         /// Such as 198.51.100.0/24 or 2001:db8::1.
@@ -43,6 +52,20 @@ pub(super) enum BgpError {
     /// The agent's side.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The file is complete but for these.
+    #[error("{routes} routes could not be written: their attributes do not fit into a record")]
+    LeftOut {
+        /// How many.
+        routes: u64,
+    },
+    /// The file to write.
+    #[error("writing {}: {source}", path.display())]
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// Our side.
     #[error("writing the answer: {source}")]
     Write {
@@ -77,6 +100,11 @@ pub(super) async fn run(command: &BgpCommand, at: Where<'_>, out: &mut impl Writ
             })
             .await
         }
+        BgpCommand::Export { file } if file.as_os_str() == "-" => export(at, out).await,
+        BgpCommand::Export { file } => {
+            let created = std::fs::File::create(file).map_err(|source| BgpError::File { path: file.clone(), source });
+            export(at, &mut io::BufWriter::new(created?)).await
+        }
         BgpCommand::Candidates { prefix } => {
             let view: CandidatesView =
                 control::get(at.socket, &format!("/v1/bgp/candidates?prefix={prefix}")).await?;
@@ -104,6 +132,55 @@ async fn peers(name: Option<&str>, at: Where<'_>, out: &mut impl Write) -> Resul
     }
     let error = format!("no session, router or monitored peer is named `{name}`; `etm bgp peers` lists them");
     Err(ClientError::Refused { error }.into())
+}
+
+/// One record for each prefix. Pages end between prefixes, so none is cut in two.
+async fn export(at: Where<'_>, out: &mut impl Write) -> Result<(), BgpError> {
+    let answer: BgpPeers = get(at.socket, "/v1/bgp/peers").await?;
+    let (numbers, peers) = sources(&answer);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let collector = answer.peers.iter().find_map(|peer| peer.status.peer_router_id);
+    let collector = collector.unwrap_or(RouterId(Ipv4Addr::UNSPECIFIED));
+    let mut file = Export::begin(&mut *out, u32::try_from(now).unwrap_or(u32::MAX), collector, &peers)?;
+    pages(at.socket, (None, false), None, |page| {
+        for routes in page.routes.chunk_by(|a, b| a.prefix == b.prefix) {
+            let Some(first) = routes.first() else { continue };
+            let stored: Vec<(u16, PathId, &RouteAttrs)> = routes
+                .iter()
+                .filter_map(|route| Some((*numbers.get(&route.peer)?, route.path_id, &*route.attributes)))
+                .collect();
+            file.prefix(first.prefix, &stored)?;
+        }
+        Ok(())
+    })
+    .await?;
+    match file.end()? {
+        0 => Ok(()),
+        routes => Err(BgpError::LeftOut { routes }),
+    }
+}
+
+/// The peer table: sessions, monitored peers, and last the static routes. What has no address or AS gets none.
+fn sources(answer: &BgpPeers) -> (BTreeMap<PeerId, u16>, Vec<MrtPeer>) {
+    let nobody = RouterId(Ipv4Addr::UNSPECIFIED);
+    let mut list: Vec<(PeerId, MrtPeer)> = answer
+        .peers
+        .iter()
+        .map(|peer| {
+            let status = &peer.status;
+            let router_id = status.peer_router_id.unwrap_or(nobody);
+            (status.peer, MrtPeer { address: status.remote.ip(), asn: status.peer_as, router_id })
+        })
+        .collect();
+    for source in answer.routers.iter().flat_map(|router| &router.sources) {
+        let (asn, router_id) = (source.asn.unwrap_or_default(), source.router_id.unwrap_or(nobody));
+        list.push((source.peer, MrtPeer { address: source.address, asn, router_id }));
+    }
+    let after = list.iter().map(|(peer, _)| peer.0.saturating_add(1)).max().unwrap_or(0);
+    let address = Ipv4Addr::UNSPECIFIED.into();
+    list.push((PeerId(after), MrtPeer { address, asn: Asn(0), router_id: nobody }));
+    let number = |(at, (peer, _)): (usize, &(PeerId, MrtPeer))| Some((*peer, u16::try_from(at).ok()?));
+    (list.iter().enumerate().filter_map(number).collect(), list.into_iter().map(|(_, peer)| peer).collect())
 }
 
 /// Every page of the RIB that is asked for, one after the other: the agent never has to hold an answer of any size.

@@ -1,6 +1,7 @@
 //! `etm`: asks a running agent, and switches it off even when it does not answer.
 
 use super::bgp::{self, BgpCommand, BgpError, Where};
+use super::mrt::{self, MrtCommand, MrtCommandError};
 use super::{doctor, plan, render};
 
 use crate::control::schema::{Events, Ordered, Overrides, Prefixes, Providers, Status};
@@ -43,6 +44,11 @@ enum Command {
     Bgp {
         #[command(subcommand)]
         command: BgpCommand,
+    },
+    /// Routes of MRT files: shown, or made into a problem for `plan`. Asks no agent.
+    Mrt {
+        #[command(subcommand)]
+        command: MrtCommand,
     },
     /// The best split of the traffic of a problem in a file, with a certificate; asks no agent.
     Plan {
@@ -111,6 +117,7 @@ pub fn main() -> ExitCode {
         Command::Plan { input } => plan_offline(input, args.json),
         Command::Doctor { pin_root } => examine(pin_root, args.json),
         Command::Bgp { command } => ask_bgp(command, Where { socket: &args.socket, json: args.json }),
+        Command::Mrt { command } => read_mrt(command, args.json),
         Command::Agent(command) => ask_agent(command, Ask { socket: &args.socket, json: args.json }),
     }
 }
@@ -141,6 +148,21 @@ fn ask_bgp(command: &BgpCommand, at: Where<'_>) -> ExitCode {
             ExitCode::FAILURE
         }
         None => ExitCode::FAILURE,
+    }
+}
+
+fn read_mrt(command: &MrtCommand, as_json: bool) -> ExitCode {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let done = mrt::run(command, as_json, &mut out, &mut std::io::stderr());
+    match done.and_then(|()| Ok(out.flush()?)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(MrtCommandError::Write { source }) if source.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
     }
 }
 

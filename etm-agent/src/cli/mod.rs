@@ -5,5 +5,6 @@ mod bgp;
 mod bgp_text;
 pub mod client;
 mod doctor;
+mod mrt;
 mod plan;
 mod render;

@@ -22,6 +22,7 @@ mod error;
 mod machine;
 mod monitors;
 mod open;
+mod problem;
 mod sampler;
 mod sessions;
 mod start;
@@ -29,7 +30,9 @@ mod stop;
 mod table;
 
 pub use crate::datapath::{Capability, Feature, Findings, Interface, OnHook, Pin, examine};
+pub use crate::mrt::{Export, Import, MrtError, Peer as MrtPeer, Route as MrtRoute, Tally};
 pub use crate::telemetry::LogFormat;
 pub use agent::{DetachFrom, check, detach, run, switch_off};
 pub use clock::boottime;
 pub use error::{AgentError, ExitStatus};
+pub use problem::{Given, Problem, ProblemError, problem};

@@ -111,6 +111,13 @@ pub fn store_attributes(attrs: &RouteAttrs) -> Result<Vec<u8>, Unusable> {
     let mut bytes = Vec::new();
     wire::attribute::encode_path_attributes(&list, &mut bytes, true, false)
         .map_err(|error| Unusable::Unwritable { detail: error.to_string() })?;
+    for carried in &attrs.carried {
+        let len = u16::try_from(carried.value.len())
+            .map_err(|_| Unusable::Unwritable { detail: "an attribute is longer than 65535 bytes".to_owned() })?;
+        bytes.extend([carried.flags | EXTENDED_LENGTH, carried.code]);
+        bytes.extend(len.to_be_bytes());
+        bytes.extend(&carried.value);
+    }
     if let IpAddr::V6(next_hop) = attrs.next_hop {
         bytes.extend([0x80, MP_REACH_NLRI, 17, 16]);
         bytes.extend(next_hop.octets());
