@@ -89,9 +89,7 @@ impl LocRib {
                 }
                 (prefix, self.ours.remove(&(prefix, path_id)).is_some())
             }
-            Change::Withdraw { prefix, path_id } => {
-                (prefix, self.ours.remove(&(prefix, path_id)).is_some())
-            }
+            Change::Withdraw { prefix, path_id } => (prefix, self.ours.remove(&(prefix, path_id)).is_some()),
         };
         if lost {
             let paths = (prefix, PathId(0))..=(prefix, PathId(u32::MAX));

@@ -21,6 +21,7 @@ mod station;
 #[cfg(test)]
 mod tests;
 
+pub use crate::proto::bmp::PeerKey;
 pub use config::{Reach, RouterConfig, SourceConfig, View, Watch};
 pub use fault::{BmpError, BmpFault};
 pub use station::{Part, Ports, station, status_channel};

@@ -223,14 +223,18 @@ impl Router {
             }
             Message::Stats { peer, stats } => {
                 self.messages.stats += 1;
-                if let Some(source) = source(&mut self.sources, &peer).filter(|_| peer.view != RibView::LocRib) {
+                if let Some(source) =
+                    source(&mut self.sources, &peer).filter(|_| peer.view != RibView::LocRib)
+                {
                     source.stats(&stats);
                 }
             }
             Message::Initiation { name, description } => {
                 self.messages.other += 1;
                 tracing::info!(router = %self.config.name, sys_name = %name, sys_descr = %description, "monitoring");
-                self.ports.status.send_modify(|status| (status.sys_name, status.sys_descr) = (name, description));
+                self.ports
+                    .status
+                    .send_modify(|status| (status.sys_name, status.sys_descr) = (name, description));
                 self.enter(MonitorState::Monitoring);
             }
             Message::Mirroring | Message::Termination { .. } | Message::Unknown { .. } => {

@@ -130,7 +130,11 @@ impl Source {
             Err(reset) => {
                 // A session of our own would be reset here. This one is not ours: it is not relied on until the
                 // router reports it up anew.
-                self.down(&format!("an UPDATE cannot be read ({reset}); restart monitoring there"), now, pending);
+                self.down(
+                    &format!("an UPDATE cannot be read ({reset}); restart monitoring there"),
+                    now,
+                    pending,
+                );
                 return true;
             }
         };

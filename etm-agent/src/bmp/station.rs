@@ -104,7 +104,9 @@ async fn accept(
                 match doors.get(&address) {
                     Some(door) if door.try_send(stream).is_ok() => {}
                     Some(_) => tracing::warn!(%remote, "a third BMP connection of one router, closed"),
-                    None => tracing::warn!(%remote, "BMP connection of a router that bmp.router does not name, closed"),
+                    None => {
+                        tracing::warn!(%remote, "BMP connection of a router that bmp.router does not name, closed")
+                    }
                 }
             }
             Err(error) => {

@@ -250,7 +250,8 @@ async fn strangers_and_other_protocols_are_sent_away() {
         (peer_up(&header(0, 0, 1), 0), "the first message is not Initiation"),
     ] {
         let _stream = scene.connect(&[bytes]).await;
-        let told = |status: &RouterStatus| status.last_fault.as_ref().is_some_and(|last| last.text.contains(part));
+        let told =
+            |status: &RouterStatus| status.last_fault.as_ref().is_some_and(|last| last.text.contains(part));
         scene.until(told).await;
     }
     scene.end().await;
@@ -279,9 +280,8 @@ async fn silence_stands_for_end_of_rib_only_where_configured() {
     let mut config = router();
     config.quiet = Some(Duration::from_secs(1));
     let mut scene = Scene::with(config);
-    let _stream = scene
-        .connect(&[initiation(), peer_up(&header(0, 0, 1), 0), routes(1, 0, &[24, 198, 18, 5])])
-        .await;
+    let _stream =
+        scene.connect(&[initiation(), peer_up(&header(0, 0, 1), 0), routes(1, 0, &[24, 198, 18, 5])]).await;
     assert!(matches!(scene.next_session().await, (4, SessionChange::Up { .. })));
     assert!(matches!(scene.next().await, Input::Routes(_)));
     assert_eq!(scene.next_session().await, (4, SessionChange::EndOfRib(Family::V4)));

@@ -102,7 +102,8 @@ pub(super) async fn run(command: &BgpCommand, at: Where<'_>, out: &mut impl Writ
         }
         BgpCommand::Export { file } if file.as_os_str() == "-" => export(at, out).await,
         BgpCommand::Export { file } => {
-            let created = std::fs::File::create(file).map_err(|source| BgpError::File { path: file.clone(), source });
+            let created =
+                std::fs::File::create(file).map_err(|source| BgpError::File { path: file.clone(), source });
             export(at, &mut io::BufWriter::new(created?)).await
         }
         BgpCommand::Candidates { prefix } => {
@@ -116,7 +117,11 @@ pub(super) async fn run(command: &BgpCommand, at: Where<'_>, out: &mut impl Writ
 async fn peers(name: Option<&str>, at: Where<'_>, out: &mut impl Write) -> Result<(), BgpError> {
     let answer: BgpPeers = control::get(at.socket, "/v1/bgp/peers").await?;
     let Some(name) = name else {
-        return if at.json { line(&answer, out) } else { Ok(out.write_all(text::peers(&answer).as_bytes())?) };
+        return if at.json {
+            line(&answer, out)
+        } else {
+            Ok(out.write_all(text::peers(&answer).as_bytes())?)
+        };
     };
     if let Some(peer) = answer.peers.iter().find(|peer| peer.status.name == name) {
         let shown = text::peer(peer, answer.at_ns);

@@ -64,7 +64,8 @@ pub(super) fn peers(answer: &BgpPeers) -> String {
     let mut text = String::new();
     if !answer.peers.is_empty() {
         let rows: Vec<Vec<String>> = answer.peers.iter().map(|peer| peer_row(peer, now)).collect();
-        let header = ["PEER", "ROLE", "ADDRESS", "AS", "STATE", "FOR", "LEARNT", "WITHDRAWN", "SENT", "EFFECTIVE"];
+        let header =
+            ["PEER", "ROLE", "ADDRESS", "AS", "STATE", "FOR", "LEARNT", "WITHDRAWN", "SENT", "EFFECTIVE"];
         text += &table(&header, &[5, 6, 7, 8, 9], &rows);
     }
     for peer in answer.peers.iter().filter(|peer| !peer.status.state.is_established()) {
@@ -146,7 +147,8 @@ fn router_summary(router: &RouterStatus, now: Timestamp) -> String {
 }
 
 fn complete(families: &[Family], end_of_rib: &[Family]) -> String {
-    let missing: Vec<Family> = families.iter().copied().filter(|family| !end_of_rib.contains(family)).collect();
+    let missing: Vec<Family> =
+        families.iter().copied().filter(|family| !end_of_rib.contains(family)).collect();
     match (families.is_empty(), missing.is_empty()) {
         (true, _) => "-".to_owned(),
         (false, true) => "yes".to_owned(),
@@ -205,7 +207,10 @@ pub(super) fn peer(peer: &BgpPeer, now: Timestamp) -> String {
     match peer.role {
         Role::Learn => {
             let traffic = &status.traffic;
-            lines.add("routes", format_args!("{} learnt, {} withdrawn", traffic.announced_in, traffic.withdrawn_in));
+            lines.add(
+                "routes",
+                format_args!("{} learnt, {} withdrawn", traffic.announced_in, traffic.withdrawn_in),
+            );
             lines.add_some("held", status.held);
             lines.add("had to wait", format_args!("{} times", traffic.held_back));
         }
@@ -244,7 +249,10 @@ pub(super) fn router(router: &RouterStatus, now: Timestamp) -> String {
             m.routes, m.peer_up, m.peer_down, m.stats, m.other
         ),
     );
-    lines.add("ignored", format_args!("{} of peers or tables that are not used, {} before Peer Up", m.ignored, m.early));
+    lines.add(
+        "ignored",
+        format_args!("{} of peers or tables that are not used, {} before Peer Up", m.ignored, m.early),
+    );
     lines.add_list("peers without a name", &router.unnamed);
     lines.add_some("last error", router.last_fault.as_ref().map(|last| fault(last, now)));
     lines.0 + "\n" + &router_summary(router, now)
@@ -253,7 +261,10 @@ pub(super) fn router(router: &RouterStatus, now: Timestamp) -> String {
 pub(super) fn source(source: &SourceStatus, now: Timestamp) -> String {
     let mut lines = Lines::default();
     lines.add("monitored peer", format_args!("{} of provider {}", source.name, source.provider));
-    lines.add("state", format_args!("{} for {}", if source.up { "up" } else { "down" }, ago(source.since, now)));
+    lines.add(
+        "state",
+        format_args!("{} for {}", if source.up { "up" } else { "down" }, ago(source.since, now)),
+    );
     lines.add_some("AS", source.asn.map(|asn| asn.0));
     lines.add_some("identifier", source.router_id);
     lines.add_list("families", &source.families);
@@ -261,7 +272,10 @@ pub(super) fn source(source: &SourceStatus, now: Timestamp) -> String {
     lines.add_list("table complete", &source.end_of_rib);
     lines.add("routes", format_args!("{} learnt, {} withdrawn", source.announced_in, source.withdrawn_in));
     if source.foreign_next_hop > 0 {
-        lines.add("foreign next hop", format_args!("{} (no exit of {})", source.foreign_next_hop, source.provider));
+        lines.add(
+            "foreign next hop",
+            format_args!("{} (no exit of {})", source.foreign_next_hop, source.provider),
+        );
     }
     dispositions(&mut lines, &source.dispositions);
     for (name, value) in &source.stats {

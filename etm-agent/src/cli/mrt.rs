@@ -104,9 +104,8 @@ pub(super) fn run(
     match command {
         MrtCommand::Show { file, prefix, longer, peer } => {
             let wanted = |route: &MrtRoute| {
-                let inside = |prefix: Prefix| {
-                    prefix == route.prefix || *longer && prefix.covers(route.prefix)
-                };
+                let inside =
+                    |prefix: Prefix| prefix == route.prefix || *longer && prefix.covers(route.prefix);
                 prefix.is_none_or(inside) && peer.is_none_or(|peer| peer == route.peer.address)
             };
             show(&mut Import::open(file)?, wanted, json, out, notes)

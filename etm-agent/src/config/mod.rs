@@ -10,7 +10,8 @@ mod validate;
 
 pub use report::ConfigError;
 pub use settings::{
-    AgentSettings, BgpSettings, BmpPeerSettings, BmpRouterSettings, BmpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
+    AgentSettings, BgpSettings, BmpPeerSettings, BmpRouterSettings, BmpSettings, DatapathSettings,
+    HookChoice, KernelSettings, SessionSettings, Settings,
 };
 
 /// The documented configuration: every key with its default, commented out where it is optional.

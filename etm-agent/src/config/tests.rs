@@ -146,7 +146,10 @@ fn monitored_peers_are_sources_with_numbers_after_those_of_the_sessions() {
     );
     let settings = parse("example", &text).unwrap_or_else(|error| panic!("{error}"));
     let source = &settings.policy.peers[2];
-    assert_eq!((source.name.as_str(), source.role, source.monitored), ("edge2/198.51.100.1", Role::Learn, true));
+    assert_eq!(
+        (source.name.as_str(), source.role, source.monitored),
+        ("edge2/198.51.100.1", Role::Learn, true)
+    );
     let router = &settings.bmp.unwrap().routers[0];
     assert_eq!((router.peers[0].peer.0, router.session.as_ref().unwrap().0.0), (2, 1));
 }

@@ -3,7 +3,8 @@
 use super::raw::{self, Raw, Text};
 use super::report::Fault;
 use super::settings::{
-    AgentSettings, BgpSettings, BmpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
+    AgentSettings, BgpSettings, BmpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings,
+    Settings,
 };
 use crate::core::policy::{Exit, Peer, Policy, Provider, Role, StaticRoute, Uplink};
 use crate::types::{
@@ -90,7 +91,12 @@ impl Check {
         self.faults.push(Fault { span: Some(span), message: message.into(), help: None });
     }
 
-    pub(super) fn fault_with_help(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn fault_with_help(
+        &mut self,
+        span: Range<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
         self.faults.push(Fault { span: Some(span), message: message.into(), help: Some(help.into()) });
     }
 

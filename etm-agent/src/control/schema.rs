@@ -16,8 +16,8 @@
 //!
 //! Errors are `Problem` with status 400 (bad request), 404, 503 (busy or stopping).
 
-use crate::core::guard::State;
 use crate::core::controller::Browse;
+use crate::core::guard::State;
 use crate::core::policy::Role;
 use crate::core::view::{
     CandidatesView, EventView, OverrideView, PrefixView, RoutePage, StatusView, UplinkView,

@@ -103,8 +103,11 @@ impl Import {
     /// Opens `path` (`-` is standard input), plain or compressed by gzip or Zstandard, whatever its name.
     pub fn open(path: &Path) -> Result<Import, MrtError> {
         let io = |source| MrtError::Io { path: path.to_owned(), source };
-        let raw: Box<dyn Read> =
-            if path.as_os_str() == "-" { Box::new(io::stdin()) } else { Box::new(File::open(path).map_err(io)?) };
+        let raw: Box<dyn Read> = if path.as_os_str() == "-" {
+            Box::new(io::stdin())
+        } else {
+            Box::new(File::open(path).map_err(io)?)
+        };
         Import::of(path, raw).map_err(|error| match error {
             Opening::Io(source) => io(source),
             Opening::Mrt(error) => error,

@@ -8,11 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn small() -> Vec<u8> {
-    let peer = Peer {
-        address: [192, 0, 2, 1].into(),
-        asn: Asn(64601),
-        router_id: RouterId([192, 0, 2, 1].into()),
-    };
+    let peer =
+        Peer { address: [192, 0, 2, 1].into(), asn: Asn(64601), router_id: RouterId([192, 0, 2, 1].into()) };
     let mut file = Vec::new();
     let mut export = Export::begin(&mut file, 1, RouterId([10, 0, 0, 1].into()), &[peer]).unwrap();
     let attrs = RouteAttrs {

@@ -7,7 +7,8 @@ use super::sampler::{histogram, quantiles, record};
 use super::table::Job;
 use crate::control::Request;
 use crate::control::schema::{
-    AgentView, Answer, BgpPeer, BgpPeers, Events, Ordered, Overrides, Prefixes, Problem, Providers, Quantiles, Query, Status,
+    AgentView, Answer, BgpPeer, BgpPeers, Events, Ordered, Overrides, Prefixes, Problem, Providers,
+    Quantiles, Query, Status,
 };
 use crate::core::audit::{Event, Weight};
 use crate::core::controller::{Browse, Controller, Outcome};
@@ -248,7 +249,8 @@ impl Decider {
         if let Some(name) = peer {
             browse.peer = self.controller.source(&name);
             if browse.peer.is_none() {
-                let error = format!("no session or monitored peer is named `{name}`; `etm bgp peers` lists them");
+                let error =
+                    format!("no session or monitored peer is named `{name}`; `etm bgp peers` lists them");
                 return Answer::Missing(Problem { error });
             }
         }

@@ -2,10 +2,11 @@
 
 use super::clock::boottime;
 use super::error::AgentError;
-use crate::bmp::{Part, Ports, Reach, RouterConfig, SourceConfig, View, Watch, station, status_channel};
+use crate::bmp::{
+    Part, PeerKey, Ports, Reach, RouterConfig, SourceConfig, View, Watch, station, status_channel,
+};
 use crate::config::{BmpPeerSettings, BmpRouterSettings, Settings};
 use crate::core::input::Input;
-use crate::proto::bmp::PeerKey;
 use crate::types::bmp::RouterStatus;
 use std::net::SocketAddr;
 use tokio::sync::{mpsc, watch};

@@ -9,9 +9,7 @@ use crate::core::decision::Adopted;
 use crate::core::input::{Input, LinkEvent, RouteBatch, RouteChange};
 use crate::core::policy::{Exit, Peer, Policy, Role};
 use crate::mrt::{Import, MrtError, Route};
-use crate::types::{
-    BitRate, Family, IfIndex, PathId, PeerId, Prefix, RouteAttrs, Timestamp, UplinkId,
-};
+use crate::types::{BitRate, Family, IfIndex, PathId, PeerId, Prefix, RouteAttrs, Timestamp, UplinkId};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -329,8 +327,8 @@ exit = "transit-a"
         let offline = offline::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         let plan = solve(offline.model(), None, None);
         let outcome = offline.outcome(&plan, 0.0);
-        // 70 Mbit/s prefer an exit of 47.5: one prefix must go.
-        assert_eq!(outcome.moved_prefixes, 1, "{text}");
+        // 70 Mbit/s prefer an exit of 47.5: the one of 30 must go, or the two of 20.
+        assert!((1..=2).contains(&outcome.moved_prefixes), "{text}");
         assert!(outcome.overload_bps < 1.0);
     }
 

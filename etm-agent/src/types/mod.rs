@@ -19,8 +19,8 @@
 //! | round | one recomputation of the decision |
 
 mod attrs;
-pub mod bmp;
 pub mod bgp;
+pub mod bmp;
 mod ident;
 mod prefix;
 mod prefix_map;

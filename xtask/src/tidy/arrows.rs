@@ -20,9 +20,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("datapath", &["core::input", "core::decision", "types"]),
     ("fib", &["core::input", "core::decision", "types"]),
     ("peering", &["proto", "core::input", "core::decision", "types"]),
+    ("bmp", &["proto", "core::input", "types"]),
+    ("mrt", &["proto", "types"]),
     ("control", &["core", "types"]),
     ("telemetry", &["types"]),
-    ("runtime", &["datapath", "fib", "peering", "control", "telemetry", "config", "core", "types"]),
+    (
+        "runtime",
+        &["datapath", "fib", "peering", "bmp", "mrt", "control", "telemetry", "config", "core", "types"],
+    ),
     // Views are the control API's answers, made in core; the client prints them.
     // `etm plan --input` solves in the client itself, without an agent.
     ("cli", &["runtime", "control", "config", "core::view", "core::plan", "core::plan_check", "types"]),
@@ -45,6 +50,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("netlink_proto", &["fib"]),
     // datapath attaches the clsact filters of kernels without TCX, which takes a few messages of traffic control.
     ("netlink_sys", &["fib", "datapath"]),
+    ("flate2", &["mrt"]),
+    ("ruzstd", &["mrt"]),
     ("rustbgpd_wire", &["proto"]),
     ("rustbgpd_fsm", &["proto"]),
     ("axum", &["control"]),

@@ -70,7 +70,8 @@ impl Controller {
     fn add_routes(&self, prefix: Prefix, peer: Option<PeerId>, page: &mut RoutePage) {
         let routes = self.rib.received(prefix).into_iter();
         let wanted = routes.filter(|(from, ..)| peer.is_none_or(|peer| peer == *from));
-        page.routes.extend(wanted.map(|(from, path_id, attrs)| self.route_view(prefix, from, path_id, attrs)));
+        page.routes
+            .extend(wanted.map(|(from, path_id, attrs)| self.route_view(prefix, from, path_id, attrs)));
     }
 
     fn route_view(&self, prefix: Prefix, peer: PeerId, path_id: PathId, attrs: Arc<RouteAttrs>) -> RouteView {
@@ -135,9 +136,7 @@ impl Controller {
 #[cfg(test)]
 mod tests {
     use super::super::super::decision::Adopted;
-    use super::super::super::input::{
-        EffectiveChange, EffectiveEvent, Input, RouteBatch, RouteChange,
-    };
+    use super::super::super::input::{EffectiveChange, EffectiveEvent, Input, RouteBatch, RouteChange};
     use super::super::super::policy::tests::two_exits;
     use super::*;
     use crate::types::Timestamp;
@@ -197,11 +196,8 @@ mod tests {
     #[test]
     fn a_prefix_alone_or_with_what_is_inside() {
         let controller = full(600);
-        let browse = |text: &str, longer| Browse {
-            prefix: Some(text.parse().unwrap()),
-            longer,
-            ..Browse::default()
-        };
+        let browse =
+            |text: &str, longer| Browse { prefix: Some(text.parse().unwrap()), longer, ..Browse::default() };
         let count = |text: &str, longer| all(&controller, browse(text, longer)).0.len();
         assert_eq!(count("11.0.1.0/24", false), 2);
         assert_eq!(count("11.0.1.9/32", false), 2, "the longest that covers an address");

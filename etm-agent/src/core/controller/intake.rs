@@ -3,7 +3,10 @@
 
 use super::super::audit::EventKind;
 use super::super::conservation::BookState;
-use super::super::input::{EffectiveChange, EffectiveEvent, FibEvent, Installed, LinkEvent, RouteBatch, SessionChange, SessionEvent, Told};
+use super::super::input::{
+    EffectiveChange, EffectiveEvent, FibEvent, Installed, LinkEvent, RouteBatch, SessionChange, SessionEvent,
+    Told,
+};
 use super::super::policy::Role;
 use super::super::rib::Presence;
 use super::{Controller, Session};

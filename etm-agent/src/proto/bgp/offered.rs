@@ -26,7 +26,8 @@ pub struct Offered {
 impl Frame {
     /// Takes one whole message from the front of `bytes`; `limit` is the longest allowed, in bytes.
     pub fn take_from(bytes: &mut Bytes, limit: u16) -> Result<Frame, Malformed> {
-        let len = wire::peek_message_length(bytes, limit).map_err(Malformed)?.map_or(bytes.len(), usize::from);
+        let len =
+            wire::peek_message_length(bytes, limit).map_err(Malformed)?.map_or(bytes.len(), usize::from);
         // A message cut short keeps what there is: the codec says what is missing.
         let mut message = bytes.split_to(len.min(bytes.len()));
         wire::decode_message(&mut message, limit).map(Frame).map_err(Malformed)

@@ -1,12 +1,13 @@
 //! Path attributes as they are stored in MRT files (RFC 6396): no NLRI among them, MP_REACH_NLRI cut down to its next
 //! hop. Never of a live session: there an UPDATE is translated, with all the dispositions of RFC 7606.
 
-use super::attrs::{Received, as_path_out, attribute_name, large_out, origin_out};
-use crate::types::RouteAttrs;
+use super::attrs::{Received, attribute_name, large_out, origin_out};
+use crate::types::{AsPath, AsPathSegment, RouteAttrs};
 use rustbgpd_wire as wire;
 use std::net::IpAddr;
 use wire::{DecodeError, ErrorDisposition, PathAttribute};
 
+const AS_PATH: u8 = 2;
 const MP_REACH_NLRI: u8 = 14;
 const EXTENDED_LENGTH: u8 = 0x10;
 
@@ -77,7 +78,8 @@ fn without_reach(bytes: &[u8]) -> Result<(Vec<u8>, Option<&[u8]>), Unusable> {
             (true, [high, low, ..]) => (4, usize::from(u16::from_be_bytes([*high, *low]))),
             _ => (2, usize::MAX),
         };
-        let Some((attribute, after)) = head.checked_add(len).and_then(|end| rest.split_at_checked(end)) else {
+        let Some((attribute, after)) = head.checked_add(len).and_then(|end| rest.split_at_checked(end))
+        else {
             let detail = "it is longer than what is stored of it".to_owned();
             return Err(Unusable::Attribute { attribute: attribute_name(*code), detail });
         };
@@ -92,10 +94,7 @@ fn without_reach(bytes: &[u8]) -> Result<(Vec<u8>, Option<&[u8]>), Unusable> {
 
 /// Writes the attributes of one route as they are stored, with four-octet AS numbers.
 pub fn store_attributes(attrs: &RouteAttrs) -> Result<Vec<u8>, Unusable> {
-    let mut list = vec![
-        PathAttribute::Origin(origin_out(attrs.origin)),
-        PathAttribute::AsPath(as_path_out(&attrs.as_path)),
-    ];
+    let mut list = vec![PathAttribute::Origin(origin_out(attrs.origin))];
     if let IpAddr::V4(next_hop) = attrs.next_hop {
         list.push(PathAttribute::NextHop(next_hop));
     }
@@ -111,16 +110,41 @@ pub fn store_attributes(attrs: &RouteAttrs) -> Result<Vec<u8>, Unusable> {
     let mut bytes = Vec::new();
     wire::attribute::encode_path_attributes(&list, &mut bytes, true, false)
         .map_err(|error| Unusable::Unwritable { detail: error.to_string() })?;
+    push(0x40, AS_PATH, &as_path(&attrs.as_path)?, &mut bytes)?;
     for carried in &attrs.carried {
-        let len = u16::try_from(carried.value.len())
-            .map_err(|_| Unusable::Unwritable { detail: "an attribute is longer than 65535 bytes".to_owned() })?;
-        bytes.extend([carried.flags | EXTENDED_LENGTH, carried.code]);
-        bytes.extend(len.to_be_bytes());
-        bytes.extend(&carried.value);
+        push(carried.flags, carried.code, &carried.value, &mut bytes)?;
     }
     if let IpAddr::V6(next_hop) = attrs.next_hop {
         bytes.extend([0x80, MP_REACH_NLRI, 17, 16]);
         bytes.extend(next_hop.octets());
     }
     Ok(bytes)
+}
+
+fn push(flags: u8, code: u8, value: &[u8], bytes: &mut Vec<u8>) -> Result<(), Unusable> {
+    let len = u16::try_from(value.len()).map_err(|_| too_long(code))?;
+    bytes.extend([flags | EXTENDED_LENGTH, code]);
+    bytes.extend(len.to_be_bytes());
+    bytes.extend(value);
+    Ok(())
+}
+
+/// By hand: the codec writes no AS_SET (RFC 9774), and a table must show what was received.
+fn as_path(path: &AsPath) -> Result<Vec<u8>, Unusable> {
+    let mut value = Vec::new();
+    for segment in &path.0 {
+        let (kind, list) = match segment {
+            AsPathSegment::Set(list) => (1, list),
+            AsPathSegment::Sequence(list) => (2, list),
+        };
+        for part in list.chunks(usize::from(u8::MAX)) {
+            value.extend([kind, u8::try_from(part.len()).map_err(|_| too_long(AS_PATH))?]);
+            value.extend(part.iter().flat_map(|asn| asn.0.to_be_bytes()));
+        }
+    }
+    Ok(value)
+}
+
+fn too_long(code: u8) -> Unusable {
+    Unusable::Unwritable { detail: format!("{} is longer than an attribute can be", attribute_name(code)) }
 }

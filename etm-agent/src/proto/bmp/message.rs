@@ -171,7 +171,8 @@ fn body(kind: u8, mut bytes: Bytes) -> Result<Message, Malformed> {
             // Local address, local port, remote port.
             take(&mut bytes, 20, "the addresses of Peer Up")?;
             let sent = Frame::take_from(&mut bytes, u16::MAX);
-            match sent.and_then(|sent| Ok(PeerUp { sent, received: Frame::take_from(&mut bytes, u16::MAX)? })) {
+            match sent.and_then(|sent| Ok(PeerUp { sent, received: Frame::take_from(&mut bytes, u16::MAX)? }))
+            {
                 Ok(up) => Message::PeerUp { peer, up: Box::new(up) },
                 Err(error) => faulty(peer, "Peer Up", &error),
             }

@@ -258,13 +258,16 @@ fn routes_are_mended_where_a_router_writes_them_otherwise_than_it_received_them(
 #[test]
 fn the_form_of_as_paths_may_change_from_message_to_message() {
     let (_, mut reading) = reading(0, 0, 0, 0);
-    let legacy = [&[0x40, 1, 1, 0][..], &[0x40, 2, 6, 2, 2, 0xFC, 0x59, 0x0D, 0x1C], &[0x40, 3, 4, 192, 0, 2, 1]];
+    let legacy =
+        [&[0x40, 1, 1, 0][..], &[0x40, 2, 6, 2, 2, 0xFC, 0x59, 0x0D, 0x1C], &[0x40, 3, 4, 192, 0, 2, 1]];
     let attributes = legacy.concat();
     let mut body = vec![0, 0, 0, u8::try_from(attributes.len()).unwrap()];
     body.extend(attributes);
     body.extend([24, 198, 18, 5]);
     for (flags, update) in [(0x20, bgp(2, &body)), (0x00, update(&[], &[24, 198, 18, 5]))] {
-        let Message::Routes { peer, update } = whole(&bmp(0, &[&header(0, flags, 1), &update])) else { panic!() };
+        let Message::Routes { peer, update } = whole(&bmp(0, &[&header(0, flags, 1), &update])) else {
+            panic!()
+        };
         let changes = reading.translate(&peer, &update).unwrap().changes;
         let [Change::Announce { attrs, .. }] = &changes[..] else { panic!("{changes:?}") };
         assert_eq!(attrs.as_path.to_string(), "64601 3356", "flags {flags:#x}");
@@ -288,7 +291,8 @@ fn what_is_not_bmp_ends_the_stream_and_a_broken_update_does_not() {
 
 #[test]
 fn messages_are_cut_wherever_the_stream_was_split() {
-    let stream = [initiation(), peer_up(&header(0, 0, 1), 0), bmp(0, &[&header(0, 0, 1), &update(&[], &[8, 11])])];
+    let stream =
+        [initiation(), peer_up(&header(0, 0, 1), 0), bmp(0, &[&header(0, 0, 1), &update(&[], &[8, 11])])];
     let mut buffer = BytesMut::new();
     let mut seen = 0;
     for byte in stream.concat() {

@@ -3,7 +3,8 @@
 use super::*;
 use crate::proto::bgp::Unusable;
 use crate::types::{
-    AsPath, AsPathSegment, Asn, Community, Family, LargeCommunity, Origin, PathId, Prefix, RouteAttrs, RouterId,
+    AsPath, AsPathSegment, Asn, Community, Family, LargeCommunity, Origin, PathId, Prefix, RouteAttrs,
+    RouterId,
 };
 use bgpkit_parser::models::{AttributeValue, MrtMessage, NetworkPrefix, TableDumpV2Message};
 use bytes::Bytes;
@@ -38,18 +39,34 @@ fn routes_of_both_formats_and_families_are_read() {
     let v6_hop = [0x20, 1, 0x0D, 0xB8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
     let origin_and_path = &ATTRIBUTES[..13];
     let short = [origin_and_path, &[0x80, 14, 17, 16], &v6_hop].concat();
-    let full = [origin_and_path, &[0x80, 14, 26, 0, 2, 1, 16], &v6_hop, &[0, 32, 0x20, 1, 0x0D, 0xB8]].concat();
+    let full =
+        [origin_and_path, &[0x80, 14, 26, 0, 2, 1, 16], &v6_hop, &[0, 32, 0x20, 1, 0x0D, 0xB8]].concat();
     for (title, subtype, body, prefix, path, hop) in [
         ("IPv4", 2, rib_body(&[24, 198, 18, 5], false, ATTRIBUTES), "198.18.5.0/24", 0, "192.0.2.1"),
         ("IPv4, ADD-PATH", 8, rib_body(&[24, 198, 18, 5], true, ATTRIBUTES), "198.18.5.0/24", 9, "192.0.2.1"),
         ("the default route", 2, rib_body(&[0], false, ATTRIBUTES), "0.0.0.0/0", 0, "192.0.2.1"),
         ("IPv6", 4, rib_body(&[32, 0x20, 1, 0x0D, 0xB8], false, &short), "2001:db8::/32", 0, "2001:db8::1"),
-        ("IPv6, ADD-PATH, NLRI kept", 10, rib_body(&[32, 0x20, 1, 0x0D, 0xB8], true, &full), "2001:db8::/32", 9, "2001:db8::1"),
+        (
+            "IPv6, ADD-PATH, NLRI kept",
+            10,
+            rib_body(&[32, 0x20, 1, 0x0D, 0xB8], true, &full),
+            "2001:db8::/32",
+            9,
+            "2001:db8::1",
+        ),
     ] {
         let Ok(Record::Rib { prefix: seen, entries }) = read(13, subtype, &body) else { panic!("{title}") };
         let attrs = entries[0].attrs.as_ref().unwrap_or_else(|error| panic!("{title}: {error}"));
-        assert_eq!((seen.to_string().as_str(), entries[0].path_id.0, entries[0].peer), (prefix, path, Err(3)), "{title}");
-        assert_eq!((attrs.next_hop.to_string().as_str(), attrs.as_path.to_string().as_str()), (hop, "64601"), "{title}");
+        assert_eq!(
+            (seen.to_string().as_str(), entries[0].path_id.0, entries[0].peer),
+            (prefix, path, Err(3)),
+            "{title}"
+        );
+        assert_eq!(
+            (attrs.next_hop.to_string().as_str(), attrs.as_path.to_string().as_str()),
+            (hop, "64601"),
+            "{title}"
+        );
     }
     // TABLE_DUMP has two-octet AS numbers, and the peer in each record.
     let attributes = [&ATTRIBUTES[..4], &[0x40, 2, 4, 2, 1, 0xFC, 0x59], &ATTRIBUTES[13..]].concat();
@@ -67,7 +84,8 @@ fn a_bad_route_spoils_only_itself_and_a_bad_record_says_where_it_ends() {
     let Ok(Record::Rib { entries, .. }) = read(13, 2, &no_hop) else { panic!() };
     assert_eq!(entries[0].attrs, Err(Unusable::NoNextHop));
     let bad_origin = [&[0x40, 1, 1, 9][..], &ATTRIBUTES[4..]].concat();
-    let Ok(Record::Rib { entries, .. }) = read(13, 2, &rib_body(&[24, 198, 18, 5], false, &bad_origin)) else {
+    let Ok(Record::Rib { entries, .. }) = read(13, 2, &rib_body(&[24, 198, 18, 5], false, &bad_origin))
+    else {
         panic!()
     };
     assert!(entries[0].attrs.as_ref().unwrap_err().to_string().starts_with("ORIGIN"));
@@ -121,7 +139,7 @@ fn what_is_written_is_read_again() {
         let stored = [StoredRoute { peer: 1, path_id: PathId(path_id), attrs: &attrs }];
         let (bytes, left_out) = rib(99, 3, prefix.parse().unwrap(), &stored);
         assert_eq!(left_out, []);
-        let head = head(bytes[..HEADER].try_into().unwrap());
+        let head = super::head(bytes[..HEADER].try_into().unwrap());
         assert_eq!(head.subtype, subtype, "{prefix} by {hop}");
         let entry = Entry { peer: Err(1), path_id: PathId(path_id), attrs: Ok(attrs) };
         let expected = Record::Rib { prefix: prefix.parse().unwrap(), entries: vec![entry] };
@@ -144,7 +162,10 @@ fn an_independent_reader_sees_the_same() {
         match message {
             TableDumpV2Message::PeerIndexTable(table) => {
                 let (first, second) = (&table.id_peer_map[&0], &table.id_peer_map[&1]);
-                assert_eq!((first.peer_ip.to_string(), first.peer_asn.to_u32()), ("192.0.2.1".to_owned(), 64601));
+                assert_eq!(
+                    (first.peer_ip.to_string(), first.peer_asn.to_u32()),
+                    ("192.0.2.1".to_owned(), 64601)
+                );
                 assert_eq!(second.peer_asn.to_u32(), 4_200_000_001);
             }
             TableDumpV2Message::RibAfi(afi) => {
