@@ -63,6 +63,22 @@ fn a_file_that_ends_early_or_is_something_else_says_where() {
     assert!(matches!(all(text.path()), Err(MrtError::Length { at: 0, .. })));
 }
 
+#[test]
+fn bgpdump_reads_what_is_written() {
+    let Ok(found) = Command::new("bgpdump").arg("-h").output() else {
+        println!("SKIP bgpdump is not installed");
+        return;
+    };
+    assert!(!found.stdout.is_empty() || !found.stderr.is_empty());
+    let file = stored(&small());
+    let output = Command::new("bgpdump").arg("-m").arg(file.path()).output().unwrap();
+    let lines: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+    let line = |prefix: &str| {
+        format!("TABLE_DUMP2|1|B|192.0.2.1|64601|{prefix}|64601 3356|IGP|192.0.2.1|100|0||NAG||")
+    };
+    assert_eq!(lines, [line("198.18.0.0/24"), line("198.18.1.0/24")]);
+}
+
 /// The data beside the repository; none, after saying so, where it is not.
 fn data(name: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(name);
