@@ -175,7 +175,8 @@ fn an_independent_reader_sees_the_same() {
                         AttributeValue::AsPath(path) => Some(path.to_string()),
                         _ => None,
                     });
-                    let hop = entry.attributes.next_hop().map(|hop| hop.to_string());
+                    let reach = || entry.attributes.get_reachable_nlri()?.next_hop.map(|hop| hop.addr());
+                    let hop = entry.attributes.next_hop().or_else(reach).map(|hop| hop.to_string());
                     seen.push((prefix.to_string(), entry.peer_index, entry.path_id, path, hop));
                 }
             }
