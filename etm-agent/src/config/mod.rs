@@ -5,13 +5,15 @@ mod bmp;
 pub mod offline;
 mod raw;
 mod report;
+mod session;
 mod settings;
 mod validate;
 
 pub use report::ConfigError;
 pub use settings::{
-    AgentSettings, BgpSettings, BmpPeerSettings, BmpRouterSettings, BmpSettings, DatapathSettings,
-    HookChoice, KernelSettings, SessionSettings, Settings,
+    AgentSettings, BeyondSettings, BgpSettings, BmpPeerSettings, BmpRouterSettings, BmpSettings,
+    DatapathSettings, HookChoice, ImportSettings, KernelSettings, KeySettings, MaxRoutesSettings,
+    ReachSettings, SessionSettings, Settings, TransportSettings,
 };
 
 /// The documented configuration: every key with its default, commented out where it is optional.

@@ -379,12 +379,14 @@ impl Check {
                 );
             }
             let settings = self.session(session, raw, exits);
-            sessions.push(settings);
+            sessions.extend(settings);
         }
+        self.no_border(&raw.session, &sessions);
         BgpSettings {
             asn: Asn(*raw.asn.get_ref()),
             local_pref: raw.local_pref.unwrap_or(1_000_000),
             hold_time,
+            listen_port: raw.listen_port.unwrap_or(179),
             sessions,
         }
     }
@@ -396,13 +398,8 @@ impl Check {
         RouterId(*id.get_ref())
     }
 
-    fn session(&mut self, session: &raw::Session, bgp: &raw::Bgp, exits: &[Exit]) -> SessionSettings {
-        let peer = *session.peer.get_ref();
-        if let Some(local) = session.local.as_ref()
-            && Family::of(*local.get_ref()) != Family::of(peer)
-        {
-            self.fault(local.span(), format!("local address and peer {peer} are of different families"));
-        }
+    fn session(&mut self, session: &raw::Session, bgp: &raw::Bgp, exits: &[Exit]) -> Option<SessionSettings> {
+        let (peer, interface) = self.peer(session)?;
         if session.role == Role::Inject && session.next_hops.is_empty() && session.exit_next_hops.is_empty() {
             self.fault_with_help(
                 session.name.span(),
@@ -417,17 +414,23 @@ impl Check {
             }
         }
         let router_id = session.router_id.as_ref().unwrap_or(&bgp.router_id);
-        SessionSettings {
+        let peer_as = Asn(session.peer_as.unwrap_or(*bgp.asn.get_ref()));
+        let external = peer_as.0 != *bgp.asn.get_ref();
+        Some(SessionSettings {
             name: session.name.get_ref().clone(),
             role: session.role,
             peer,
+            interface,
             port: session.port.unwrap_or(179),
-            peer_as: Asn(session.peer_as.unwrap_or(*bgp.asn.get_ref())),
+            peer_as,
             local: session.local.as_ref().map(|addr| *addr.get_ref()),
             router_id: self.router_id(router_id),
             next_hops: session.next_hops.clone(),
             exit_next_hops,
-        }
+            transport: self.transport(session),
+            import: self.import(session, external),
+            announce_rate: self.announce_rate(session),
+        })
     }
 
     /// What must be there for ETM to have anything to do.

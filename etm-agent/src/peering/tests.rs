@@ -1,5 +1,6 @@
 //! Sessions against a scripted peer over loopback TCP.
 
+mod doors;
 mod peer;
 
 use super::config::{InjectConfig, NextHops, SessionConfig};

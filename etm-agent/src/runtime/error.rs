@@ -66,6 +66,9 @@ pub enum AgentError {
     /// The BMP station cannot be run as configured.
     #[error(transparent)]
     Bmp(#[from] BmpError),
+    /// The key of a BGP session.
+    #[error(transparent)]
+    Secret(#[from] peering::SecretError),
     /// A BGP session will never come up as things are.
     #[error("BGP session {session}: {reason}")]
     SessionFault {
@@ -149,7 +152,10 @@ impl AgentError {
                 FibError::Open { .. } | FibError::Privilege => ExitStatus::Machine,
                 _ => ExitStatus::Failed,
             },
-            AgentError::Peering(_) | AgentError::Bmp(_) | AgentError::NextHops { .. } => ExitStatus::Config,
+            AgentError::Peering(_)
+            | AgentError::Secret(_)
+            | AgentError::Bmp(_)
+            | AgentError::NextHops { .. } => ExitStatus::Config,
             AgentError::SessionFault { .. } | AgentError::SessionTimeout { .. } => ExitStatus::Session,
             AgentError::System { .. } | AgentError::PartEnded { .. } => ExitStatus::Failed,
         }

@@ -8,7 +8,7 @@ use super::machine::{self, enforcing, own_table};
 use super::monitors;
 use super::open::{Opening, header};
 use super::sampler::{Attachment, Note, Sampler};
-use super::sessions::{self, Session};
+use super::sessions::{self, Prepared, Session};
 use super::stop::{End, Parts};
 use super::table::{self, Job};
 use crate::bmp;
@@ -22,6 +22,7 @@ use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
 use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
 use crate::types::Timestamp;
 use crate::types::bmp::RouterStatus;
+use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -50,8 +51,8 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     let (told, told_rx) = watch::channel(controller.decision());
     let (stop_sessions, sessions_rx) = watch::channel(false);
     let (stop_rest, rest_rx) = watch::channel(false);
-    let sessions = sessions::of(settings, &inputs, &told_rx, &sessions_rx)?;
     let monitors = monitors::of(settings, &inputs, &rest_rx)?;
+    let Prepared { sessions, listeners } = sessions::of(settings, &inputs, &told_rx, &sessions_rx)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let identity = identity(settings, &sessions, monitors.statuses, sample_times);
     let mut parts = Parts {
@@ -86,8 +87,8 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
     spawn_daemon_watch(tasks, settings.clone(), rest_rx.clone());
     spawn_control(tasks, socket, requests, rest_rx);
-    spawn_sessions(tasks, sessions);
     spawn_monitors(tasks, monitors.parts);
+    spawn_sessions(tasks, sessions, listeners);
     Ok(parts)
 }
 
@@ -283,7 +284,13 @@ fn spawn_daemon_watch(tasks: &mut Tasks, settings: Settings, stop: watch::Receiv
     });
 }
 
-fn spawn_sessions(tasks: &mut Tasks, sessions: Vec<Session>) {
+fn spawn_sessions(tasks: &mut Tasks, sessions: Vec<Session>, listeners: Vec<BoxFuture<'static, ()>>) {
+    for listener in listeners {
+        tasks.spawn(async move {
+            listener.await;
+            ("a BGP listener", End::Plain)
+        });
+    }
     for session in sessions {
         tasks.spawn(async move {
             let confirmed = session.future.await;
