@@ -7,18 +7,18 @@ use super::loc_rib::LocRib;
 use super::source::Source;
 use super::station::Ports;
 use crate::core::input::Input;
-use crate::proto::bmp::{Message, PeerHeader, PeerUp, Reader, RibView};
+use crate::proto::bmp::{Message, PeerHeader, PeerKey, PeerUp, Reader, RibView};
 use crate::types::bgp::LastFault;
 use crate::types::bmp::{BmpMessages, MonitorState, RouterStatus};
 use bytes::BytesMut;
 use nix::sys::socket::{setsockopt, sockopt};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 /// Bytes in one read.
 const READ: usize = 64 * 1024;
@@ -32,6 +32,9 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// A dead router is found after about idle + count x interval seconds: BMP itself has no keepalive.
 const KEEPALIVE: (u32, u32, u32) = (3, 2, 3);
 
+/// Least time between two updates of the status while routes come in: a copy of it may be large.
+const SHOW: Duration = Duration::from_millis(100);
+
 /// Peers without a name in the configuration that are remembered.
 const UNNAMED: usize = 64;
 
@@ -41,8 +44,11 @@ pub(super) struct Router {
     ports: Ports,
     incoming: mpsc::Receiver<TcpStream>,
     sources: Vec<Source>,
+    place: BTreeMap<PeerKey, usize>,
     loc_rib: Option<LocRib>,
+    bytes: u64,
     messages: BmpMessages,
+    shown: Instant,
     unnamed: Vec<IpAddr>,
     pending: VecDeque<Input>,
 }
@@ -51,9 +57,12 @@ impl Router {
     pub(super) fn new(config: RouterConfig, incoming: mpsc::Receiver<TcpStream>, ports: Ports) -> Router {
         let now = (ports.clock)();
         Router {
+            place: config.sources.iter().enumerate().map(|(at, source)| (source.key, at)).collect(),
             sources: config.sources.iter().map(|source| Source::new(source.clone(), now)).collect(),
             loc_rib: config.watch.clone().map(LocRib::new),
+            bytes: 0,
             messages: BmpMessages::default(),
+            shown: Instant::now(),
             unnamed: Vec::new(),
             pending: VecDeque::new(),
             config,
@@ -155,7 +164,7 @@ impl Router {
         let mut begun = false;
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PATIENCE;
         loop {
             tokio::select! {
                 read = stream.read_buf(&mut buffer) => {
@@ -166,10 +175,11 @@ impl Router {
                     self.take_all(&mut buffer, &mut begun, len)?;
                 }
                 _ = tick.tick() => {
-                    if !begun && tokio::time::Instant::now() >= deadline {
+                    if !begun && Instant::now() >= deadline {
                         return Err(BmpFault::Silent { seconds: PATIENCE.as_secs() });
                     }
                     self.settle();
+                    self.show();
                 }
                 newer = self.incoming.recv(), if self.config.reach == Reach::Listen => {
                     return newer.ok_or(BmpFault::Stopped);
@@ -199,7 +209,10 @@ impl Router {
         if let Some(loc_rib) = &mut self.loc_rib {
             loc_rib.flush(&mut self.pending);
         }
-        self.show(u64::try_from(len).unwrap_or(u64::MAX));
+        self.bytes += u64::try_from(len).unwrap_or(u64::MAX);
+        if self.shown.elapsed() >= SHOW {
+            self.show();
+        }
         end.map_or(Ok(()), Err)
     }
 
@@ -217,14 +230,14 @@ impl Router {
                     if let Some(loc_rib) = self.loc_rib.as_mut().filter(|_| peer.key.distinguisher == 0) {
                         loc_rib.down(&mut self.pending);
                     }
-                } else if let Some(source) = source(&mut self.sources, &peer) {
+                } else if let Some(source) = source(&self.place, &mut self.sources, &peer) {
                     source.down(&reason, now, &mut self.pending);
                 }
             }
             Message::Stats { peer, stats } => {
                 self.messages.stats += 1;
                 if let Some(source) =
-                    source(&mut self.sources, &peer).filter(|_| peer.view != RibView::LocRib)
+                    source(&self.place, &mut self.sources, &peer).filter(|_| peer.view != RibView::LocRib)
                 {
                     source.stats(&stats);
                 }
@@ -252,7 +265,8 @@ impl Router {
                 true
             })
         } else if peer.view == self.config.view.rib() {
-            source(&mut self.sources, peer).map(|source| source.update(peer, update, now, &mut self.pending))
+            source(&self.place, &mut self.sources, peer)
+                .map(|source| source.update(peer, update, now, &mut self.pending))
         } else {
             None
         };
@@ -269,7 +283,7 @@ impl Router {
             if let Some(loc_rib) = self.loc_rib.as_mut().filter(|_| peer.key.distinguisher == 0) {
                 loc_rib.up(&peer, up, &mut self.pending);
             }
-        } else if let Some(source) = source(&mut self.sources, &peer) {
+        } else if let Some(source) = source(&self.place, &mut self.sources, &peer) {
             source.up(peer, up, &self.config, now, &mut self.pending);
         } else if self.unnamed.len() < UNNAMED && !self.unnamed.contains(&peer.key.address) {
             self.unnamed.push(peer.key.address);
@@ -311,7 +325,7 @@ impl Router {
             tracing::warn!(router = %self.config.name, "not monitored: {text}");
         }
         self.unnamed.clear();
-        self.show(0);
+        self.show();
         self.ports.status.send_modify(|status| {
             status.remote = None;
             status.last_fault = Some(LastFault { at: now, text, permanent: false });
@@ -321,9 +335,10 @@ impl Router {
         }
     }
 
-    fn show(&self, bytes: u64) {
+    fn show(&mut self) {
+        self.shown = Instant::now();
         self.ports.status.send_modify(|status: &mut RouterStatus| {
-            status.bytes_in += bytes;
+            status.bytes_in = self.bytes;
             status.messages = self.messages;
             status.sources = self.sources.iter().map(|source| source.status.clone()).collect();
             status.unnamed.clone_from(&self.unnamed);
@@ -332,8 +347,12 @@ impl Router {
     }
 }
 
-fn source<'a>(sources: &'a mut [Source], peer: &PeerHeader) -> Option<&'a mut Source> {
-    sources.iter_mut().find(|source| source.config.key == peer.key)
+fn source<'a>(
+    place: &BTreeMap<PeerKey, usize>,
+    sources: &'a mut [Source],
+    peer: &PeerHeader,
+) -> Option<&'a mut Source> {
+    sources.get_mut(*place.get(&peer.key)?)
 }
 
 fn keepalive(stream: &TcpStream) -> Result<(), BmpFault> {
