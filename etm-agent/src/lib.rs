@@ -1,8 +1,8 @@
 //! ETM's user space: everything but the program in the kernel.
 //!
 //! Layers, each importing only those above it in this list (checked by `cargo xtask tidy`):
-//! `types`; `proto`, `core`, `config` (pure); `datapath`, `fib`, `peering`, `bmp`, `mrt`, `control`, `telemetry`
-//! (one outside thing each); `runtime` (composition); `cli`.
+//! `types`; `proto`, `core`, `config` (pure); `datapath`, `fib`, `peering`, `bmp`, `mrt`, `control`, `recording`,
+//! `telemetry` (one outside thing each); `runtime` (composition); `cli`.
 
 pub mod bmp;
 pub mod cli;
@@ -14,6 +14,7 @@ pub mod fib;
 pub mod mrt;
 pub mod peering;
 pub mod proto;
+pub mod recording;
 pub mod runtime;
 pub mod telemetry;
 pub mod types;

@@ -23,12 +23,18 @@ pub const NODE: &str = "etm_node";
 pub const DEFAULT: &str = "etm_default";
 /// Hash: interface index -> [`crate::Uplink`].
 pub const UPLINKS: &str = "etm_uplinks";
+/// Array of u64 by the low bits of the interface index ([`crate::near`]): what most packets find instead of searching
+/// [`UPLINKS`], from which it is derived.
+pub const NEAR: &str = "etm_near";
 /// Array of [`crate::Count`], row = uplink * slots + slot.
 pub const COUNT: &str = "etm_count";
 /// Array of [`crate::Count`], row = uplink * reasons + reason.
 pub const UNCOUNTED: &str = "etm_uncounted";
-/// Per-CPU array of [`crate::Count`], row = uplink: everything offered, whatever it was counted for.
+/// Per-CPU array of [`crate::Total`], row = uplink: everything offered, whatever it was counted for.
 pub const TOTAL: &str = "etm_total";
+/// Hash made by the agent alone: row -> [`crate::RowOwner`], so that rows stay with their uplink however the
+/// configuration is ordered.
+pub const ROWS: &str = "etm_rows";
 /// Array of one [`crate::Lease`].
 pub const LEASE: &str = "etm_lease";
 /// Array of one [`crate::Off`].
@@ -93,9 +99,11 @@ const _: () = {
         NODE,
         DEFAULT,
         UPLINKS,
+        NEAR,
         COUNT,
         UNCOUNTED,
         TOTAL,
+        ROWS,
         LEASE,
         OFF,
         MARKED,

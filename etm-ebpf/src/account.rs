@@ -2,14 +2,14 @@
 //! Never returns a verdict, and never leaves a packet of an uplink uncounted.
 
 use crate::lookup;
-use crate::maps::{COUNT, ETM_SLOTS, TOTAL, UNCOUNTED, UPLINKS};
+use crate::maps::{COUNT, ETM_SLOTS, NEAR, TOTAL, UNCOUNTED, UPLINKS};
 use crate::parse::{Destination, destination};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf_macros::debug;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use etm_common::reasons::{BAD_SLOT, MALFORMED, NO_PREFIX, REASONS};
-use etm_common::{Count, UPLINK_WITHOUT_ETHERNET, Uplink};
+use etm_common::{Count, UPLINK_WITHOUT_ETHERNET, Uplink, near};
 
 /// Counts the packet.
 #[inline(always)]
@@ -21,22 +21,30 @@ pub fn account(ctx: &TcContext) {
         Ok(destination) => slot(destination),
         Err(reason) => Err(reason),
     };
-    count(ctx, uplink, found);
+    count(ctx, &uplink, found);
 }
 
 /// What is known of the interface that the packet leaves by.
 #[inline(always)]
-pub fn uplink(ctx: &TcContext) -> Option<&'static Uplink> {
+pub fn uplink(ctx: &TcContext) -> Option<Uplink> {
     // SAFETY: `ctx.skb.skb` is the context that the kernel passed in; its fields are read by the rules of __sk_buff.
     uplink_at(unsafe { (*ctx.skb.skb).ifindex })
 }
 
 /// What is known of an interface, if it is an uplink.
 #[inline(always)]
-pub fn uplink_at(ifindex: u32) -> Option<&'static Uplink> {
-    // SAFETY: the entry may change under us while the agent reorders uplinks; it is two aligned u32 and each
+pub fn uplink_at(ifindex: u32) -> Option<Uplink> {
+    if let Some(word) = NEAR.get_ptr(ifindex & (near::WORDS - 1)) {
+        // SAFETY: a live element, written whole by the agent.
+        let word = unsafe { word.read_volatile() };
+        if (word >> near::IFINDEX_SHIFT) as u32 == ifindex {
+            let [index, flags] = [word, word >> near::FLAGS_SHIFT].map(|part| (part & near::LOW) as u32);
+            return Some(Uplink { index, flags });
+        }
+    }
+    // SAFETY: the entry may change under us while the agent enters an interface anew; it is two aligned u32 and each
     // combination of old and new is a row that exists.
-    unsafe { UPLINKS.get(ifindex) }
+    unsafe { UPLINKS.get(ifindex) }.copied()
 }
 
 /// The slot of the longest prefix that holds the destination, or the reason why there is none.
@@ -53,7 +61,11 @@ pub fn slot(destination: Destination) -> Result<u32, u32> {
 /// Counts the packet for a slot or for a reason, and in the uplink's total.
 #[inline(always)]
 pub fn count(ctx: &TcContext, uplink: &Uplink, found: Result<u32, u32>) {
-    book(ctx, uplink, found, amount(ctx));
+    let (amount, length) = amount(ctx);
+    if amount.bytes != length {
+        add_excess(uplink, amount, length);
+    }
+    book(ctx, uplink, found, amount);
 }
 
 /// The same for an amount that is known.
@@ -62,8 +74,8 @@ pub fn book(ctx: &impl EbpfContext, uplink: &Uplink, found: Result<u32, u32>, am
     if let Some(total) = TOTAL.get_ptr_mut(uplink.index) {
         // SAFETY: this CPU's own element, and nothing interrupts the program to run it again here.
         unsafe {
-            (*total).packets += amount.packets;
-            (*total).bytes += amount.bytes;
+            (*total).offered.packets += amount.packets;
+            (*total).offered.bytes += amount.bytes;
         }
     }
     let row = match found {
@@ -85,13 +97,28 @@ pub fn book(ctx: &impl EbpfContext, uplink: &Uplink, found: Result<u32, u32>, am
     }
 }
 
-/// Bytes and packets as the qdisc counts them (`bstats_update`): wire length, and the segments of a super-packet.
+/// A device that sends super-packets whole counts them as one packet of the length that they have now.
 #[inline(always)]
-fn amount(ctx: &TcContext) -> Count {
+fn add_excess(uplink: &Uplink, amount: Count, length: u64) {
+    if let Some(total) = TOTAL.get_ptr_mut(uplink.index) {
+        // SAFETY: this CPU's own element, and nothing interrupts the program to run it again here.
+        unsafe {
+            (*total).excess.packets = (*total).excess.packets.wrapping_add(amount.packets).wrapping_sub(1);
+            (*total).excess.bytes = (*total).excess.bytes.wrapping_add(amount.bytes).wrapping_sub(length);
+        }
+    }
+}
+
+/// Bytes and packets as the qdisc counts them (`bstats_update`): wire length, and the segments of a super-packet; and
+/// the length of the packet as it is.
+#[inline(always)]
+fn amount(ctx: &TcContext) -> (Count, u64) {
     let skb = ctx.skb.skb;
     // SAFETY: the context that the kernel passed in, as above.
-    let (bytes, segments, size) = unsafe { ((*skb).wire_len, (*skb).gso_segs, (*skb).gso_size) };
-    Count { bytes: u64::from(bytes), packets: u64::from(if size == 0 { 1 } else { segments }) }
+    let (bytes, segments, size, length) =
+        unsafe { ((*skb).wire_len, (*skb).gso_segs, (*skb).gso_size, (*skb).len) };
+    let packets = u64::from(if size == 0 { 1 } else { segments });
+    (Count { bytes: u64::from(bytes), packets }, u64::from(length))
 }
 
 #[inline(always)]

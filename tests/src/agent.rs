@@ -46,6 +46,8 @@ pub struct AgentOptions {
     pub hook: &'static str,
     /// How long a session may take to come up.
     pub startup_timeout: &'static str,
+    /// Record from the start on.
+    pub record: bool,
     /// Log filter (`RUST_LOG`).
     pub log: &'static str,
 }
@@ -61,6 +63,7 @@ impl Default for AgentOptions {
             lease: "10s",
             hook: "auto",
             startup_timeout: "20s",
+            record: false,
             log: "info",
         }
     }
@@ -90,6 +93,11 @@ impl Site {
         Self { directory: lab.directory(), pin_root: lab.pin_root(), uplink_bps: lab.uplink_bps() }
     }
 
+    /// Where the agent records.
+    pub fn recordings(&self) -> PathBuf {
+        self.directory.join("record")
+    }
+
     /// Where the agent puts its control socket.
     pub fn control_socket(&self) -> PathBuf {
         self.directory.join("etm.sock")
@@ -101,7 +109,7 @@ pub fn config(site: &Site, options: &AgentOptions) -> String {
     let mut text = format!(
         "[agent]\nmode = \"{}\"\ninterval = \"{}\"\nstartup_timeout = \"{}\"\ncontrol_socket = \"{}\"\n\
          bird_socket = \"{}\"\n\n[policy]\nhold = \"{}\"\n\n[kernel]\ninside = [\"in0\"]\nlease = \"{}\"\n\n\
-         [datapath]\npin_root = \"{}\"\nprefixes_ipv4 = 4096\nprefixes_ipv6 = 4096\nhook = \"{}\"\n",
+         [datapath]\npin_root = \"{}\"\nprefixes_ipv4 = 4096\nprefixes_ipv6 = 4096\nhook = \"{}\"\n\n[record]\ndirectory = \"{}\"\nat_start = {}\n",
         options.mode,
         options.interval,
         options.startup_timeout,
@@ -111,6 +119,8 @@ pub fn config(site: &Site, options: &AgentOptions) -> String {
         options.lease,
         site.pin_root.display(),
         options.hook,
+        site.recordings().display(),
+        options.record,
     );
     let real = if site.uplink_bps == 0 { 1_000_000_000 } else { site.uplink_bps };
     let capacity_kbit = options.capacity_bps.unwrap_or(real) / 1000;
@@ -228,8 +238,15 @@ impl Agent {
     /// # Errors
     /// The binaries are not built, or the agent ends or stays silent.
     pub fn start(lab: &Lab, options: &AgentOptions) -> Result<Self, LabError> {
-        let path = write_config(lab, options)?;
-        let mut agent = Self::start_with(lab, &path, options.log)?;
+        Self::start_by(lab, &write_config(lab, options)?, options.log)
+    }
+
+    /// Starts the agent with a configuration of the caller's and waits for its first answer.
+    ///
+    /// # Errors
+    /// See [`Self::start`].
+    pub fn start_by(lab: &Lab, config: &Path, log_filter: &str) -> Result<Self, LabError> {
+        let mut agent = Self::start_with(lab, config, log_filter)?;
         wait_until("etm-agent to answer", START, || match agent.ended() {
             Some(status) => Ok(Err(agent.died(status))),
             None => agent.get("/v1/status").map(Ok).map_err(|error| error.to_string()),

@@ -50,6 +50,7 @@ fn package_of(program: &str) -> &'static str {
         "gobgp" | "gobgpd" => "gobgpd",
         "vtysh" | "/usr/lib/frr/bgpd" | "/usr/lib/frr/zebra" => "frr",
         "zstd" => "zstd",
+        "gzip" => "gzip",
         _ => "iproute2",
     }
 }

@@ -1,7 +1,7 @@
 //! The lab: network namespaces with real routers in which ETM is tried, demonstrated and tested.
 //!
 //! *Never*: touches a route, link, rule or qdisc of the namespace it is started in, sends a packet to
-//! an address that no namespace of the lab owns, or, but for [`mod@bench`], calls into the agent. ETM is
+//! an address that no namespace of the lab owns, or, but for [`mod@bench`], [`dataplane`] and [`report`], calls into the agent. ETM is
 //! run as a user runs it, by its two binaries.
 //!
 //! Reading order: [`topology`] (what is wired to what), [`table`] (who announces what), [`lab`]
@@ -15,6 +15,7 @@ pub mod bird_config;
 pub mod clock;
 pub mod command;
 pub mod daemons;
+pub mod dataplane;
 pub mod demo;
 pub mod error;
 pub mod http;
@@ -23,6 +24,7 @@ pub mod link;
 pub mod netns;
 pub mod pair;
 pub mod poll;
+pub mod report;
 pub mod scene;
 pub mod state;
 pub mod table;

@@ -2,9 +2,10 @@
 
 use super::bgp::{self, BgpCommand, BgpError, Where};
 use super::mrt::{self, MrtCommand, MrtCommandError};
+use super::replay::{self, Moment};
 use super::{doctor, plan, render};
 
-use crate::control::schema::{Events, Ordered, Overrides, Prefixes, Providers, Status};
+use crate::control::schema::{Events, Ordered, Overrides, Prefixes, Providers, Recording, Status};
 use crate::control::{self, ClientError};
 use crate::core::view::ExplainView;
 use crate::runtime;
@@ -56,6 +57,20 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         input: PathBuf,
     },
+    /// Hand a recording to the decision again: the same must follow, bit for bit. Needs no agent and no privilege.
+    Replay {
+        /// A directory of `etm record`, or one file of it.
+        recording: PathBuf,
+        /// Show what this configuration would have done instead.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Begin here: `90s` after the begin, or 2026-11-23T11:30:00Z; from the keyframe before.
+        #[arg(long, value_name = "TIME")]
+        from: Option<Moment>,
+        /// End here.
+        #[arg(long, value_name = "TIME")]
+        until: Option<Moment>,
+    },
     /// What this machine offers, what ETM uses of it, and what else is on the same hooks. Needs no agent.
     Doctor {
         /// Pins of the agent.
@@ -90,6 +105,12 @@ enum AgentCommand {
         #[arg(long, value_name = "N", default_value_t = 0)]
         since: u64,
     },
+    /// Record every input of the decision, for `etm replay` (docs/recording.md).
+    Record {
+        /// What to do.
+        #[command(subcommand)]
+        what: RecordCommand,
+    },
     /// Back to plain routing, and stay there until `on`.
     Off {
         /// Pins of the agent, for when it does not answer.
@@ -98,6 +119,17 @@ enum AgentCommand {
     },
     /// Act again as the mode says.
     On,
+}
+
+/// What to do about recording.
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum RecordCommand {
+    /// Begin, in the directory of the configuration.
+    Start,
+    /// End.
+    Stop,
+    /// Whether, where and how much.
+    Status,
 }
 
 /// Exit status where no agent answers.
@@ -115,6 +147,13 @@ pub fn main() -> ExitCode {
     };
     match &args.command {
         Command::Plan { input } => plan_offline(input, args.json),
+        Command::Replay { recording, config, from, until } => replayed(&replay::Wanted {
+            recording: recording.clone(),
+            config: config.clone(),
+            from: *from,
+            until: *until,
+            json: args.json,
+        }),
         Command::Doctor { pin_root } => examine(pin_root, args.json),
         Command::Bgp { command } => ask_bgp(command, Where { socket: &args.socket, json: args.json }),
         Command::Mrt { command } => read_mrt(command, args.json),
@@ -197,6 +236,20 @@ fn plan_offline(input: &Path, as_json: bool) -> ExitCode {
     }
 }
 
+/// Fails where something else follows than was recorded.
+fn replayed(wanted: &replay::Wanted) -> ExitCode {
+    match replay::run(wanted) {
+        Ok((text, equal)) => {
+            let shown = show(&text);
+            if equal { shown } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(error.status())
+        }
+    }
+}
+
 /// Fails where something keeps ETM from running.
 fn examine(pin_root: &Path, as_json: bool) -> ExitCode {
     let found = runtime::examine(pin_root);
@@ -247,6 +300,14 @@ async fn execute(command: &AgentCommand, ask: Ask<'_>) -> Result<String, ClientE
             let resource = format!("/v1/events?since={since}");
             ask.get(&resource, |answer: &Events| render::events(&answer.events)).await
         }
+        AgentCommand::Record { what } => {
+            let shown = |answer: &Recording| render::recording(answer);
+            match what {
+                RecordCommand::Status => ask.get("/v1/record", shown).await,
+                RecordCommand::Start => ask.post("/v1/record/start", shown).await,
+                RecordCommand::Stop => ask.post("/v1/record/stop", shown).await,
+            }
+        }
         AgentCommand::Off { pin_root } => match ask.order("/v1/off").await {
             // Whatever keeps the agent from carrying it out: the kernel's switch needs no agent.
             Err(error) => switch_off(pin_root, error, ask.json),
@@ -267,6 +328,14 @@ impl Ask<'_> {
         T: DeserializeOwned + Serialize,
     {
         let answer: T = control::get(self.socket, resource).await?;
+        if self.json { json(&answer) } else { Ok(render(&answer)) }
+    }
+
+    async fn post<T>(&self, resource: &str, render: impl Fn(&T) -> String) -> Result<String, ClientError>
+    where
+        T: DeserializeOwned + Serialize,
+    {
+        let answer: T = control::order(self.socket, resource).await?;
         if self.json { json(&answer) } else { Ok(render(&answer)) }
     }
 

@@ -8,3 +8,4 @@ mod doctor;
 mod mrt;
 mod plan;
 mod render;
+mod replay;

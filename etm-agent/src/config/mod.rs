@@ -1,9 +1,11 @@
 //! Text of the configuration file becomes validated settings, or a report with line and caret.
 //! Never opens a file, never resolves a name, never looks at the machine: that is the runtime's.
 
+mod billing;
 mod bmp;
 pub mod offline;
 mod raw;
+mod record;
 mod report;
 mod session;
 mod settings;
@@ -13,7 +15,7 @@ pub use report::ConfigError;
 pub use settings::{
     AgentSettings, BeyondSettings, BgpSettings, BmpPeerSettings, BmpRouterSettings, BmpSettings,
     DatapathSettings, HookChoice, ImportSettings, KernelSettings, KeySettings, MaxRoutesSettings,
-    ReachSettings, SessionSettings, Settings, TransportSettings,
+    ReachSettings, RecordSettings, SessionSettings, Settings, TransportSettings,
 };
 
 /// The documented configuration: every key with its default, commented out where it is optional.

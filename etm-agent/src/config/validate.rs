@@ -1,12 +1,15 @@
 //! From the file as typed to what it means. Finds every fault, not only the first.
 
+use super::billing;
 use super::raw::{self, Raw, Text};
+use super::record;
 use super::report::Fault;
 use super::settings::{
-    AgentSettings, BgpSettings, BmpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings,
-    Settings,
+    AgentSettings, BgpSettings, BmpPeerSettings, BmpSettings, DatapathSettings, HookChoice, KernelSettings,
+    SessionSettings, Settings,
 };
-use crate::core::policy::{Exit, Peer, Policy, Provider, Role, StaticRoute, Uplink};
+use crate::core::billing::Billing;
+use crate::core::policy::{DecisionProcess, Exit, Peer, Policy, Provider, Role, StaticRoute, Uplink};
 use crate::types::{
     Asn, BitRate, Community, ExitId, Family, Prefix, ProviderId, RouterId, Share, UplinkId, parse_duration,
 };
@@ -26,7 +29,8 @@ const MAX_UPLINKS: usize = 64;
 
 pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let mut check = Check::default();
-    let uplinks = check.uplinks(&raw.interface);
+    let mut uplinks = check.uplinks(&raw.interface);
+    check.faults.extend(billing::settle(&raw.provider, &mut uplinks));
     let (providers, exits) = check.providers(&raw.provider, &uplinks);
     let kernel = check.kernel(&raw.kernel);
     let bgp = raw.bgp.as_ref().map(|bgp| check.bgp(bgp, &exits, kernel.lease));
@@ -46,6 +50,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         max_throws: raw.kernel.max_throws.unwrap_or(256),
         community,
         daemon_protocols: raw.kernel.daemon_protocols.clone().unwrap_or_else(|| DAEMON_PROTOCOLS.to_vec()),
+        process: process(&raw.policy.decision),
         stale_after,
         uplinks,
         providers,
@@ -59,6 +64,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
             bird_socket: raw.agent.bird_socket.as_ref().map(PathBuf::from),
         },
         datapath: check.datapath(&raw.datapath),
+        record: record::settings(&raw.record, &mut check.faults),
         policy,
         kernel,
         bgp,
@@ -67,18 +73,38 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     if check.faults.is_empty() { Ok(settings) } else { Err(check.faults) }
 }
 
+fn process(raw: &raw::DecisionTable) -> DecisionProcess {
+    let default = DecisionProcess::default();
+    DecisionProcess {
+        always_compare_med: raw.always_compare_med.unwrap_or(default.always_compare_med),
+        deterministic_med: raw.deterministic_med.unwrap_or(default.deterministic_med),
+        med_missing_worst: raw.med_missing_worst.unwrap_or(default.med_missing_worst),
+        router_id: raw.router_id.unwrap_or(default.router_id),
+        cluster_list: raw.cluster_list.unwrap_or(default.cluster_list),
+        peer_address: raw.peer_address.unwrap_or(default.peer_address),
+    }
+}
+
 fn path(given: Option<&str>, default: &str) -> PathBuf {
     PathBuf::from(given.unwrap_or(default))
 }
 
 /// Sessions and monitored peers, in the order of their numbers.
 fn peers(bgp: Option<&BgpSettings>, bmp: Option<&BmpSettings>) -> Vec<Peer> {
-    let sessions = bgp.into_iter().flat_map(|bgp| &bgp.sessions);
-    let sessions =
-        sessions.map(|session| Peer { name: session.name.clone(), role: session.role, monitored: false });
+    let sessions = bgp.into_iter().flat_map(|bgp| bgp.sessions.iter().map(|one| session_peer(one, bgp.asn)));
     let sources = bmp.into_iter().flat_map(|bmp| &bmp.routers).flat_map(|router| &router.peers);
-    let sources = sources.map(|peer| Peer { name: peer.name.clone(), role: Role::Learn, monitored: true });
-    sessions.chain(sources).collect()
+    sessions.chain(sources.map(monitored_peer)).collect()
+}
+
+/// A provider's router is of another AS.
+fn monitored_peer(peer: &BmpPeerSettings) -> Peer {
+    let (name, address) = (peer.name.clone(), Some(peer.address));
+    Peer { name, role: Role::Learn, address, external: true, monitored: true }
+}
+
+fn session_peer(session: &SessionSettings, own: Asn) -> Peer {
+    let (address, external) = (Some(session.peer), session.peer_as != own);
+    Peer { name: session.name.clone(), role: session.role, address, external, monitored: false }
 }
 
 #[derive(Default)]
@@ -181,7 +207,13 @@ impl Check {
             } else if let Some(text) = interface.headroom.as_ref().filter(|_| headroom >= limit) {
                 self.fault(text.span(), "the headroom must be smaller than the limit");
             }
-            uplinks.push(Uplink { name: name.clone(), capacity, limit, headroom });
+            uplinks.push(Uplink {
+                name: name.clone(),
+                capacity,
+                limit,
+                headroom,
+                billing: Billing::default(),
+            });
         }
         if let Some(extra) = interfaces.get(MAX_UPLINKS) {
             self.fault(extra.name.span(), format!("at most {MAX_UPLINKS} interfaces can be counted"));
@@ -200,7 +232,11 @@ impl Check {
             if provider.exits.get_ref().is_empty() {
                 self.fault(provider.exits.span(), format!("provider `{name}` has no exit"));
             }
-            providers.push(Provider { name: name.clone(), asn: provider.asn.map(Asn) });
+            providers.push(Provider {
+                name: name.clone(),
+                asn: provider.asn.map(Asn),
+                covering: provider.covering,
+            });
             for (number, exit) in provider.exits.get_ref().iter().enumerate() {
                 let default_name = if provider.exits.get_ref().len() == 1 {
                     name.clone()

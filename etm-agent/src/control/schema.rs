@@ -12,6 +12,7 @@
 //! | `GET /v1/bgp/peers` | `BgpPeers`: sessions and monitored routers |
 //! | `GET /v1/bgp/routes?prefix=P&longer=B&peer=NAME&after=P` | `RoutePage`: ask again with `after` its `next` |
 //! | `GET /v1/bgp/candidates?prefix=P` | `CandidatesView` |
+//! | `GET /v1/record`, `POST /v1/record/start`, `POST /v1/record/stop` | `Recording` |
 //! | `POST /v1/off`, `POST /v1/on` | `Ordered` |
 //!
 //! Errors are `Problem` with status 400 (bad request), 404, 503 (busy or stopping).
@@ -65,6 +66,12 @@ pub enum Query {
         /// Which.
         prefix: Prefix,
     },
+    /// Whether and where inputs are recorded.
+    Record,
+    /// Record from now on.
+    RecordStart,
+    /// End the recording.
+    RecordStop,
     /// Back to plain routing.
     Off,
     /// Act again.
@@ -93,6 +100,8 @@ pub enum Answer {
     BgpRoutes(RoutePage),
     /// To `Query::BgpCandidates`.
     BgpCandidates(Box<CandidatesView>),
+    /// To `Query::Record`, `Query::RecordStart` and `Query::RecordStop`.
+    Recording(Box<Recording>),
     /// To `Query::Off` and `Query::On`.
     Ordered(Ordered),
     /// The order could not be carried out.
@@ -209,6 +218,27 @@ pub struct Ordered {
     pub state: State,
     /// Overrides that it ended.
     pub ended: usize,
+}
+
+/// `etm record`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recording {
+    /// True while inputs are to be recorded.
+    pub recording: bool,
+    /// Where.
+    pub directory: String,
+    /// The file being written.
+    pub file: Option<String>,
+    /// Files begun since the agent started.
+    pub files_written: u64,
+    /// Bytes written since then; up to a second behind.
+    pub bytes_written: u64,
+    /// Inputs recorded since then; up to a second behind.
+    pub inputs_recorded: u64,
+    /// Inputs that were not recorded though they should have been: the disk was too slow, or failed.
+    pub inputs_lost: u64,
+    /// Why nothing is written now.
+    pub error: Option<String>,
 }
 
 /// Why a request was not answered.

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Something happened outside.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Input {
     /// A BGP session changed state.
     Session(SessionEvent),
@@ -26,12 +26,12 @@ pub enum Input {
     Installed(Installed),
     /// An inject session handed a decision to TCP.
     Told(Told),
-    /// What a router that we announce to has made of it.
-    Effective(EffectiveEvent),
     /// An operator's order.
     Order(Order),
     /// Time passed without anything else.
     Tick,
+    /// What a router that we announce to has made of it.
+    Effective(EffectiveEvent),
 }
 
 /// State of a BGP session.
@@ -75,7 +75,7 @@ pub enum SessionChange {
 }
 
 /// Changes of one session's Adj-RIB-In, in the order received.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RouteBatch {
     /// Which session.
     pub peer: PeerId,
@@ -84,7 +84,7 @@ pub struct RouteBatch {
 }
 
 /// One change of an Adj-RIB-In.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum RouteChange {
     /// A route, new or replacing the one with the same prefix and path id.
     Announce {
@@ -116,7 +116,7 @@ pub struct LinkEvent {
 }
 
 /// News of the kernel's main table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FibEvent {
     /// What was known is void; a dump follows.
     Reset,
@@ -127,7 +127,7 @@ pub enum FibEvent {
 }
 
 /// One change of the kernel's main table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FibChange {
     /// A route exists, new or replacing the one with the same prefix and metric.
     Set(KernelRoute),
@@ -141,7 +141,7 @@ pub enum FibChange {
 }
 
 /// A route of the kernel's main table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelRoute {
     /// Destination.
     pub prefix: Prefix,
@@ -156,7 +156,7 @@ pub struct KernelRoute {
 }
 
 /// All counters at one moment.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// When the per-prefix rows were read.
     pub at: Timestamp,
@@ -180,7 +180,7 @@ pub struct TableFill {
 }
 
 /// A row of the kernel's counters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotCount {
     /// Row.
     pub slot: SlotId,
@@ -224,7 +224,7 @@ impl Uncounted {
 ///
 /// `before` and `after` are ETM's own totals (counted and uncounted) immediately before and after
 /// `device` was read: the device's own total lies between them, or a packet was missed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UplinkSample {
     /// Which uplink.
     pub uplink: UplinkId,
@@ -241,7 +241,7 @@ pub struct UplinkSample {
 }
 
 /// The device's own statistics, cumulative.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceCount {
     /// Sent: by the root qdisc where it keeps statistics (bytes in wire basis), else by the device (skb length).
     pub sent: Count,
@@ -251,6 +251,9 @@ pub struct DeviceCount {
     pub backlog: Count,
     /// Where `sent` comes from.
     pub basis: Basis,
+    /// What to add to `sent` if it counts super-packets as one packet each (`Basis::Device` may): the other segments
+    /// that the kernel program counted, and their headers. Cumulative.
+    pub excess: Count,
 }
 
 /// In what basis a device counts sent bytes.
@@ -265,7 +268,7 @@ pub enum Basis {
 }
 
 /// Slots that no packet can reach any more, with what they last held.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Released {
     /// The slots.
     pub slots: Vec<SlotId>,
@@ -274,7 +277,7 @@ pub struct Released {
 }
 
 /// What the kernel adapter reports after trying to converge.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Installed {
     /// The decision it converged to.
     pub generation: Generation,
@@ -287,7 +290,7 @@ pub struct Installed {
 }
 
 /// What an inject session reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
     /// Which session.
     pub peer: PeerId,
@@ -300,7 +303,7 @@ pub struct Told {
 }
 
 /// News of a Loc-RIB that ETM's announcements are meant for (RFC 9069): the proof that they are effective.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EffectiveEvent {
     /// The inject session with that router.
     pub peer: PeerId,
@@ -309,7 +312,7 @@ pub struct EffectiveEvent {
 }
 
 /// What a router's Loc-RIB says of ETM's announcements.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EffectiveChange {
     /// Nobody reports it any more: whatever was known is void.
     Unknown,

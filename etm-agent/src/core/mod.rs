@@ -5,6 +5,8 @@
 //!
 //! In reading order, each file importing only those before it.
 
+pub mod billing;
+
 pub mod policy;
 
 pub mod input;
@@ -41,3 +43,5 @@ pub mod projection;
 pub mod view;
 
 pub mod controller;
+
+pub mod record;

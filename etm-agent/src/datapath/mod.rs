@@ -16,12 +16,14 @@ mod detach;
 mod doctor;
 mod error;
 mod klog;
+mod known;
 mod lease;
 mod links;
 mod live;
 mod mapped;
 mod pins;
 mod place;
+mod rows;
 mod shape;
 mod survey;
 mod sys;
@@ -45,11 +47,12 @@ pub use xdp::Forwarder;
 use crate::core::decision::Adopted;
 use crate::types::{IfIndex, UplinkId};
 use arrays::{Arrays, Tables};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Map, MapData};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use counters::Grid;
 use etm_common::{UPLINK_WITHOUT_ETHERNET, Uplink, limits, names, word};
+use known::Known;
 use mapped::{Mapped, Rows, Shared, Words};
 use pins::Pins;
 use place::{Direction, Place};
@@ -128,8 +131,9 @@ pub struct Opened {
 /// The programs, where they are attached, and the pins.
 pub struct Datapath {
     object: Ebpf,
-    uplinks: HashMap<MapData, u32, Uplink>,
-    rows: u16,
+    uplinks: Known,
+    /// Row of the counters of each uplink.
+    row_of: Vec<u16>,
     hook: Hook,
     /// Why there is no program for forwarders in XDP.
     no_xdp: Option<DatapathError>,
@@ -190,16 +194,17 @@ impl Datapath {
         ifindex: IfIndex,
         header: LinkHeader,
     ) -> Result<Attached, DatapathError> {
-        if uplink.0 >= self.rows {
-            return Err(DatapathError::UplinkRow { uplink: uplink.0, rows: self.rows });
-        }
+        let Some(&row) = self.row_of.get(uplink.index()) else {
+            let rows = u16::try_from(self.row_of.len()).unwrap_or(u16::MAX);
+            return Err(DatapathError::UplinkRow { uplink: uplink.0, rows });
+        };
         let flags = match header {
             LinkHeader::Ethernet => 0,
             LinkHeader::None => UPLINK_WITHOUT_ETHERNET,
         };
         // Before the program runs there: it counts nothing on an interface that it does not find.
-        let value = Uplink { index: u32::from(uplink.0), flags };
-        self.uplinks.insert(ifindex.get(), value, 0).map_err(uplinks_failed("write"))?;
+        let value = Uplink { index: u32::from(row), flags };
+        self.uplinks.enter(ifindex, value)?;
         self.attach(names::EGRESS_PROGRAM, Place { ifindex, direction: Direction::Egress })
     }
 
@@ -229,10 +234,9 @@ impl Datapath {
                 self.take_off(place)?;
             }
         }
-        let known: Result<Vec<u32>, _> = self.uplinks.keys().collect();
-        for ifindex in known.map_err(uplinks_failed("read"))? {
-            if !uplinks.contains(&IfIndex(ifindex)) {
-                self.forget(IfIndex(ifindex))?;
+        for (ifindex, _) in self.uplinks.list()? {
+            if !uplinks.contains(&ifindex) {
+                self.uplinks.forget(ifindex)?;
             }
         }
         Ok(())
@@ -260,16 +264,8 @@ impl Datapath {
     fn take_off(&mut self, place: Place) -> Result<(), DatapathError> {
         links::detach(place, &self.pins.links())?;
         match place.direction {
-            Direction::Egress => self.forget(place.ifindex),
+            Direction::Egress => self.uplinks.forget(place.ifindex),
             Direction::Ingress => Ok(()),
-        }
-    }
-
-    fn forget(&mut self, ifindex: IfIndex) -> Result<(), DatapathError> {
-        match self.uplinks.remove(&ifindex.get()) {
-            Ok(()) => Ok(()),
-            Err(error) if trie::errno(&error) == Some(libc::ENOENT) => Ok(()),
-            Err(cause) => Err(uplinks_failed("clear")(cause)),
         }
     }
 }
@@ -318,7 +314,7 @@ fn load(config: &DatapathConfig, shapes: &[shape::Shape]) -> Result<Ebpf, Datapa
         .override_global(names::GLOBAL_SLOTS, &config.slots, true)
         .override_global(names::GLOBAL_FAST, &fast, true)
         .override_global(names::GLOBAL_LOG_LEVEL, &level, true);
-    for shape in shapes.iter().filter(|shape| shape.name != names::LIVE) {
+    for shape in shapes.iter().filter(|shape| ![names::LIVE, names::ROWS].contains(&shape.name)) {
         loader.map_max_entries(shape.name, shape.entries);
         loader.map_pin_path(shape.name, config.pin_root.join(shape.name));
     }
@@ -343,12 +339,14 @@ fn handles(
     log: Option<KernelLog>,
     pins: Pins,
 ) -> Result<Opened, DatapathError> {
+    let mut known = Known::new(take(&mut object, names::UPLINKS)?, take(&mut object, names::NEAR)?)?;
+    let row_of = rows::bind(config, &pins, &mut known)?;
     let slots = usize::try_from(config.slots).unwrap_or_default();
     let uplinks = usize::from(config.uplink_rows);
     let counted: Rows = map(&mut object, names::COUNT, slots * uplinks)?;
     let uncounted: Rows = map(&mut object, names::UNCOUNTED, uplinks * reasons_per_uplink())?;
     let arrays = if config.fast_path { Some(map_arrays(config, &mut object)?) } else { None };
-    let grid = Arc::new(Grid::new(counted, slots, config.uplink_rows));
+    let grid = Arc::new(Grid::new(counted, slots, row_of.clone()));
     let capacity = u64::from(config.prefixes4) + u64::from(config.prefixes6);
     let (v4, v6) = (take(&mut object, names::PREFIX4)?, take(&mut object, names::PREFIX6)?);
     let mut table = PrefixTable::new(v4, v6, capacity, Arc::clone(&grid), arrays)?;
@@ -369,9 +367,9 @@ fn handles(
         log,
         adopted,
         datapath: Datapath {
-            uplinks: take(&mut object, names::UPLINKS)?.try_into().map_err(uplinks_failed("open"))?,
+            uplinks: known,
             object,
-            rows: config.uplink_rows,
+            row_of,
             hook: config.hook,
             no_xdp: None,
             made: Vec::new(),
@@ -416,8 +414,4 @@ fn classifier<'a>(
 ) -> Result<&'a mut SchedClassifier, DatapathError> {
     let program = object.program_mut(name).ok_or(DatapathError::Missing { name })?;
     program.try_into().map_err(|_| DatapathError::Missing { name })
-}
-
-fn uplinks_failed(doing: &'static str) -> impl Fn(aya::maps::MapError) -> DatapathError {
-    move |cause| DatapathError::Map { doing, map: names::UPLINKS, cause }
 }

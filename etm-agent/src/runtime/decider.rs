@@ -3,6 +3,7 @@
 //! Links come before everything else, route floods after everything else. Never decides anything itself.
 
 use super::clock::boottime;
+use super::record::Tap;
 use super::sampler::{histogram, quantiles, record};
 use super::table::Job;
 use crate::control::Request;
@@ -71,6 +72,8 @@ pub(super) struct Decider {
     pub(super) rounds: Histogram<u64>,
     /// Until when the lease is held; zero where none is. Announcements live on it too.
     pub(super) leases: watch::Sender<Timestamp>,
+    /// What is recorded, where something is.
+    pub(super) tap: Tap,
 }
 
 impl Decider {
@@ -93,19 +96,29 @@ impl Decider {
                     self.obey_switch();
                     self.feed(Input::Tick);
                 }
+                () = std::future::ready(()), if self.controller.has_chores() => self.feed(Input::Tick),
             }
         }
     }
 
     fn feed(&mut self, input: Input) {
-        let outcome = self.controller.handle(boottime(), input);
+        let outcome = self.handle(input);
         self.act(outcome);
+    }
+
+    /// The one way into the controller: what goes in and comes out here is what recordings hold.
+    fn handle(&mut self, input: Input) -> Outcome {
+        let copy = self.tap.before(&self.controller, &input);
+        let now = boottime();
+        let outcome = self.controller.handle(now, input);
+        self.tap.after(now, copy, &outcome);
+        outcome
     }
 
     fn round(&mut self, sample: Sample) {
         self.obey_switch();
         let (begun, read_at) = (Instant::now(), sample.at);
-        let outcome = self.controller.handle(boottime(), Input::Sample(sample));
+        let outcome = self.handle(Input::Sample(sample));
         record(&mut self.rounds, begun.elapsed());
         self.act(outcome);
         // The lease says: counters were read then, and a decision was made from them. After a pause of the process
@@ -204,11 +217,19 @@ impl Decider {
             Query::BgpCandidates { prefix } => {
                 Answer::BgpCandidates(Box::new(self.controller.candidates(prefix)))
             }
+            Query::Record => Answer::Recording(Box::new(self.tap.view())),
+            Query::RecordStart => self.record(true),
+            Query::RecordStop => self.record(false),
             Query::Off => self.order(Order::Off),
             Query::On => self.order(Order::On),
         };
         // A client that went away needs no answer.
         let _ = request.reply.send(answer);
+    }
+
+    fn record(&mut self, on: bool) -> Answer {
+        self.tap.switch(on);
+        Answer::Recording(Box::new(self.tap.view()))
     }
 
     /// The kernel's switch first: it is what takes the effect away, at once.
@@ -287,7 +308,7 @@ impl Decider {
             watch::Sender<bool>,
             watch::Sender<Timestamp>,
         ),
-        jobs: SyncSender<Job>,
+        (jobs, tap): (SyncSender<Job>, Tap),
         identity: Identity,
     ) -> Decider {
         Decider {
@@ -301,6 +322,7 @@ impl Decider {
             backlog: VecDeque::new(),
             rounds: histogram(),
             leases,
+            tap,
         }
     }
 }

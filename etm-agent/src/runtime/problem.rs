@@ -186,7 +186,8 @@ fn batches(policy: &mut Policy, import: &mut Import, hops: &Hops) -> Result<Vec<
 }
 
 fn source(address: IpAddr) -> Peer {
-    Peer { name: address.to_string(), role: Role::Learn, monitored: true }
+    let name = address.to_string();
+    Peer { name, role: Role::Learn, address: Some(address), external: true, monitored: true }
 }
 
 fn one(peer: PeerId, prefix: Prefix, path_id: PathId, attrs: Arc<RouteAttrs>) -> RouteBatch {

@@ -7,6 +7,7 @@ use super::error::AgentError;
 use super::machine::{self, enforcing, own_table};
 use super::monitors;
 use super::open::{Opening, header};
+use super::record::{self, Recorder};
 use super::sampler::{Attachment, Note, Sampler};
 use super::sessions::{self, Prepared, Session};
 use super::stop::{End, Parts};
@@ -18,6 +19,7 @@ use crate::control::{self, Request};
 use crate::core::controller::Controller;
 use crate::core::decision::Decision;
 use crate::core::input::{Input, LinkEvent, Sample, TableFill};
+use crate::core::policy::Policy;
 use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
 use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
 use crate::types::Timestamp;
@@ -36,7 +38,7 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
         adopted.routes = routes.installed().clone();
     }
     let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
-    let controller = Controller::new(settings.policy.clone(), slots, &adopted, off.is_off()?);
+    let controller = Controller::new(policy(settings, &interfaces.uplinks), slots, &adopted, off.is_off()?);
     let (inputs, inputs_rx) = mpsc::channel(4096);
     let (requests, requests_rx) = mpsc::channel(16);
     let (samples, samples_rx) = mpsc::channel(1);
@@ -55,6 +57,7 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     let Prepared { sessions, listeners } = sessions::of(settings, &inputs, &told_rx, &sessions_rx)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let identity = identity(settings, &sessions, monitors.statuses, sample_times);
+    let (tap, recorder) = record::pair(&settings.record);
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -69,7 +72,8 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
         _lock: lock,
     };
     let tasks = &mut parts.tasks;
-    let decider = Decider::new(controller, (lease, off), (decisions, learning, leases), jobs, identity);
+    let decider =
+        Decider::new(controller, (lease, off), (decisions, learning, leases), (jobs, tap), identity);
     let sources = Sources {
         directives: directives_rx,
         links: links_rx,
@@ -78,6 +82,7 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
         inputs: inputs_rx,
     };
     spawn_decider(tasks, decider, sources)?;
+    spawn_recorder(tasks, recorder)?;
     let reader = (datapath, counters, log);
     let sampler = sampler(settings, reader, &interfaces.uplinks, fill_rx, (samples, durations))?;
     spawn_sampler(tasks, sampler, notes_rx)?;
@@ -90,6 +95,15 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     spawn_monitors(tasks, monitors.parts);
     spawn_sessions(tasks, sessions, listeners);
     Ok(parts)
+}
+
+/// The operator's, with what only the machine knows: interfaces without link header have no frames to bill.
+fn policy(settings: &Settings, uplinks: &[LinkReport]) -> Policy {
+    let mut policy = settings.policy.clone();
+    for (uplink, _) in policy.uplinks.iter_mut().zip(uplinks).filter(|(_, link)| !link.ethernet) {
+        uplink.billing = uplink.billing.without_header();
+    }
+    policy
 }
 
 fn sampler(
@@ -171,6 +185,13 @@ fn spawn_decider(tasks: &mut Tasks, decider: Decider, sources: Sources) -> Resul
 
 fn spawn_sampler(tasks: &mut Tasks, sampler: Sampler, notes: Receiver<Note>) -> Result<(), AgentError> {
     spawn_thread(tasks, "sampler", move || End::Datapath(Box::new(sampler.run(&notes))))
+}
+
+fn spawn_recorder(tasks: &mut Tasks, recorder: Recorder) -> Result<(), AgentError> {
+    spawn_thread(tasks, "recorder", move || {
+        recorder.run();
+        End::Plain
+    })
 }
 
 fn spawn_table(

@@ -102,12 +102,13 @@ impl Controller {
         let mut candidates: Vec<RankedView> = Vec::with_capacity(ranked.len());
         for (at, candidate) in ranked.iter().enumerate() {
             let before = at.checked_sub(1).and_then(|at| ranked.get(at));
-            let attrs = Arc::clone(&candidate.attrs);
+            let attrs = self.rib.attrs(candidate);
             candidates.push(RankedView {
                 rank: Some(at + 1),
-                decided_by: before.map(|before| compare(before, candidate).1.as_str().to_owned()),
+                decided_by: before
+                    .map(|before| compare(before, candidate, self.policy.process).1.as_str().to_owned()),
                 note: self.usable_note(prefix, home, rate, &ranked, at),
-                route: self.route_view(prefix, candidate.peer, candidate.path_id, attrs),
+                route: self.route_view(candidate.prefix, candidate.peer, candidate.path_id, attrs),
             });
         }
         for (peer, path_id, attrs) in self.rib.received(prefix) {

@@ -7,6 +7,7 @@
 mod branch;
 mod caps;
 pub mod curve;
+mod dive;
 mod dual;
 mod fixed;
 mod master;
@@ -31,6 +32,11 @@ pub struct Warm {
     pub prices: Vec<f64>,
     /// How far they may be off.
     pub width: f64,
+    /// Position and exit of the prefixes that were too large to be left to rounding: where they are tried first. Only a
+    /// hint; if positions have changed since, leave it empty.
+    pub settled: Vec<(usize, u16)>,
+    /// How much higher prices were, exit by exit, with these settled.
+    pub shift: Vec<f64>,
 }
 
 /// A prefix over several exits.
