@@ -2,16 +2,34 @@
 //! Never says whether a router can be reached: that is found out at run time.
 
 use super::raw::{self, ViewText};
-use super::settings::{BgpSettings, BmpPeerSettings, BmpRouterSettings, BmpSettings};
+use super::settings::{BgpSettings, BmpPeerSettings, BmpRouterSettings, BmpSettings, SessionSettings};
 use super::validate::Check;
-use crate::core::policy::{Provider, Role};
-use crate::types::{PeerId, ProviderId};
+use crate::core::policy::{Peer, Provider, Role};
+use crate::types::{Asn, PeerId, ProviderId};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 /// Bounds of `complete_after`: shorter is a guess, longer than anybody waits.
 const COMPLETE_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
+
+/// Sessions and monitored peers, in the order of their numbers.
+pub(super) fn peers(bgp: Option<&BgpSettings>, bmp: Option<&BmpSettings>) -> Vec<Peer> {
+    let sessions = bgp.into_iter().flat_map(|bgp| bgp.sessions.iter().map(|one| session_peer(one, bgp.asn)));
+    let sources = bmp.into_iter().flat_map(|bmp| &bmp.routers).flat_map(|router| &router.peers);
+    sessions.chain(sources.map(monitored_peer)).collect()
+}
+
+/// A provider's router is of another AS.
+fn monitored_peer(peer: &BmpPeerSettings) -> Peer {
+    let (name, address) = (peer.name.clone(), Some(peer.address));
+    Peer { name, role: Role::Learn, address, external: true, monitored: true }
+}
+
+fn session_peer(session: &SessionSettings, own: Asn) -> Peer {
+    let (address, external) = (Some(session.peer), session.peer_as != own);
+    Peer { name: session.name.clone(), role: session.role, address, external, monitored: false }
+}
 
 impl Check {
     /// Numbers of monitored peers follow those of the sessions.

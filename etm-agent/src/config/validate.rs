@@ -1,12 +1,12 @@
 //! From the file as typed to what it means. Finds every fault, not only the first.
 
 use super::billing;
+use super::bmp;
 use super::raw::{self, Raw, Text};
 use super::record;
 use super::report::Fault;
 use super::settings::{
-    AgentSettings, BgpSettings, BmpPeerSettings, BmpSettings, DatapathSettings, HookChoice, KernelSettings,
-    SessionSettings, Settings,
+    AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
 };
 use crate::core::billing::Billing;
 use crate::core::policy::{DecisionProcess, Exit, Peer, Policy, Provider, Role, StaticRoute, Uplink};
@@ -41,7 +41,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let policy = Policy {
         mode: raw.agent.mode,
         interval,
-        peers: peers(bgp.as_ref(), bmp.as_ref()),
+        peers: bmp::peers(bgp.as_ref(), bmp.as_ref()),
         static_routes: check.static_routes(&raw.static_route, &exits),
         exclude: raw.policy.exclude.iter().filter_map(|text| check.parse::<Prefix>(text)).collect(),
         hold: check.duration(raw.policy.hold.as_ref(), Duration::from_secs(300)),
@@ -87,24 +87,6 @@ fn process(raw: &raw::DecisionTable) -> DecisionProcess {
 
 fn path(given: Option<&str>, default: &str) -> PathBuf {
     PathBuf::from(given.unwrap_or(default))
-}
-
-/// Sessions and monitored peers, in the order of their numbers.
-fn peers(bgp: Option<&BgpSettings>, bmp: Option<&BmpSettings>) -> Vec<Peer> {
-    let sessions = bgp.into_iter().flat_map(|bgp| bgp.sessions.iter().map(|one| session_peer(one, bgp.asn)));
-    let sources = bmp.into_iter().flat_map(|bmp| &bmp.routers).flat_map(|router| &router.peers);
-    sessions.chain(sources.map(monitored_peer)).collect()
-}
-
-/// A provider's router is of another AS.
-fn monitored_peer(peer: &BmpPeerSettings) -> Peer {
-    let (name, address) = (peer.name.clone(), Some(peer.address));
-    Peer { name, role: Role::Learn, address, external: true, monitored: true }
-}
-
-fn session_peer(session: &SessionSettings, own: Asn) -> Peer {
-    let (address, external) = (Some(session.peer), session.peer_as != own);
-    Peer { name: session.name.clone(), role: session.role, address, external, monitored: false }
 }
 
 #[derive(Default)]

@@ -17,7 +17,7 @@ use crate::config::Settings;
 use crate::control::schema::Quantiles;
 use crate::control::{self, Request};
 use crate::core::controller::Controller;
-use crate::core::decision::Decision;
+use crate::core::decision::{Adopted, Decision};
 use crate::core::input::{Input, LinkEvent, Sample, TableFill};
 use crate::core::policy::Policy;
 use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
@@ -33,12 +33,8 @@ use tokio::task::JoinSet;
 /// Starts every part. An error means that nothing runs any more.
 pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, AgentError> {
     let Opening { interfaces, datapath, routes, socket, lock } = opening;
-    let Opened { datapath, table, counters, lease, off, live, log, mut adopted } = datapath;
-    if enforcing(settings) {
-        adopted.routes = routes.installed().clone();
-    }
-    let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
-    let controller = Controller::new(policy(settings, &interfaces.uplinks), slots, &adopted, off.is_off()?);
+    let Opened { datapath, table, counters, lease, off, live, log, adopted } = datapath;
+    let controller = controller(settings, &interfaces.uplinks, &routes, adopted, off.is_off()?);
     let (inputs, inputs_rx) = mpsc::channel(4096);
     let (requests, requests_rx) = mpsc::channel(16);
     let (samples, samples_rx) = mpsc::channel(1);
@@ -92,9 +88,23 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
     spawn_daemon_watch(tasks, settings.clone(), rest_rx.clone());
     spawn_control(tasks, socket, requests, rest_rx);
-    spawn_monitors(tasks, monitors.parts);
-    spawn_sessions(tasks, sessions, listeners);
+    spawn_sessions(tasks, sessions, listeners, monitors.parts);
     Ok(parts)
+}
+
+/// It goes on with what an earlier run left, as far as this one acts.
+fn controller(
+    settings: &Settings,
+    uplinks: &[LinkReport],
+    routes: &fib::Overrides,
+    mut adopted: Adopted,
+    off: bool,
+) -> Controller {
+    if enforcing(settings) {
+        adopted.routes = routes.installed().clone();
+    }
+    let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
+    Controller::new(policy(settings, uplinks), slots, &adopted, off)
 }
 
 /// The operator's, with what only the machine knows: interfaces without link header have no frames to bill.
@@ -305,7 +315,18 @@ fn spawn_daemon_watch(tasks: &mut Tasks, settings: Settings, stop: watch::Receiv
     });
 }
 
-fn spawn_sessions(tasks: &mut Tasks, sessions: Vec<Session>, listeners: Vec<BoxFuture<'static, ()>>) {
+fn spawn_sessions(
+    tasks: &mut Tasks,
+    sessions: Vec<Session>,
+    listeners: Vec<BoxFuture<'static, ()>>,
+    station: Vec<bmp::Part>,
+) {
+    for part in station {
+        tasks.spawn(async move {
+            part.await;
+            ("the BMP station", End::Plain)
+        });
+    }
     for listener in listeners {
         tasks.spawn(async move {
             listener.await;
@@ -316,15 +337,6 @@ fn spawn_sessions(tasks: &mut Tasks, sessions: Vec<Session>, listeners: Vec<BoxF
         tasks.spawn(async move {
             let confirmed = session.future.await;
             ("a BGP session", End::Session { confirmed })
-        });
-    }
-}
-
-fn spawn_monitors(tasks: &mut Tasks, parts: Vec<bmp::Part>) {
-    for part in parts {
-        tasks.spawn(async move {
-            part.await;
-            ("a BMP session", End::Plain)
         });
     }
 }
