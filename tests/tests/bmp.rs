@@ -77,6 +77,9 @@ impl Place {
         let family = |name: &str| {
             format!("[[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = \"{name}\"\n")
         };
+        // ADD-PATH is negotiated; which reports then have path identifiers differs from daemon to daemon.
+        let add_path = if bmp.is_some() { "receive = true" } else { "send-max = 4" };
+        let add_path = format!("[neighbors.afi-safis.add-paths.config]\n{add_path}\n");
         let monitor = bmp.map_or_else(String::new, |view| {
             format!(
                 "[[bmp-servers]]\n[bmp-servers.config]\naddress = \"{ETM}\"\nport = 11019\n\
@@ -88,7 +91,7 @@ impl Place {
              local-address-list = [\"{address}\"]\n[[neighbors]]\n[neighbors.config]\n\
              neighbor-address = \"{peer}\"\npeer-as = {peer_as}\n[neighbors.timers.config]\nconnect-retry = 1\n\
              [neighbors.transport.config]\nlocal-address = \"{address}\"\nremote-port = 1790\npassive-mode = {}\n\
-             {}{}{monitor}",
+             {}{add_path}{}{monitor}",
             bmp.is_none(),
             family("ipv4-unicast"),
             family("ipv6-unicast"),
@@ -175,6 +178,7 @@ fn router(view: View) -> RouterConfig {
         address: ETM.parse().unwrap(),
         reach: Reach::Listen,
         view,
+        path_ids: None,
         quiet: Some(Duration::from_secs(1)),
         sources: vec![SourceConfig {
             peer: PeerId(0),

@@ -16,6 +16,8 @@ pub struct RouterConfig {
     pub reach: Reach,
     /// Which table gives candidates.
     pub view: View,
+    /// Whether path identifiers are in its reports where its sessions have them; none: by what it calls itself.
+    pub path_ids: Option<bool>,
     /// A router that sends no End-of-RIB is taken to have sent its whole table after this long without a route.
     pub quiet: Option<Duration>,
     /// Peers of it that are sources of candidates.

@@ -27,9 +27,15 @@ impl LocRib {
         LocRib { watch, status, up: None, ours: BTreeMap::new(), news: BTreeMap::new() }
     }
 
-    pub(super) fn up(&mut self, header: &PeerHeader, up: &PeerUp, pending: &mut VecDeque<Input>) {
+    pub(super) fn up(
+        &mut self,
+        header: &PeerHeader,
+        up: &PeerUp,
+        path_ids: bool,
+        pending: &mut VecDeque<Input>,
+    ) {
         self.down(pending);
-        match Reading::new(header, up, Dispositions::default()) {
+        match Reading::new(header, up, path_ids, Dispositions::default()) {
             Ok(reading) => self.watch(reading, pending),
             Err(error) => {
                 tracing::warn!(session = %self.watch.session, "Loc-RIB cannot be watched: {error}");

@@ -7,7 +7,7 @@ use super::loc_rib::LocRib;
 use super::source::Source;
 use super::station::Ports;
 use crate::core::input::Input;
-use crate::proto::bmp::{Message, PeerHeader, PeerKey, PeerUp, Reader, RibView};
+use crate::proto::bmp::{Message, PeerHeader, PeerKey, PeerUp, Reader, RibView, writes_path_ids};
 use crate::types::bgp::LastFault;
 use crate::types::bmp::{BmpMessages, MonitorState, RouterStatus};
 use bytes::BytesMut;
@@ -73,6 +73,7 @@ impl Router {
 
     /// Listens to the router until `ports.stop`.
     pub(super) async fn run(mut self) {
+        self.show();
         let mut pause = RETRY.0;
         let mut next = None;
         while !*self.ports.stop.borrow() && !self.ports.inputs.is_closed() {
@@ -279,12 +280,17 @@ impl Router {
 
     fn peer_up(&mut self, peer: PeerHeader, up: &PeerUp) {
         let now = (self.ports.clock)();
+        let view = if peer.view == RibView::LocRib { peer.view } else { self.config.view.rib() };
+        let path_ids = self.config.path_ids.unwrap_or_else(|| {
+            let status = self.ports.status.borrow();
+            writes_path_ids(&status.sys_name, &status.sys_descr, view)
+        });
         if peer.view == RibView::LocRib {
             if let Some(loc_rib) = self.loc_rib.as_mut().filter(|_| peer.key.distinguisher == 0) {
-                loc_rib.up(&peer, up, &mut self.pending);
+                loc_rib.up(&peer, up, path_ids, &mut self.pending);
             }
         } else if let Some(source) = source(&self.place, &mut self.sources, &peer) {
-            source.up(peer, up, &self.config, now, &mut self.pending);
+            source.up(peer, up, (view, path_ids), now, &mut self.pending);
         } else if self.unnamed.len() < UNNAMED && !self.unnamed.contains(&peer.key.address) {
             self.unnamed.push(peer.key.address);
         }

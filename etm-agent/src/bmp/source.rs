@@ -1,10 +1,10 @@
 //! One monitored peer as a source of candidates: its messages become the events of a learn session.
 //! Never drops a route by itself: a source that is down says so, and the decision forgets its routes.
 
-use super::config::{RouterConfig, SourceConfig};
+use super::config::SourceConfig;
 use crate::core::input::{Input, RouteBatch, RouteChange, SessionChange, SessionEvent};
 use crate::proto::bgp::{Change, Frame};
-use crate::proto::bmp::{PeerHeader, PeerUp, Reading, Stat};
+use crate::proto::bmp::{PeerHeader, PeerUp, Reading, RibView, Stat};
 use crate::types::bgp::{Dispositions, LastFault};
 use crate::types::bmp::SourceStatus;
 use crate::types::{Family, Timestamp};
@@ -13,6 +13,9 @@ use tokio::time::Instant;
 
 /// Changes in one input, as for a session of ETM's own.
 const BATCH: usize = 512;
+
+/// The likely cause where the session has path identifiers.
+const PATH_IDS: &str = ", and if the router leaves path identifiers out, set path_ids = false for it";
 
 /// A source and what is known of it.
 #[derive(Debug)]
@@ -67,11 +70,10 @@ impl Source {
         &mut self,
         header: PeerHeader,
         up: &PeerUp,
-        router: &RouterConfig,
+        (view, path_ids): (RibView, bool),
         now: Timestamp,
         pending: &mut VecDeque<Input>,
     ) {
-        let view = router.view.rib();
         // A router that reports both tables may say Peer Up for each; the one that gives candidates counts.
         if self.up.is_some() && header.view != view {
             return;
@@ -79,7 +81,7 @@ impl Source {
         if self.up.is_some() {
             self.down("the router reports it up anew", now, pending);
         }
-        let reading = match Reading::new(&PeerHeader { view, ..header }, up, self.counts) {
+        let reading = match Reading::new(&PeerHeader { view, ..header }, up, path_ids, self.counts) {
             Ok(reading) => reading,
             Err(error) => return self.down(&error.to_string(), now, pending),
         };
@@ -130,8 +132,9 @@ impl Source {
             Err(reset) => {
                 // A session of our own would be reset here. This one is not ours: it is not relied on until the
                 // router reports it up anew.
+                let hint = if self.status.add_path.is_empty() { "" } else { PATH_IDS };
                 self.down(
-                    &format!("an UPDATE cannot be read ({reset}); restart monitoring there"),
+                    &format!("an UPDATE cannot be read ({reset}); restart monitoring there{hint}"),
                     now,
                     pending,
                 );

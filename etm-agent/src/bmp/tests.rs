@@ -32,6 +32,7 @@ fn router() -> RouterConfig {
         address: [127, 0, 0, 1].into(),
         reach: Reach::Listen,
         view: View::PrePolicy,
+        path_ids: None,
         quiet: None,
         sources: vec![source(4, 1, &["192.0.2.1"]), source(5, 2, &[])],
         watch: Some(Watch {

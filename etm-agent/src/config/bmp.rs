@@ -70,6 +70,7 @@ impl Check {
                 address: *router.address.get_ref(),
                 connect: self.port(router),
                 post_policy: matches!(router.view, Some(ViewText::PostPolicy)),
+                path_ids: router.path_ids,
                 complete_after: self.complete_after(router),
                 session: self.watched(router, bgp),
                 peers: self.monitored(router, providers, &mut next),

@@ -255,6 +255,7 @@ pub(super) struct BmpRouter {
     pub(super) address: Spanned<IpAddr>,
     pub(super) connect: Option<Spanned<u16>>,
     pub(super) view: Option<ViewText>,
+    pub(super) path_ids: Option<bool>,
     pub(super) complete_after: Option<Text>,
     pub(super) session: Option<Text>,
     #[serde(default)]

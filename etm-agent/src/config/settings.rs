@@ -248,6 +248,8 @@ pub struct BmpRouterSettings {
     pub connect: Option<u16>,
     /// Candidates are its peers' routes after its import policy, instead of as received.
     pub post_policy: bool,
+    /// Whether path identifiers are in its reports; none: by what it calls itself.
+    pub path_ids: Option<bool>,
     /// Silence after which its tables count as complete, for a router that sends no End-of-RIB.
     pub complete_after: Option<Duration>,
     /// The inject session with it, whose effect its Loc-RIB proves, with its name.

@@ -45,6 +45,7 @@ fn router_config(router: &BmpRouterSettings, settings: &Settings) -> RouterConfi
             None => Reach::Listen,
         },
         view: if router.post_policy { View::PostPolicy } else { View::PrePolicy },
+        path_ids: router.path_ids,
         quiet: router.complete_after,
         sources: router.peers.iter().map(|peer| source_config(peer, settings)).collect(),
         watch: router.session.clone().map(|(peer, session)| Watch {

@@ -11,7 +11,7 @@ mod session;
 
 pub use header::{PeerHeader, PeerKey, RibView};
 pub use message::{Malformed, Message, PeerUp, Reader, Stat};
-pub use session::{Reading, Unreadable};
+pub use session::{Reading, Unreadable, writes_path_ids};
 
 #[cfg(test)]
 pub(crate) mod tests;

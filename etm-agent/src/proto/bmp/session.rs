@@ -22,6 +22,16 @@ pub struct Unreadable {
     pub peer: std::net::IpAddr,
 }
 
+/// Whether a router that calls itself so writes path identifiers in reports of `view` where its session has them.
+///
+/// Seen with Debian's packages: FRR 8.4 never does, GoBGP 3.10 only in what it passes on as received. All others are
+/// believed to do what RFC 7854 section 4.2 and RFC 7911 say.
+pub fn writes_path_ids(sys_name: &str, sys_descr: &str, view: RibView) -> bool {
+    let frr = sys_descr.starts_with("FRRouting 8.");
+    let gobgp = sys_name == "GoBGP" && view != RibView::AdjInPrePolicy;
+    !frr && !gobgp
+}
+
 /// The reading of one table of one monitored peer.
 #[derive(Clone, Debug)]
 pub struct Reading {
@@ -36,8 +46,13 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// As both OPENs say, for the table of `header`.
-    pub fn new(header: &PeerHeader, up: &PeerUp, counts: Dispositions) -> Result<Reading, Unreadable> {
+    /// As both OPENs say, for the table of `header`; without `path_ids` the router writes none, whatever they say.
+    pub fn new(
+        header: &PeerHeader,
+        up: &PeerUp,
+        path_ids: bool,
+        counts: Dispositions,
+    ) -> Result<Reading, Unreadable> {
         let unreadable = Unreadable { peer: header.key.address };
         let sent = up.sent.offered().ok_or_else(|| unreadable.clone())?;
         let received = up.received.offered().ok_or(unreadable)?;
@@ -54,6 +69,7 @@ impl Reading {
                 Family::ALL.into_iter().filter(|f| inward.contains(f) || outward.contains(f)).collect()
             }
         };
+        let add_path = if path_ids { add_path } else { Vec::new() };
         let families = both(&sent.families, &received.families);
         Ok(Reading::of(header, (sent.asn, received.asn), families, add_path, counts))
     }

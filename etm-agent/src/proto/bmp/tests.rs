@@ -168,7 +168,7 @@ fn statistics_of_known_lengths_are_kept() {
 fn reading(kind: u8, flags: u8, sent: u8, received: u8) -> (PeerHeader, Reading) {
     let bytes = bmp(3, &[&header(kind, flags, 1), &[0; 20], &open(64500, sent), &open(64601, received)]);
     let Message::PeerUp { peer, up } = whole(&bytes) else { panic!() };
-    (peer, Reading::new(&peer, &up, Default::default()).unwrap())
+    (peer, Reading::new(&peer, &up, true, Default::default()).unwrap())
 }
 
 #[test]
@@ -187,13 +187,31 @@ fn both_opens_and_the_table_say_whether_there_are_path_identifiers() {
 }
 
 #[test]
+fn routers_that_leave_path_identifiers_out_are_known_by_name() {
+    use super::session::writes_path_ids;
+    let (pre, post) = (RibView::AdjInPrePolicy, RibView::AdjInPostPolicy);
+    for (name, description, view, writes) in [
+        ("edge2", "FRRouting 8.4.4", pre, false),
+        ("edge2", "FRRouting 10.2", pre, true),
+        ("GoBGP", "3.10.0", pre, true),
+        ("GoBGP", "3.10.0", post, false),
+        ("edge2", "a router of 2031", post, true),
+    ] {
+        assert_eq!(writes_path_ids(name, description, view), writes, "{name} {description} {view}");
+    }
+    let bytes = peer_up(&header(0, 0, 1), 3);
+    let Message::PeerUp { peer, up } = whole(&bytes) else { panic!() };
+    assert!(Reading::new(&peer, &up, false, Default::default()).unwrap().add_path().is_empty());
+}
+
+#[test]
 fn a_peer_up_whose_open_is_another_message_says_so() {
     let keepalive = bgp(4, &[]);
     let Message::PeerUp { peer, up } = whole(&bmp(3, &[&header(0, 0, 1), &[0; 20], &keepalive, &keepalive]))
     else {
         panic!()
     };
-    let error = Reading::new(&peer, &up, Default::default()).unwrap_err();
+    let error = Reading::new(&peer, &up, true, Default::default()).unwrap_err();
     assert!(error.to_string().contains("192.0.2.1"));
 }
 
@@ -346,7 +364,7 @@ proptest! {
         loop {
             let before = buffer.len();
             match Reader.next(&mut buffer) {
-                Ok(Some(Message::PeerUp { peer, up })) => drop(Reading::new(&peer, &up, Default::default())),
+                Ok(Some(Message::PeerUp { peer, up })) => drop(Reading::new(&peer, &up, true, Default::default())),
                 Ok(Some(Message::Routes { peer, update })) => {
                     let (_, mut reading) = reading(0, 0, 3, 3);
                     drop(reading.translate(&peer, &update));
