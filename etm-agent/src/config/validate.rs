@@ -9,7 +9,7 @@ use super::settings::{
     AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
 };
 use crate::core::billing::Billing;
-use crate::core::policy::{DecisionProcess, Exit, Peer, Policy, Provider, Role, StaticRoute, Uplink};
+use crate::core::policy::{DecisionProcess, Exit, Policy, Provider, Role, StaticRoute, Uplink};
 use crate::types::{
     Asn, BitRate, Community, ExitId, Family, Prefix, ProviderId, RouterId, Share, UplinkId, parse_duration,
 };
