@@ -7,6 +7,7 @@ pub mod offline;
 mod raw;
 mod record;
 mod report;
+mod routes;
 mod session;
 mod settings;
 mod validate;

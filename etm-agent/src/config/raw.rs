@@ -53,8 +53,51 @@ pub(super) struct PolicyTable {
     pub(super) hold: Option<Text>,
     pub(super) max_overrides: Option<usize>,
     pub(super) max_moved: Option<Text>,
+    /// Own and internal prefixes.
+    #[serde(default)]
+    pub(super) internal: Vec<Text>,
     #[serde(default)]
     pub(super) decision: DecisionTable,
+    #[serde(default)]
+    pub(super) prefix_list: Vec<PrefixList>,
+    #[serde(default)]
+    pub(super) route: Vec<RouteRuleTable>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PrefixList {
+    pub(super) name: Text,
+    pub(super) prefixes: Vec<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RouteRuleTable {
+    pub(super) name: Text,
+    pub(super) action: RuleAction,
+    pub(super) preference: Option<Spanned<u32>>,
+    #[serde(default)]
+    pub(super) prefixes: Vec<Text>,
+    #[serde(default)]
+    pub(super) prefix_lists: Vec<Text>,
+    #[serde(default)]
+    pub(super) as_paths: Vec<Text>,
+    #[serde(default)]
+    pub(super) communities: Vec<Text>,
+    #[serde(default)]
+    pub(super) large_communities: Vec<Text>,
+    #[serde(default)]
+    pub(super) origin_as: Vec<u32>,
+    #[serde(default)]
+    pub(super) sessions: Vec<Text>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RuleAction {
+    Accept,
+    Deny,
 }
 
 #[derive(Debug, Default, Deserialize)]

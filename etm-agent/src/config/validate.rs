@@ -38,7 +38,13 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let community = check.community(raw.bgp.as_ref());
     let (interval, stale_after) = check.times(&raw.agent);
     check.lease_outlives(raw, interval, kernel.lease);
+    let peers: Vec<Peer> = bgp
+        .iter()
+        .flat_map(|bgp| bgp.sessions.iter().map(|session| session_peer(session, bgp.asn)))
+        .collect();
     let policy = Policy {
+        route_rules: check.route_rules(&raw.policy, &peers),
+        internal: check.parse_all(&raw.policy.internal),
         mode: raw.agent.mode,
         interval,
         peers: bmp::peers(bgp.as_ref(), bmp.as_ref()),
@@ -110,6 +116,14 @@ impl Check {
 
     pub(super) fn missing(&mut self, message: impl Into<String>, help: impl Into<String>) {
         self.faults.push(Fault { span: None, message: message.into(), help: Some(help.into()) });
+    }
+
+    pub(super) fn parse_all<T>(&mut self, texts: &[Text]) -> Vec<T>
+    where
+        T: FromStr,
+        T::Err: Display,
+    {
+        texts.iter().filter_map(|text| self.parse(text)).collect()
     }
 
     fn parse<T>(&mut self, text: &Text) -> Option<T>

@@ -7,7 +7,7 @@ use super::error::AgentError;
 use super::machine::{self, enforcing, own_table};
 use super::monitors;
 use super::open::{Opening, header};
-use super::record::{self, Recorder};
+use super::record::{self, Tap};
 use super::sampler::{Attachment, Note, Sampler};
 use super::sessions::{self, Prepared, Session};
 use super::stop::{End, Parts};
@@ -30,12 +30,16 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+/// Inputs that wait for the decision: batches of up to 512 routes, so three megabytes at most.
+const INPUTS: usize = 64;
+
 /// Starts every part. An error means that nothing runs any more.
 pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, AgentError> {
     let Opening { interfaces, datapath, routes, socket, lock } = opening;
     let Opened { datapath, table, counters, lease, off, live, log, adopted } = datapath;
-    let controller = controller(settings, &interfaces.uplinks, &routes, adopted, off.is_off()?);
-    let (inputs, inputs_rx) = mpsc::channel(4096);
+    let policy = policy(settings, &interfaces.uplinks);
+    let controller = controller(settings, policy, adopted, &routes, off.is_off()?);
+    let (inputs, inputs_rx) = mpsc::channel(INPUTS);
     let (requests, requests_rx) = mpsc::channel(16);
     let (samples, samples_rx) = mpsc::channel(1);
     let (links, links_rx) = mpsc::channel(64);
@@ -53,7 +57,6 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     let Prepared { sessions, listeners } = sessions::of(settings, &inputs, &told_rx, &sessions_rx)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let identity = identity(settings, &sessions, monitors.statuses, sample_times);
-    let (tap, recorder) = record::pair(&settings.record);
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -68,6 +71,7 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
         _lock: lock,
     };
     let tasks = &mut parts.tasks;
+    let tap = spawn_recorder(tasks, settings)?;
     let decider =
         Decider::new(controller, (lease, off), (decisions, learning, leases), (jobs, tap), identity);
     let sources = Sources {
@@ -78,7 +82,6 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
         inputs: inputs_rx,
     };
     spawn_decider(tasks, decider, sources)?;
-    spawn_recorder(tasks, recorder)?;
     let reader = (datapath, counters, log);
     let sampler = sampler(settings, reader, &interfaces.uplinks, fill_rx, (samples, durations))?;
     spawn_sampler(tasks, sampler, notes_rx)?;
@@ -92,19 +95,18 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     Ok(parts)
 }
 
-/// It goes on with what an earlier run left, as far as this one acts.
 fn controller(
     settings: &Settings,
-    uplinks: &[LinkReport],
-    routes: &fib::Overrides,
+    policy: Policy,
     mut adopted: Adopted,
+    routes: &fib::Overrides,
     off: bool,
 ) -> Controller {
     if enforcing(settings) {
         adopted.routes = routes.installed().clone();
     }
     let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
-    Controller::new(policy(settings, uplinks), slots, &adopted, off)
+    Controller::new(policy, slots, &adopted, off)
 }
 
 /// The operator's, with what only the machine knows: interfaces without link header have no frames to bill.
@@ -197,11 +199,13 @@ fn spawn_sampler(tasks: &mut Tasks, sampler: Sampler, notes: Receiver<Note>) -> 
     spawn_thread(tasks, "sampler", move || End::Datapath(Box::new(sampler.run(&notes))))
 }
 
-fn spawn_recorder(tasks: &mut Tasks, recorder: Recorder) -> Result<(), AgentError> {
+fn spawn_recorder(tasks: &mut Tasks, settings: &Settings) -> Result<Tap, AgentError> {
+    let (tap, recorder) = record::pair(&settings.record);
     spawn_thread(tasks, "recorder", move || {
         recorder.run();
         End::Plain
-    })
+    })?;
+    Ok(tap)
 }
 
 fn spawn_table(

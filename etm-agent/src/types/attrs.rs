@@ -145,6 +145,19 @@ impl fmt::Display for LargeCommunity {
     }
 }
 
+impl FromStr for LargeCommunity {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LargeCommunity, String> {
+        let bad = || format!("`{text}` is not a large community; write it like 64500:1:179");
+        let parts: Vec<u32> = text.split(':').map(str::parse).collect::<Result<_, _>>().map_err(|_| bad())?;
+        match parts[..] {
+            [global, local1, local2] => Ok(LargeCommunity { global, local1, local2 }),
+            _ => Err(bad()),
+        }
+    }
+}
+
 /// An optional transitive attribute that ETM has no use for itself and passes on with the route: AGGREGATOR,
 /// EXTENDED COMMUNITIES, ONLY_TO_CUSTOMER, and whatever it does not know (RFC 4271 section 5).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -113,7 +113,10 @@ impl Controller {
         }
         for (peer, path_id, attrs) in self.rib.received(prefix) {
             if !ranked.iter().any(|candidate| (candidate.peer, candidate.path_id) == (peer, path_id)) {
-                let note = self.unusable_note(self.topology.exit_of(attrs.next_hop), &ranked);
+                let exit = self.topology.exit_of(attrs.next_hop);
+                let note = self
+                    .refused_note(prefix, peer, path_id)
+                    .unwrap_or_else(|| self.unusable_note(exit, &ranked));
                 let route = self.route_view(prefix, peer, path_id, attrs);
                 candidates.push(RankedView { rank: None, decided_by: None, note, route });
             }

@@ -166,7 +166,7 @@ pub(super) fn plan<'a>(
     let traffic: f64 = model.rate.iter().sum();
     // The traffic that shares exits is how much moves when prices change by a width: a row of `rate` shifts them by more
     // of these the larger it is.
-    let moves = sharing * traffic / count(model.len());
+    let moves = (sharing * traffic / count(model.len())).max(1.0);
     let columns = count(model.paths.len());
     let shift = |rate: f64| (WAY * columns * rate / moves).clamp(NEARBY, FAR);
     let sizes = prices.shares.iter().map(|share| index(share.0)).chain(fixed.rows().iter().map(|row| row.0));

@@ -5,6 +5,7 @@
 use super::master::Master;
 use super::model::Model;
 use super::rows::{Cut, Kept, View};
+use super::share::{Part, add_fall, gather, share_out};
 use std::cell::Cell;
 
 /// What is left to spend.
@@ -95,33 +96,39 @@ impl Answer {
     }
 }
 
-/// What smoothing may hide at the end; and after the first sample, a tenth of it after each further one.
+/// What smoothing may hide at the end: with few rows; else; and where many rows still share exits, so many for each node.
+const HIDDEN_SMALL: f64 = 1e-6;
 const HIDDEN: f64 = 2e-6;
 const HIDDEN_MANY: f64 = 3e-7;
 const MANY: usize = 16;
-const SOFT: f64 = 3.0;
-const NEXT: f64 = 0.5;
-const FIRST: f64 = 12.0;
-const HIDDEN_SMALL: f64 = 1e-6;
+/// And after the first sample, a tenth of it after each further one.
 const HIDDEN_BY_SAMPLE: f64 = 1e-3;
-/// How far prices may go in one step, in widths of the smoothing.
-const TRUST: f64 = 4.0;
 /// Rows of the first sample; each further one has eight times as many.
 const SAMPLE: usize = 512;
+/// How far prices will go with the next sample, as a part of how far they went with this one.
+const NEXT: f64 = 0.5;
+/// How far earlier prices may be off, in their widths.
+const FIRST: f64 = 12.0;
+/// How far prices may go in one step, in widths of the smoothing; and while looking for where a gain begins.
+const TRUST: f64 = 4.0;
+const FAR: f64 = 1e12;
 /// Smoothing shrinks by this factor at each level.
 const SHRINK: f64 = 0.2;
 /// Rows are cut for price movements of so many widths of the smoothing.
 const REACH: f64 = 2.0;
-/// Rows whose sharing is looked at to learn how loads fall with prices.
+/// How far prices may leave the surroundings of a cut: its answers are wrong there, but show the direction.
+const SOFT: f64 = 3.0;
+/// Pairs of pairs that are looked at to learn how loads fall with prices.
 const LOOKED_AT: usize = 20_000;
-/// Shrunk by this factor, the smoothing leaves many rows of a cut idle.
+/// Shrunk by this factor, the smoothing leaves many rows and pairs of a cut idle.
 const DEEPER: f64 = 4.0;
-/// How often rows are cut anew before the prices are taken as they are.
+/// How often rows are cut anew before the prices are taken as they are, and steps in one cut.
 const MOST_CUTS: usize = 10;
-/// So few rows are not worth a deeper cut.
+const STEPS: usize = 1_000;
+/// So few rows are solved to the end; so few are not worth a cut; so few are not worth a deeper one.
 const SMALL: usize = 1_000;
-const FEWEST: usize = 100;
 const WHOLE: usize = 4_096;
+const FEWEST: usize = 100;
 
 impl Dual<'_> {
     /// The prices, from scratch or from earlier ones.
@@ -195,12 +202,16 @@ impl Dual<'_> {
             let reach = if self.rows.len() <= WHOLE { f64::INFINITY } else { gone.max(REACH * prices.width) };
             let kept = self.rows.kept(column, reach, prices.width);
             let end = self.within(&kept.cut, prices, goal, clock);
-            if matches!(end, End::Fine | End::Over) {
-                return kept;
+            match end {
+                End::Fine => return kept,
+                End::Over => break,
+                End::Outside | End::Deeper => {}
             }
             gone = 2.0 * farthest(&self.model.column_prices(&prices.node), &kept.cut.prices);
         }
         let kept = self.rows.kept(self.model.column_prices(&prices.node), 0.0, prices.width);
+        // Prices outside what was cut prove what they prove, not what was said there.
+        prices.bound = self.answer(&kept.cut, &prices.node, prices.width).exact;
         prices.shares = self.shares(&kept.cut, &prices.node, prices.width);
         kept
     }
@@ -238,22 +249,19 @@ impl Dual<'_> {
         let few = self.rows.len() <= SMALL;
         let most = if few { 400 } else { (2 * self.rows.len() / cut.live.view().len().max(1)).clamp(8, 60) };
         prices.bound = answer.exact;
+        let mut steps = 0;
         loop {
-            if clock.over() {
+            steps += 1;
+            if steps > STEPS || clock.over() {
                 prices.shares = self.shares(cut, &prices.node, prices.width);
                 return End::Over;
             }
             let enough = (0.1 * prices.width * answer.shared).max(1e-11 * answer.smooth.abs());
-            let (mut node, mut gain) = self.step(&answer, &prices.node, trust, &bounds);
-            // A short step that gains little may be one of a long way: look further before being content.
-            while gain <= enough && !refused && farthest(&node, &prices.node) >= 0.99 * trust {
-                trust *= 8.0;
-                (node, gain) = self.step(&answer, &prices.node, trust, &bounds);
-            }
-            let hides = answer.hidden(prices.width) / answer.exact.abs();
+            let (node, gain) = self.look(&answer, prices, &mut trust, (enough, refused), &bounds);
             let many = self.sharing.get() > MANY * self.base.len();
             let last = prices.width <= goal.finest
-                || hides <= if many { goal.hidden.min(HIDDEN_MANY) } else { goal.hidden };
+                || answer.hidden(prices.width)
+                    <= if many { goal.hidden.min(HIDDEN_MANY) } else { goal.hidden } * answer.exact.abs();
             // At the last level loads must be right too, for the plan is rounded from them.
             let close = !last || tries > most || answer.apart() <= goal.apart * answer.exact.abs();
             tries += usize::from(last);
@@ -309,6 +317,25 @@ impl Dual<'_> {
             Bound { low: near_low.max(low), high: near_high.min(high) }
         };
         node.iter().enumerate().map(bound).collect()
+    }
+
+    /// The next prices, and what they promise. A short step that gains little may be one of a long way: looks further
+    /// before being content, unless a step was refused.
+    fn look(
+        &self,
+        answer: &Answer,
+        prices: &Prices,
+        trust: &mut f64,
+        (enough, refused): (f64, bool),
+        bounds: &[Bound],
+    ) -> (Vec<f64>, f64) {
+        let (mut node, mut gain) = self.step(answer, &prices.node, *trust, bounds);
+        let room = |trust: f64| trust > 0.0 && trust < FAR * prices.width;
+        while gain <= enough && !refused && room(*trust) && farthest(&node, &prices.node) >= 0.99 * *trust {
+            *trust *= 8.0;
+            (node, gain) = self.step(answer, &prices.node, *trust, bounds);
+        }
+        (node, gain)
     }
 
     fn step(&self, answer: &Answer, now: &[f64], trust: f64, bounds: &[Bound]) -> (Vec<f64>, f64) {
@@ -426,70 +453,6 @@ impl Dual<'_> {
             }
         }
         shares
-    }
-}
-
-/// A pair that shares a row.
-#[derive(Clone, Copy)]
-struct Part {
-    /// Its price above the cheapest.
-    above: f64,
-    column: u16,
-    /// Square root of its share.
-    root: f64,
-}
-
-/// The pairs of a row that are within `width` of the cheapest.
-fn gather(view: &View<'_>, row: usize, prices: &[f64], cheapest: f64, width: f64, support: &mut Vec<Part>) {
-    support.clear();
-    let (_, columns, units) = view.row(row);
-    for (column, unit) in columns.iter().zip(units) {
-        let above = unit + prices[usize::from(*column)] - cheapest;
-        if above < width {
-            support.push(Part { above, column: *column, root: 0.0 });
-        }
-    }
-}
-
-/// Keeps the pairs with a positive share: the root of a share is `(level - above) / width`, and shares sum to 1.
-fn share_out(support: &mut Vec<Part>, width: f64) {
-    if support.len() > 2 {
-        support.sort_unstable_by(|a, b| a.above.total_cmp(&b.above).then(a.column.cmp(&b.column)));
-    } else if support.len() == 2 && support[0].above > support[1].above {
-        support.swap(0, 1);
-    }
-    let (mut sum, mut squares, mut count, mut kept) = (0.0, 0.0, 0.0, 0);
-    let mut level = f64::INFINITY;
-    for part in support.iter() {
-        if part.above >= level {
-            break;
-        }
-        sum += part.above;
-        squares += part.above * part.above;
-        count += 1.0;
-        kept += 1;
-        let mean = sum / count;
-        level = mean + ((width * width - squares) / count + mean * mean).max(0.0).sqrt();
-    }
-    support.truncate(kept);
-    for part in support {
-        part.root = ((level - part.above) / width).max(0.0);
-    }
-}
-
-/// Adds how the loads of the sharing pairs fall when their prices rise.
-fn add_fall(support: &[Part], slope: f64, roots: f64, columns: usize, fall: &mut [f64]) {
-    for (at, part) in support.iter().enumerate() {
-        let own = usize::from(part.column);
-        let slope = slope * part.root;
-        fall[own * columns + own] += slope * (1.0 - part.root / roots);
-        let slope = slope / roots;
-        for other in &support[at + 1..] {
-            let beside = usize::from(other.column);
-            let value = slope * other.root;
-            fall[own * columns + beside] -= value;
-            fall[beside * columns + own] -= value;
-        }
     }
 }
 

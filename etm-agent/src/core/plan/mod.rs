@@ -1,8 +1,8 @@
 //! The best split of prefixes over exits, with a certificate of how far from the optimum it can be.
 //!
 //! Numbers in, a plan out: no routing, no clock, no state but the prices that a caller may hand back to start warm.
-//! Reading order: [`model`] (the problem), [`curve`] (costs), `dual` (prices, by `master` and `rows`), `primal` (a plan
-//! from prices, judged by [`tally`]), `branch` and `overload` (stronger bounds), [`solve`] (all of it).
+//! Reading order: [`model`] (the problem), [`curve`] (costs), `dual` (prices, by `master` and `rows`), `dive` and `primal`
+//! (a plan from prices, judged by [`tally`]), `whole`, `branch` and `overload` (stronger bounds), [`solve`] (all of it).
 
 mod branch;
 mod caps;
@@ -15,9 +15,11 @@ pub mod model;
 mod overload;
 mod primal;
 mod rows;
+mod share;
 pub mod solve;
 mod spec;
 pub mod tally;
+mod whole;
 
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ use super::overload;
 use super::primal;
 use super::rows::Kept;
 use super::tally::{self, Costs, Tally};
+use super::whole::Point;
 use super::{Certificate, Plan, Split, Verdict, Warm};
 use std::time::Duration;
 
@@ -23,8 +24,6 @@ const EXACT: f64 = 1e-9;
 const FEW: usize = 64;
 /// Overload above this part of the traffic is worth a bound of its own.
 const SOME_OVERLOAD: f64 = 2e-6;
-/// How many widths of the smoothing prices are taken to be off when prefixes were settled around them.
-const AGAIN: f64 = 2.0;
 
 /// The time that may be spent, by a clock of the caller.
 pub struct Budget<'a> {
@@ -66,7 +65,11 @@ pub fn solve(model: &Model, warm: Option<&Warm>, budget: Option<Budget<'_>>) -> 
     let few = model.len() <= FEW;
     let mut bound = prices.bound;
     if !model.rules.allow_split && cost - bound > if few { EXACT } else { BRANCH } * bound.abs() {
-        bound = bound.max(branch::strengthen(model, &prices, &mut best, &mut watch));
+        let point = Point { curves: &model.curves, price: &prices.node, bound, units: true };
+        bound = bound.max(point.strengthened(model, cost));
+        if cost - bound > if few { EXACT } else { BRANCH } * bound.abs() {
+            bound = bound.max(branch::strengthen(model, &prices, &mut best, &mut watch));
+        }
     }
     conclude(model, &prices, (bound, hints), &best, watch.expired)
 }
@@ -76,6 +79,13 @@ pub fn solve(model: &Model, warm: Option<&Warm>, budget: Option<Budget<'_>>) -> 
 struct Hints {
     settled: Vec<(usize, u16)>,
     shift: Vec<f64>,
+}
+
+impl Hints {
+    fn warm(self, prices: &Prices) -> Warm {
+        let (settled, shift) = (self.settled, self.shift);
+        Warm { prices: prices.node.clone(), width: 4.0 * prices.width, settled, shift }
+    }
 }
 
 /// A plan from the prices; where rows are bulky they are settled first, where they were last time or where a sample says.
@@ -160,8 +170,11 @@ fn conclude(
     // Less is what rounding to whole prefixes leaves: zero is bound enough.
     let traffic: f64 = model.rate.iter().sum();
     let some = costs.overload_bps > SOME_OVERLOAD * traffic;
-    let overload_bound =
-        if some { overload::bound(model, &prices.node).min(costs.overload_bps) } else { 0.0 };
+    let overload_bound = if some {
+        overload::bound(model, &prices.node, costs.overload_bps).min(costs.overload_bps)
+    } else {
+        0.0
+    };
     let gain = stay_costs.objective - bound;
     let realised =
         (gain > 1e-9 * stay_costs.objective.abs()).then(|| (stay_costs.objective - costs.objective) / gain);
@@ -181,12 +194,7 @@ fn conclude(
         },
         verdict,
         loads: Vec::new(),
-        warm: Warm {
-            prices: prices.node.clone(),
-            width: 4.0 * prices.width,
-            settled: hints.settled,
-            shift: hints.shift,
-        },
+        warm: hints.warm(prices),
     }
     .with_loads(model)
 }
