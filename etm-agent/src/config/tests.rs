@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::core::billing::{Billing, Layer};
-use crate::core::policy::{Mode, Role};
+use crate::core::policy::{Contract, Mode, PriceList, Role, Uplink};
+use crate::core::route_rules::Verdict;
 use crate::types::{BitRate, Community, Share, UplinkId};
 use std::time::Duration;
 
@@ -23,11 +24,9 @@ fn report(text: &str) -> String {
     parse("etm.toml", text).expect_err("the configuration should be refused").to_string()
 }
 
-#[test]
-fn the_example_is_good_and_so_is_every_commented_default_in_it() {
-    let settings = parse("example", EXAMPLE).unwrap();
-    assert_eq!(settings.policy.mode, Mode::Observe);
-    let uncommented: String = EXAMPLE
+/// The example with every commented key in force.
+fn all_keys() -> String {
+    EXAMPLE
         .lines()
         .map(|line| match line.strip_prefix("# ") {
             // Prose has no equals sign after its first word.
@@ -39,8 +38,14 @@ fn the_example_is_good_and_so_is_every_commented_default_in_it() {
             }
             _ => line,
         })
-        .fold(String::new(), |text, line| text + line + "\n");
-    let full = parse("example, all keys", &uncommented).unwrap_or_else(|error| panic!("{error}"));
+        .fold(String::new(), |text, line| text + line + "\n")
+}
+
+#[test]
+fn the_example_is_good_and_so_is_every_commented_default_in_it() {
+    let settings = parse("example", EXAMPLE).unwrap();
+    assert_eq!(settings.policy.mode, Mode::Observe);
+    let full = parse("example, all keys", &all_keys()).unwrap_or_else(|error| panic!("{error}"));
     // The defaults that are shown are the defaults that hold.
     assert_eq!(
         (full.policy.hold, full.policy.max_overrides),
@@ -50,7 +55,18 @@ fn the_example_is_good_and_so_is_every_commented_default_in_it() {
     assert_eq!(full.datapath, settings.datapath);
     assert_eq!(full.agent, settings.agent);
     assert_eq!(full.record, settings.record);
-    assert_eq!(full.policy.uplinks, settings.policy.uplinks);
+    let bare = |settings: &Settings| -> Vec<Uplink> {
+        let uplinks = settings.policy.uplinks.iter().cloned();
+        uplinks.map(|uplink| Uplink { port: None, contract: Contract::default(), ..uplink }).collect()
+    };
+    assert_eq!(bare(&full), bare(&settings));
+    assert_eq!(PriceList { overload: None, ..full.policy.prices }, settings.policy.prices);
+    assert_eq!(full.policy.max_moved_per_minute, settings.policy.max_moved_per_minute);
+    assert_eq!(
+        (full.policy.fill_share, full.policy.approval),
+        (settings.policy.fill_share, settings.policy.approval)
+    );
+    assert_eq!((full.policy.ports.len(), full.policy.pins.len(), full.policy.forbidden.len()), (2, 1, 1));
     assert_eq!(full.bgp.unwrap().hold_time, settings.bgp.unwrap().hold_time);
 }
 
@@ -121,6 +137,10 @@ fn every_fault_is_reported_not_only_the_first() {
     }
 }
 
+fn tiers(list: &str) -> String {
+    GOOD.replace("limit", &format!("tiers = [{list}]\nlimit"))
+}
+
 #[test]
 fn faults_of_meaning_say_what_to_write() {
     let bgp = "[bgp]\nasn = 64500\nrouter_id = \"10.0.0.1\"\n";
@@ -145,6 +165,31 @@ fn faults_of_meaning_say_what_to_write() {
         (&*format!("[agent]\ninterval = \"10s\"\nstale_after = \"15s\"\n{GOOD}"), "before two intervals"),
         (&*format!("[agent]\ninterval = \"4s\"\n{GOOD}"), "at least three times agent.interval"),
         (&*format!("[agent]\nmode = \"on\"\n{GOOD}"), "unknown variant `on`"),
+        (&*format!("[agent]\nmode = \"approve\"\n{GOOD}"), "mode is \"approve\", but no inside"),
+        (&*tiers("{ price = \"0.5\" }, { price = \"0.6\" }"), "a tier before the last ends somewhere"),
+        (&*tiers("{ up_to = \"5Mbit\", price = \"0.5\" }"), "the last tier has no end"),
+        (
+            &*tiers("{ up_to = \"5Mbit\", price = \"0.5\" }, { price = \"0.4\" }"),
+            "tier 2 costs 0.4 after 0.5",
+        ),
+        (
+            &*tiers(
+                "{ up_to = \"5Mbit\", price = \"0\" }, { up_to = \"4Mbit\", price = \"1\" }, { price = \"1\" }",
+            ),
+            "tiers ascend",
+        ),
+        (&*tiers("{ price = \"a lot\" }"), "is not a price"),
+        (&*GOOD.replace("limit", "commit = \"1Mbit\"\nlimit"), "a commitment without `tiers`"),
+        (&*GOOD.replace("limit", "port = \"card\"\nlimit"), "no [[port]] above is named `card`"),
+        (
+            &*format!(
+                "[prices]\noverload = \"1\"\n{}",
+                tiers("{ up_to = \"5Mbit\", price = \"0\" }, { price = \"1\" }")
+            ),
+            "relief would not come first; give at least 10",
+        ),
+        (&*format!("[prices]\npayback = \"1s\"\n{GOOD}"), "give 1m or more"),
+        (&*format!("{GOOD}[[pin]]\nprefix = \"198.18.0.0/24\"\nexit = \"x\"\n"), "no exit is named `x`"),
         (
             &*GOOD.replace("[[static_route]]\nprefix = \"198.18.0.0/24\"\nexit = \"transit-a\"\n", ""),
             "ETM would know no route",
@@ -154,5 +199,45 @@ fn faults_of_meaning_say_what_to_write() {
     for (text, part) in cases {
         let report = report(text);
         assert!(report.contains(part), "`{part}` is missing in\n{report}");
+    }
+}
+
+#[test]
+fn rules_about_routes_are_read_in_order() {
+    let rules = parse("example", &all_keys()).map(|settings| settings.policy.route_rules).unwrap();
+    let names: Vec<&str> = rules.iter().map(|rule| rule.name.as_str()).collect();
+    assert_eq!(names, ["no-customers-by-exchange", "likes-transit-b"]);
+    assert_eq!(rules[1].verdict, Verdict::Accept { preference: Some(150) });
+    let listed = |prefix: &str| rules[0].prefixes.contains(prefix.parse().unwrap());
+    assert!(listed("203.0.113.0/25") && listed("198.51.101.0/24") && !listed("198.51.100.0/22"));
+}
+
+#[test]
+fn faults_in_rules_are_named() {
+    let rule = |text: &str| format!("{GOOD}\n[[policy.route]]\nname = \"r\"\n{text}\n");
+    let list = "\n[[policy.prefix_list]]\nname = \"l\"\nprefixes = [\"198.18.0.0/15 le 24\"]\n";
+    for (text, words) in [
+        (rule("action = \"deny\"\npreference = 5"), "a route that is denied has no preference"),
+        (
+            rule("action = \"deny\"\nprefixes = [\"198.18.0.0/15 ge 10\"]"),
+            "holds no prefix: lengths must go up",
+        ),
+        (rule("action = \"deny\"\nprefix_lists = [\"x\"]"), "no [[policy.prefix_list]] is named `x`"),
+        (
+            rule("action = \"deny\"\nas_paths = [\"^64601_\"]"),
+            "`^64601_` is not part of a pattern of AS paths",
+        ),
+        (rule("action = \"deny\"\ncommunities = [\"5\"]"), "is not a community"),
+        (rule("action = \"deny\"\nlarge_communities = [\"5:5\"]"), "is not a large community"),
+        (rule("action = \"deny\"\nsessions = [\"x\"]"), "no [[bgp.session]] is named `x`"),
+        (rule("action = \"refuse\""), "unknown variant `refuse`"),
+        (format!("{GOOD}{list}"), "no rule uses prefix list `l`"),
+        (
+            format!("{}{list}{list}", rule("action = \"deny\"\nprefix_lists = [\"l\"]")),
+            "prefix list `l` is described twice",
+        ),
+    ] {
+        let said = report(&text);
+        assert!(said.contains(words), "{words}: {said}");
     }
 }

@@ -8,7 +8,8 @@ use super::sampler::{histogram, quantiles, record};
 use super::table::Job;
 use crate::control::Request;
 use crate::control::schema::{
-    AgentView, Answer, Events, Ordered, Overrides, Prefixes, Problem, Providers, Quantiles, Query, Status,
+    AgentView, Answer, Changes, Events, Judgement, Ordered, Overrides, Prefixes, Problem, Providers,
+    Quantiles, Query, Status,
 };
 use crate::core::audit::{Event, Weight};
 use crate::core::controller::{Controller, Outcome};
@@ -64,8 +65,9 @@ pub(super) struct Decider {
     pub(super) learning: watch::Sender<bool>,
     pub(super) jobs: SyncSender<Job>,
     pub(super) identity: Identity,
-    /// Changes that the table thread could not take yet, in order and in jobs.
-    pub(super) backlog: VecDeque<Vec<TableChange>>,
+    /// Changes that the table thread could not take yet, in order; the job it could not take comes before them.
+    pub(super) backlog: VecDeque<TableChange>,
+    pub(super) next_job: Option<Job>,
     pub(super) rounds: Histogram<u64>,
     /// Until when the lease is held; zero where none is. Announcements live on it too.
     pub(super) leases: watch::Sender<Timestamp>,
@@ -127,7 +129,7 @@ impl Decider {
         if let Some(decision) = outcome.decision {
             self.decisions.send_replace(decision);
         }
-        self.keep_changes(outcome.table);
+        self.backlog.extend(outcome.table);
         self.hand_out_changes();
         if let Some(rows) = outcome.live
             && matches!(self.jobs.try_send(Job::Live(rows)), Err(TrySendError::Disconnected(_)))
@@ -141,27 +143,22 @@ impl Decider {
         });
     }
 
-    fn keep_changes(&mut self, changes: Vec<TableChange>) {
-        if changes.is_empty() {
-            return;
-        }
-        match self.backlog.back_mut().filter(|last| last.len() + changes.len() <= CHANGES_PER_JOB) {
-            Some(last) => last.extend(changes),
-            None => self.backlog.push_back(changes),
-        }
-    }
-
     /// Never waits for the kernel: what the table thread cannot take now is kept.
     fn hand_out_changes(&mut self) {
-        while let Some(changes) = self.backlog.pop_front() {
-            match self.jobs.try_send(Job::Changes(changes)) {
-                Err(
-                    TrySendError::Full(Job::Changes(back)) | TrySendError::Disconnected(Job::Changes(back)),
-                ) => {
-                    self.backlog.push_front(back);
+        loop {
+            if self.next_job.is_none() {
+                if self.backlog.is_empty() {
+                    // A whole table's changes are many megabytes, needed once.
+                    self.backlog.shrink_to(CHANGES_PER_JOB);
                     return;
                 }
-                Ok(()) | Err(_) => {}
+                let count = self.backlog.len().min(CHANGES_PER_JOB);
+                self.next_job = Some(Job::Changes(self.backlog.drain(..count).collect()));
+            }
+            let Some(job) = self.next_job.take() else { return };
+            if let Err(TrySendError::Full(back)) = self.jobs.try_send(job) {
+                self.next_job = Some(back);
+                return;
             }
         }
     }
@@ -216,6 +213,19 @@ impl Decider {
             Query::Overrides => Answer::Overrides(Overrides { overrides: self.controller.overrides() }),
             Query::Explain { prefix } => Answer::Explain(Box::new(self.controller.explain(prefix))),
             Query::Events { since } => Answer::Events(Events { events: self.controller.events(since) }),
+            Query::Plan { without: None } => Answer::Plan(Box::new(self.controller.plan(now))),
+            Query::Plan { without: Some(name) } => match self.controller.without(now, &name) {
+                Some(view) => Answer::Loss(Box::new(view)),
+                None => Answer::Failed(Problem { error: no_exit(&name) }),
+            },
+            Query::ExplainExit { name } => match self.controller.explain_exit(now, &name) {
+                Some(view) => Answer::Exit(Box::new(view)),
+                None => Answer::Failed(Problem { error: no_exit(&name) }),
+            },
+            Query::Losses => Answer::Losses(self.controller.losses(now)),
+            Query::Changes => Answer::Changes(Changes { changes: self.controller.changes() }),
+            Query::Approve { id } => self.judge(Order::Approve { id }),
+            Query::Reject { id } => self.judge(Order::Reject { id }),
             Query::Record => Answer::Recording(Box::new(self.tap.view())),
             Query::RecordStart => self.record(true),
             Query::RecordStop => self.record(false),
@@ -224,6 +234,14 @@ impl Decider {
         };
         // A client that went away needs no answer.
         let _ = request.reply.send(answer);
+    }
+
+    /// A word of a person about queued changes.
+    fn judge(&mut self, order: Order) -> Answer {
+        let mut outcome = self.handle(Input::Order(order));
+        let judged = std::mem::take(&mut outcome.judged);
+        self.act(outcome);
+        Answer::Judgement(Judgement { judged })
     }
 
     fn record(&mut self, on: bool) -> Answer {
@@ -237,7 +255,7 @@ impl Decider {
         let switched = match order {
             Order::Off => self.off.set().and_then(|()| self.expire()),
             Order::On => self.off.clear(),
-            Order::Stop => Ok(()),
+            Order::Stop | Order::Approve { .. } | Order::Reject { .. } => Ok(()),
         };
         if let Err(error) = switched {
             return Answer::Failed(Problem { error: error.to_string() });
@@ -291,6 +309,7 @@ impl Decider {
             jobs,
             identity,
             backlog: VecDeque::new(),
+            next_job: None,
             rounds: histogram(),
             leases,
             tap,
@@ -300,6 +319,10 @@ impl Decider {
 
 fn peer_view(status: &watch::Receiver<PeerStatus>) -> serde_json::Value {
     serde_json::to_value(&*status.borrow()).unwrap_or(serde_json::Value::Null)
+}
+
+fn no_exit(name: &str) -> String {
+    format!("there is no exit and no interface named `{name}`; `etm providers` lists them")
 }
 
 fn log(event: &Event) {
