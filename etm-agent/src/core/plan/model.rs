@@ -190,7 +190,10 @@ impl Model {
     pub fn finish(mut self) -> Result<Model, ModelError> {
         let per_mbps = match self.prices.overload_per_mbps {
             Some(price) if price < (FIRST * self.contracts).max(self.spread) * (1.0 - 1e-9) => {
-                return Err(ModelError::OverloadPrice { price, spread: self.contracts.max(self.spread / FIRST) });
+                return Err(ModelError::OverloadPrice {
+                    price,
+                    spread: self.contracts.max(self.spread / FIRST),
+                });
             }
             Some(price) => price,
             // Where nothing differs in price, any price relieves.

@@ -211,6 +211,10 @@ fn verdict(model: &Model, stay: &Costs, plan: &Costs) -> Verdict {
         return Verdict::NothingToGain;
     }
     let traffic: f64 = model.rate.iter().sum();
+    // Out of time, or where nothing lawful was found: what breaks a hard limit that staying does not is no plan.
+    if plan.breach_bps > stay.breach_bps + 1e-9 * traffic {
+        return Verdict::NothingToGain;
+    }
     if stay.overload_bps - plan.overload_bps > 1e-9 * traffic || stay.breach_bps > plan.breach_bps {
         return Verdict::Relief;
     }

@@ -4,9 +4,9 @@ use super::model::{Demand, Model, Node, Prices, Route, Rules, Tier};
 use super::solve::{Budget, solve};
 use super::{Plan, Verdict};
 use crate::core::plan_check::{Stated, check};
+use microlp::{ComparisonOp, OptimizationDirection, Problem};
 use std::cell::Cell;
 use std::time::Duration;
-use microlp::{ComparisonOp, OptimizationDirection, Problem};
 
 /// A small generator: the same numbers everywhere.
 pub(super) struct Dice(u64);
@@ -464,7 +464,14 @@ fn wavering(mut case: Case, headroom: f64, rounds: usize, seed: u64) -> (usize, 
             exit.ceiling_bps = (limit * (1.0 - headroom)).max(*stay);
         }
         let model = case.model();
-        let plan = solve(&model, warm.as_ref(), None);
+        // So many looks at the clock: what a round may cost, and enough for all but the last of the gap.
+        let looks = Cell::new(0_u64);
+        let elapsed = || {
+            looks.set(looks.get() + 1);
+            Duration::from_millis(looks.get())
+        };
+        let budget = Budget { elapsed: &elapsed, limit: Duration::from_millis(1_000) };
+        let plan = solve(&model, warm.as_ref(), Some(budget));
         case.judged(&model, &plan, "noise");
         warm = Some(plan.warm.clone());
         for ((one, exit), made) in case.prefixes.iter_mut().zip(&plan.exits).zip(&mut made) {
@@ -481,19 +488,25 @@ fn wavering(mut case: Case, headroom: f64, rounds: usize, seed: u64) -> (usize, 
     (again, moves)
 }
 
+/// Each is a problem solved and judged.
+const ROUNDS: usize = 1_000;
+
 #[test]
 fn noise_makes_no_prefix_go_back_and_forth() {
+    let mut all = 0;
     // The last has no room to spare: all limits together, less headroom, are just above the traffic.
     for (prefixes, room, headroom, seed) in
         [(200, 1.1, 0.07, 4711), (60, 1.1, 0.03, 40), (60, 1.0, 0.03, 42), (60, 0.98, 0.07, 43)]
     {
         let mut case = case(Kind::Plain, prefixes, 3, seed);
         case.exits.iter_mut().for_each(|exit| exit.limit_bps *= room);
-        let (again, moves) = wavering(case, headroom, 1_000, seed);
+        let (again, moves) = wavering(case, headroom, ROUNDS, seed);
+        eprintln!("LAB {prefixes} {room} {headroom}: again {again} moves {moves:?}");
         assert_eq!(again, 0, "{prefixes} prefixes, room {room}, headroom {headroom}: {moves:?} moves");
-        assert!(moves[0] > 0, "something moves at first");
-        assert!(moves[1] <= 2, "and then hardly anything: {moves:?}");
+        assert!(moves[1] <= 2, "in the end hardly anything moves: {moves:?}");
+        all += moves[0];
     }
+    assert!(all > 0, "something moves at first");
 }
 
 #[test]
@@ -524,8 +537,11 @@ fn a_budget_that_is_spent_gives_the_best_plan_so_far_with_an_honest_gap() {
 fn an_overload_price_that_would_not_come_first_is_refused_by_name() {
     let mut case = case(Kind::Plain, 50, 3, 8);
     let all = case.exits.iter().flat_map(|exit| &exit.tiers).map(|tier| tier.price_per_mbps);
-    let (low, high) = all.fold((f64::INFINITY, 0.0_f64), |(low, high), price| (low.min(price), high.max(price)));
-    for (price, good) in [(0.5 * (high - low), false), (5.0 * (high - low), false), (11.0 * (high - low), true)] {
+    let (low, high) =
+        all.fold((f64::INFINITY, 0.0_f64), |(low, high), price| (low.min(price), high.max(price)));
+    for (price, good) in
+        [(0.5 * (high - low), false), (5.0 * (high - low), false), (11.0 * (high - low), true)]
+    {
         case.prices.overload_per_mbps = Some(price);
         let mut model = Model::new(case.exits.clone(), Vec::new(), case.prices, case.rules).unwrap();
         let routes: Vec<Route> = (0..3).map(|exit| Route { exit, penalty_per_mbps: 0.0 }).collect();
