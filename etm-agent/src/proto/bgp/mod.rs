@@ -19,6 +19,9 @@ mod out;
 mod pack;
 mod update;
 
+#[cfg(test)]
+mod tests;
+
 pub use fault::{RouterIdOwner, SessionFault};
 pub use frame::{Frame, FrameReader, Malformed};
 pub use import::Import;
