@@ -3,6 +3,7 @@
 
 mod billing;
 pub mod offline;
+mod prices;
 mod raw;
 mod record;
 mod report;
