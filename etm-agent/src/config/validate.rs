@@ -428,46 +428,11 @@ impl Check {
         }
     }
 
-    fn router_id(&mut self, id: &toml::Spanned<std::net::Ipv4Addr>) -> RouterId {
+    pub(super) fn router_id(&mut self, id: &toml::Spanned<std::net::Ipv4Addr>) -> RouterId {
         if id.get_ref().is_unspecified() {
             self.fault(id.span(), "a BGP Identifier must not be zero (RFC 6286)");
         }
         RouterId(*id.get_ref())
-    }
-
-    fn session(&mut self, session: &raw::Session, bgp: &raw::Bgp, exits: &[Exit]) -> Option<SessionSettings> {
-        let (peer, interface) = self.peer(session)?;
-        if session.role == Role::Inject && session.next_hops.is_empty() && session.exit_next_hops.is_empty() {
-            self.fault_with_help(
-                session.name.span(),
-                format!("session `{}` announces, but has no next hop to announce", session.name.get_ref()),
-                "add next_hops = [\"...\"]: addresses that this peer can resolve, usually this router's own on the link to it",
-            );
-        }
-        let mut exit_next_hops = Vec::new();
-        for entry in &session.exit_next_hops {
-            if let Some(exit) = self.exit(&entry.exit, exits) {
-                exit_next_hops.push((exit, entry.next_hops.clone()));
-            }
-        }
-        let router_id = session.router_id.as_ref().unwrap_or(&bgp.router_id);
-        let peer_as = Asn(session.peer_as.unwrap_or(*bgp.asn.get_ref()));
-        let external = peer_as.0 != *bgp.asn.get_ref();
-        Some(SessionSettings {
-            name: session.name.get_ref().clone(),
-            role: session.role,
-            peer,
-            interface,
-            port: session.port.unwrap_or(179),
-            peer_as,
-            local: session.local.as_ref().map(|addr| *addr.get_ref()),
-            router_id: self.router_id(router_id),
-            next_hops: session.next_hops.clone(),
-            exit_next_hops,
-            transport: self.transport(session),
-            import: self.import(session, external),
-            announce_rate: self.announce_rate(session),
-        })
     }
 
     /// What must be there for ETM to have anything to do.
