@@ -7,13 +7,16 @@ mod prices;
 mod raw;
 mod record;
 mod report;
+mod routes;
+mod session;
 mod settings;
 mod validate;
 
 pub use report::ConfigError;
 pub use settings::{
-    AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, RecordSettings,
-    SessionSettings, Settings,
+    AgentSettings, BeyondSettings, BgpSettings, DatapathSettings, HookChoice, ImportSettings, KernelSettings,
+    KeySettings, MaxRoutesSettings, ReachSettings, RecordSettings, SessionSettings, Settings,
+    TransportSettings,
 };
 
 /// The documented configuration: every key with its default, commented out where it is optional.

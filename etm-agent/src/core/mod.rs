@@ -5,6 +5,8 @@
 //!
 //! In reading order, each file importing only those before it.
 
+pub mod route_rules;
+
 pub mod billing;
 
 pub mod policy;

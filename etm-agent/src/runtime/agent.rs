@@ -11,8 +11,8 @@ use crate::config::Settings;
 use crate::core::policy::Role;
 use crate::datapath::{self, OffSwitch};
 use crate::fib::{self, OwnTable};
-use crate::peering::PeerStatus;
 use crate::telemetry::{self, LogFormat};
+use crate::types::bgp::{PeerStatus, SessionState};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -185,7 +185,7 @@ fn hopeless(settings: &Settings, parts: &Parts, late: bool) -> Option<AgentError
 /// What is known of a peer that has not said anything.
 fn silence(status: &PeerStatus) -> String {
     match status.state {
-        "open-sent" => format!("{} took the connection but sent no OPEN", status.remote),
+        SessionState::OpenSent => format!("{} took the connection but sent no OPEN", status.remote),
         _ => format!("no answer from {}", status.remote),
     }
 }

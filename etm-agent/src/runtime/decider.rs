@@ -16,7 +16,7 @@ use crate::core::controller::{Controller, Outcome};
 use crate::core::decision::{Decision, TableChange};
 use crate::core::input::{Input, LinkEvent, Order, Sample};
 use crate::datapath::{DatapathError, Lease, Marked, OffSwitch};
-use crate::peering::PeerStatus;
+use crate::types::bgp::PeerStatus;
 use crate::types::{Timestamp, UplinkId};
 use hdrhistogram::Histogram;
 use std::collections::VecDeque;
@@ -25,7 +25,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
-/// Most table changes in one job: the kernel takes about 2.5 us for each.
+/// Most table changes put into one job: the kernel takes about 2.5 us for each.
 const CHANGES_PER_JOB: usize = 4096;
 
 /// What the supervisor tells the thread.
@@ -65,7 +65,9 @@ pub(super) struct Decider {
     pub(super) learning: watch::Sender<bool>,
     pub(super) jobs: SyncSender<Job>,
     pub(super) identity: Identity,
+    /// Changes that the table thread could not take yet, in order; the job it could not take comes before them.
     pub(super) backlog: VecDeque<TableChange>,
+    pub(super) next_job: Option<Job>,
     pub(super) rounds: Histogram<u64>,
     /// Until when the lease is held; zero where none is. Announcements live on it too.
     pub(super) leases: watch::Sender<Timestamp>,
@@ -141,20 +143,22 @@ impl Decider {
         });
     }
 
-    /// Never waits for the kernel: what the table thread cannot take now is kept, in order.
+    /// Never waits for the kernel: what the table thread cannot take now is kept.
     fn hand_out_changes(&mut self) {
-        while !self.backlog.is_empty() {
-            let count = self.backlog.len().min(CHANGES_PER_JOB);
-            let changes: Vec<TableChange> = self.backlog.drain(..count).collect();
-            match self.jobs.try_send(Job::Changes(changes)) {
-                Ok(()) => {}
-                Err(
-                    TrySendError::Full(Job::Changes(back)) | TrySendError::Disconnected(Job::Changes(back)),
-                ) => {
-                    back.into_iter().rev().for_each(|change| self.backlog.push_front(change));
+        loop {
+            if self.next_job.is_none() {
+                if self.backlog.is_empty() {
+                    // A whole table's changes are many megabytes, needed once.
+                    self.backlog.shrink_to(CHANGES_PER_JOB);
                     return;
                 }
-                Err(_) => return,
+                let count = self.backlog.len().min(CHANGES_PER_JOB);
+                self.next_job = Some(Job::Changes(self.backlog.drain(..count).collect()));
+            }
+            let Some(job) = self.next_job.take() else { return };
+            if let Err(TrySendError::Full(back)) = self.jobs.try_send(job) {
+                self.next_job = Some(back);
+                return;
             }
         }
     }
@@ -305,6 +309,7 @@ impl Decider {
             jobs,
             identity,
             backlog: VecDeque::new(),
+            next_job: None,
             rounds: histogram(),
             leases,
             tap,

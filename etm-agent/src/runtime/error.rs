@@ -62,6 +62,9 @@ pub enum AgentError {
     /// A BGP session cannot be run as configured.
     #[error(transparent)]
     Peering(#[from] peering::ConfigError),
+    /// The key of a BGP session.
+    #[error(transparent)]
+    Secret(#[from] peering::SecretError),
     /// A BGP session will never come up as things are.
     #[error("BGP session {session}: {reason}")]
     SessionFault {
@@ -145,7 +148,9 @@ impl AgentError {
                 FibError::Open { .. } | FibError::Privilege => ExitStatus::Machine,
                 _ => ExitStatus::Failed,
             },
-            AgentError::Peering(_) | AgentError::NextHops { .. } => ExitStatus::Config,
+            AgentError::Peering(_) | AgentError::Secret(_) | AgentError::NextHops { .. } => {
+                ExitStatus::Config
+            }
             AgentError::SessionFault { .. } | AgentError::SessionTimeout { .. } => ExitStatus::Session,
             AgentError::System { .. } | AgentError::PartEnded { .. } => ExitStatus::Failed,
         }

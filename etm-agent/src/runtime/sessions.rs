@@ -2,14 +2,18 @@
 
 use super::clock::boottime;
 use super::error::AgentError;
-use crate::config::{BgpSettings, SessionSettings, Settings};
+use crate::config::{
+    BeyondSettings, BgpSettings, KeySettings, MaxRoutesSettings, ReachSettings, SessionSettings, Settings,
+    TransportSettings,
+};
 use crate::core::decision::Decision;
 use crate::core::input::Input;
 use crate::core::policy::Role;
 use crate::peering::{
-    InjectConfig, NextHops, OutPolicy, Parting, PeerStatus, Ports, SessionConfig, run_inject, run_learn,
-    status_channel,
+    Auth, Beyond, Connect, Doors, Import, InjectConfig, Listener, MaxRoutes, NextHops, OutPolicy, Parting,
+    Ports, Reach, Secret, SessionConfig, Transport, run_inject_with, run_learn_with, status_channel,
 };
+use crate::types::bgp::PeerStatus;
 use crate::types::{Community, Family, PeerId};
 use futures::future::BoxFuture;
 use std::net::IpAddr;
@@ -25,16 +29,25 @@ pub(super) struct Session {
     pub(super) future: BoxFuture<'static, bool>,
 }
 
+/// What `of` prepares.
+#[derive(Default)]
+pub(super) struct Prepared {
+    /// In order of `PeerId`.
+    pub(super) sessions: Vec<Session>,
+    /// One for each local address that peers connect to.
+    pub(super) listeners: Vec<BoxFuture<'static, ()>>,
+}
+
 /// Prepares all configured sessions, none without a `bgp` table; refuses settings that no peer could accept.
 pub(super) fn of(
     settings: &Settings,
     inputs: &mpsc::Sender<Input>,
     told: &watch::Receiver<Arc<Decision>>,
     stop: &watch::Receiver<bool>,
-) -> Result<Vec<Session>, AgentError> {
+) -> Result<Prepared, AgentError> {
     match &settings.bgp {
         Some(bgp) => prepare(bgp, settings.policy.community, inputs, told, stop),
-        None => Ok(Vec::new()),
+        None => Ok(Prepared::default()),
     }
 }
 
@@ -44,32 +57,43 @@ fn prepare(
     inputs: &mpsc::Sender<Input>,
     told: &watch::Receiver<Arc<Decision>>,
     stop: &watch::Receiver<bool>,
-) -> Result<Vec<Session>, AgentError> {
-    let mut sessions = Vec::new();
+) -> Result<Prepared, AgentError> {
+    let mut configs = Vec::new();
     for (index, settings) in bgp.sessions.iter().enumerate() {
         let peer = PeerId(u16::try_from(index).unwrap_or(u16::MAX));
-        let config = session_config(peer, settings, bgp);
+        configs.push(session_config(peer, settings, bgp)?);
+    }
+    let (listeners, mut arrivals) = Listener::of(&configs, bgp.listen_port);
+    let listening = listeners
+        .into_iter()
+        .map(|listener| -> BoxFuture<'static, ()> { Box::pin(listener.run(stop.clone())) });
+    let mut prepared = Prepared { sessions: Vec::new(), listeners: listening.collect() };
+    for (index, (config, settings)) in configs.into_iter().zip(&bgp.sessions).enumerate() {
         let (writer, status) = status_channel(&config, boottime());
         let ports = Ports { inputs: inputs.clone(), status: writer, stop: stop.clone(), clock: boottime };
+        let doors = Doors { arrivals: arrivals.remove(&index), orders: None };
         let future: BoxFuture<'static, bool> = match settings.role {
             Role::Learn => {
                 config.check()?;
                 Box::pin(async move {
-                    run_learn(config, ports).await;
+                    run_learn_with(config, ports, doors).await;
                     true
                 })
             }
             Role::Inject => {
                 let out = OutPolicy { local_pref: bgp.local_pref, community };
-                let inject = InjectConfig { out, next_hops: next_hops(settings)? };
+                let mut inject = InjectConfig::new(out, next_hops(settings)?);
+                inject.rate = settings.announce_rate;
                 config.check_inject(&inject)?;
-                let decisions = told.clone();
-                Box::pin(async move { run_inject(config, inject, decisions, ports).await == Parting::Clean })
+                let told = told.clone();
+                Box::pin(async move {
+                    run_inject_with(config, inject, told, ports, doors).await == Parting::Clean
+                })
             }
         };
-        sessions.push(Session { name: settings.name.clone(), role: settings.role, status, future });
+        prepared.sessions.push(Session { name: settings.name.clone(), role: settings.role, status, future });
     }
-    Ok(sessions)
+    Ok(prepared)
 }
 
 /// Refuses what `prepare` would refuse, without a session.
@@ -80,7 +104,11 @@ pub(super) fn check(settings: &Settings) -> Result<(), AgentError> {
     of(settings, &inputs, &decisions, &stop).map(drop)
 }
 
-fn session_config(peer: PeerId, settings: &SessionSettings, bgp: &BgpSettings) -> SessionConfig {
+fn session_config(
+    peer: PeerId,
+    settings: &SessionSettings,
+    bgp: &BgpSettings,
+) -> Result<SessionConfig, AgentError> {
     let mut config = SessionConfig::new(
         peer,
         &settings.name,
@@ -92,7 +120,50 @@ fn session_config(peer: PeerId, settings: &SessionSettings, bgp: &BgpSettings) -
     config.local = settings.local;
     config.port = settings.port;
     config.hold_time = u16::try_from(bgp.hold_time.as_secs()).unwrap_or(u16::MAX);
-    config
+    config.interface.clone_from(&settings.interface);
+    config.connect = match (settings.transport.dials, settings.transport.listens) {
+        (_, false) => Connect::Active,
+        (false, true) => Connect::Passive,
+        (true, true) => Connect::Both,
+    };
+    config.transport = transport(&settings.transport)?;
+    config.role = settings.import.role;
+    config.strict_role = settings.import.strict_role;
+    config.import = Import {
+        accept: settings.import.accept,
+        first_as: settings.import.first_as,
+        link_local: settings.interface.is_some(),
+    };
+    config.max_routes = settings.import.max_routes.map(max_routes);
+    config.retain = settings.import.retain;
+    // Sessions of one start differ by number, two starts by time.
+    config.seed = boottime().0 ^ u64::from(peer.0).rotate_left(32);
+    Ok(config)
+}
+
+fn transport(settings: &TransportSettings) -> Result<Transport, AgentError> {
+    let reach = match settings.reach {
+        ReachSettings::Usual => Reach::Usual,
+        ReachSettings::Multihop(hops) => Reach::Multihop(hops),
+        ReachSettings::Gtsm(hops) => Reach::Gtsm(hops),
+    };
+    let auth = match &settings.key {
+        KeySettings::None => Auth::None,
+        KeySettings::Md5(file) => Auth::Md5(Secret::read(file)?),
+        KeySettings::Ao { file, id, algorithm } => {
+            Auth::Ao { key: Secret::read(file)?, id: *id, algorithm: algorithm.clone() }
+        }
+    };
+    Ok(Transport { auth, reach })
+}
+
+fn max_routes(settings: MaxRoutesSettings) -> MaxRoutes {
+    let beyond = match settings.beyond {
+        BeyondSettings::Restart(pause) => Beyond::Restart(pause),
+        BeyondSettings::Down => Beyond::Down,
+        BeyondSettings::Drop => Beyond::Drop,
+    };
+    MaxRoutes { limit: settings.limit, warn_at: settings.warn_at, beyond }
 }
 
 fn next_hops(settings: &SessionSettings) -> Result<NextHops, AgentError> {

@@ -6,36 +6,37 @@ use super::decider::{Decider, Identity, Sources, uplink_id};
 use super::error::AgentError;
 use super::machine::{self, enforcing, own_table};
 use super::open::{Opening, header};
-use super::record::{self, Recorder};
+use super::record::{self, Tap};
 use super::sampler::{Attachment, Note, Sampler};
-use super::sessions::{self, Session};
+use super::sessions::{self, Prepared, Session};
 use super::stop::{End, Parts};
 use super::table::{self, Job};
 use crate::config::Settings;
 use crate::control::schema::Quantiles;
 use crate::control::{self, Request};
 use crate::core::controller::Controller;
-use crate::core::decision::Decision;
+use crate::core::decision::{Adopted, Decision};
 use crate::core::input::{Input, LinkEvent, Sample, TableFill};
 use crate::core::policy::Policy;
 use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
 use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
 use crate::types::Timestamp;
+use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+/// Inputs that wait for the decision: batches of up to 512 routes, so three megabytes at most.
+const INPUTS: usize = 64;
+
 /// Starts every part. An error means that nothing runs any more.
 pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, AgentError> {
     let Opening { interfaces, datapath, routes, socket, lock } = opening;
-    let Opened { datapath, table, counters, lease, off, live, log, mut adopted } = datapath;
-    if enforcing(settings) {
-        adopted.routes = routes.installed().clone();
-    }
-    let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
-    let controller = Controller::new(policy(settings, &interfaces.uplinks), slots, &adopted, off.is_off()?);
-    let (inputs, inputs_rx) = mpsc::channel(4096);
+    let Opened { datapath, table, counters, lease, off, live, log, adopted } = datapath;
+    let policy = policy(settings, &interfaces.uplinks);
+    let controller = controller(settings, policy, adopted, &routes, off.is_off()?);
+    let (inputs, inputs_rx) = mpsc::channel(INPUTS);
     let (requests, requests_rx) = mpsc::channel(16);
     let (samples, samples_rx) = mpsc::channel(1);
     let (links, links_rx) = mpsc::channel(64);
@@ -49,10 +50,9 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     let (told, told_rx) = watch::channel(controller.decision());
     let (stop_sessions, sessions_rx) = watch::channel(false);
     let (stop_rest, rest_rx) = watch::channel(false);
-    let sessions = sessions::of(settings, &inputs, &told_rx, &sessions_rx)?;
+    let Prepared { sessions, listeners } = sessions::of(settings, &inputs, &told_rx, &sessions_rx)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let identity = identity(settings, &sessions, sample_times);
-    let (tap, recorder) = record::pair(&settings.record);
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -67,6 +67,7 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
         _lock: lock,
     };
     let tasks = &mut parts.tasks;
+    let tap = spawn_recorder(tasks, settings)?;
     let decider =
         Decider::new(controller, (lease, off), (decisions, learning, leases), (jobs, tap), identity);
     let sources = Sources {
@@ -77,7 +78,6 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
         inputs: inputs_rx,
     };
     spawn_decider(tasks, decider, sources)?;
-    spawn_recorder(tasks, recorder)?;
     let reader = (datapath, counters, log);
     let sampler = sampler(settings, reader, &interfaces.uplinks, fill_rx, (samples, durations))?;
     spawn_sampler(tasks, sampler, notes_rx)?;
@@ -87,8 +87,22 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
     spawn_daemon_watch(tasks, settings.clone(), rest_rx.clone());
     spawn_control(tasks, socket, requests, rest_rx);
-    spawn_sessions(tasks, sessions);
+    spawn_sessions(tasks, sessions, listeners);
     Ok(parts)
+}
+
+fn controller(
+    settings: &Settings,
+    policy: Policy,
+    mut adopted: Adopted,
+    routes: &fib::Overrides,
+    off: bool,
+) -> Controller {
+    if enforcing(settings) {
+        adopted.routes = routes.installed().clone();
+    }
+    let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
+    Controller::new(policy, slots, &adopted, off)
 }
 
 /// The operator's, with what only the machine knows: interfaces without link header have no frames to bill.
@@ -175,11 +189,13 @@ fn spawn_sampler(tasks: &mut Tasks, sampler: Sampler, notes: Receiver<Note>) -> 
     spawn_thread(tasks, "sampler", move || End::Datapath(Box::new(sampler.run(&notes))))
 }
 
-fn spawn_recorder(tasks: &mut Tasks, recorder: Recorder) -> Result<(), AgentError> {
+fn spawn_recorder(tasks: &mut Tasks, settings: &Settings) -> Result<Tap, AgentError> {
+    let (tap, recorder) = record::pair(&settings.record);
     spawn_thread(tasks, "recorder", move || {
         recorder.run();
         End::Plain
-    })
+    })?;
+    Ok(tap)
 }
 
 fn spawn_table(
@@ -293,7 +309,13 @@ fn spawn_daemon_watch(tasks: &mut Tasks, settings: Settings, stop: watch::Receiv
     });
 }
 
-fn spawn_sessions(tasks: &mut Tasks, sessions: Vec<Session>) {
+fn spawn_sessions(tasks: &mut Tasks, sessions: Vec<Session>, listeners: Vec<BoxFuture<'static, ()>>) {
+    for listener in listeners {
+        tasks.spawn(async move {
+            listener.await;
+            ("a BGP listener", End::Plain)
+        });
+    }
     for session in sessions {
         tasks.spawn(async move {
             let confirmed = session.future.await;

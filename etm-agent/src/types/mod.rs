@@ -19,6 +19,7 @@
 //! | round | one recomputation of the decision |
 
 mod attrs;
+pub mod bgp;
 mod ident;
 mod money;
 mod prefix;
@@ -26,7 +27,7 @@ mod prefix_map;
 mod time;
 mod units;
 
-pub use attrs::{AsPath, AsPathSegment, Asn, Community, LargeCommunity, Origin, RouteAttrs};
+pub use attrs::{AsPath, AsPathSegment, Asn, CarriedAttr, Community, LargeCommunity, Origin, RouteAttrs};
 pub use ident::{ExitId, Generation, IfIndex, PathId, PeerId, ProviderId, RouterId, SlotId, UplinkId};
 pub use money::Price;
 pub use prefix::{Family, Prefix, PrefixError};

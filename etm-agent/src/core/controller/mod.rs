@@ -149,7 +149,7 @@ impl Controller {
             tree,
             choices: Choices::default(),
             topology: Topology::new(&policy),
-            rib: Rib::new(policy.community, policy.process),
+            rib: Rib::new(&policy),
             fib: FibView::default(),
             slots: Slots::new(slot_capacity, adopted),
             rates: Rates::new(uplinks, adopted)
