@@ -28,7 +28,7 @@ use self::model::Model;
 use self::tally::Costs;
 
 /// Prices to start from next time.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Warm {
     /// Of exits, groups and, where moved traffic is capped, of moving; currency per bit/s and month.
     pub prices: Vec<f64>,
