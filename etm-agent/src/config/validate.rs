@@ -1,13 +1,14 @@
 //! From the file as typed to what it means. Finds every fault, not only the first.
 
 use super::billing;
+use super::bmp;
 use super::raw::{self, Raw, Text};
 use super::record;
 use super::report::Fault;
 use super::settings::{
     AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
 };
-use crate::core::policy::{DecisionProcess, Exit, Peer, Policy, Provider, Role, StaticRoute, Uplink};
+use crate::core::policy::{DecisionProcess, Exit, Policy, Provider, Role, StaticRoute, Uplink};
 use crate::types::{
     Asn, Community, ExitId, Family, Prefix, ProviderId, RouterId, Share, UplinkId, parse_duration,
 };
@@ -30,22 +31,17 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let (providers, exits) = check.providers(&raw.provider, &uplinks);
     let kernel = check.kernel(&raw.kernel);
     let bgp = raw.bgp.as_ref().map(|bgp| check.bgp(bgp, &exits, kernel.lease));
+    let bmp = raw.bmp.as_ref().map(|bmp| check.bmp(bmp, &providers, bgp.as_ref()));
     let community = check.community(raw.bgp.as_ref());
     let (interval, stale_after) = check.times(&raw.agent);
     check.lease_outlives(raw, interval, kernel.lease);
-    let peers: Vec<Peer> = bgp
-        .iter()
-        .flat_map(|bgp| bgp.sessions.iter().map(|session| session_peer(session, bgp.asn)))
-        .collect();
+    let peers = bmp::peers(bgp.as_ref(), bmp.as_ref());
     let policy = Policy {
         route_rules: check.route_rules(&raw.policy, &peers),
         internal: check.parse_all(&raw.policy.internal),
         mode: raw.agent.mode,
         interval,
-        peers: bgp
-            .iter()
-            .flat_map(|bgp| bgp.sessions.iter().map(|session| session_peer(session, bgp.asn)))
-            .collect(),
+        peers,
         static_routes: check.static_routes(&raw.static_route, &exits),
         exclude: raw.policy.exclude.iter().filter_map(|text| check.parse::<Prefix>(text)).collect(),
         hold: check.duration(raw.policy.hold.as_ref(), Duration::from_secs(300)),
@@ -80,6 +76,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         policy,
         kernel,
         bgp,
+        bmp,
     };
     if check.faults.is_empty() { Ok(settings) } else { Err(check.faults) }
 }
@@ -98,11 +95,6 @@ fn process(raw: &raw::DecisionTable) -> DecisionProcess {
 
 fn path(given: Option<&str>, default: &str) -> PathBuf {
     PathBuf::from(given.unwrap_or(default))
-}
-
-fn session_peer(session: &SessionSettings, own: Asn) -> Peer {
-    let (address, external) = (Some(session.peer), session.peer_as != own);
-    Peer { name: session.name.clone(), role: session.role, address, external }
 }
 
 #[derive(Default)]
@@ -132,7 +124,7 @@ impl Check {
         !self.faults.is_empty()
     }
 
-    fn missing(&mut self, message: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn missing(&mut self, message: impl Into<String>, help: impl Into<String>) {
         self.faults.push(Fault { span: None, message: message.into(), help: Some(help.into()) });
     }
 
@@ -407,46 +399,11 @@ impl Check {
         }
     }
 
-    fn router_id(&mut self, id: &toml::Spanned<std::net::Ipv4Addr>) -> RouterId {
+    pub(super) fn router_id(&mut self, id: &toml::Spanned<std::net::Ipv4Addr>) -> RouterId {
         if id.get_ref().is_unspecified() {
             self.fault(id.span(), "a BGP Identifier must not be zero (RFC 6286)");
         }
         RouterId(*id.get_ref())
-    }
-
-    fn session(&mut self, session: &raw::Session, bgp: &raw::Bgp, exits: &[Exit]) -> Option<SessionSettings> {
-        let (peer, interface) = self.peer(session)?;
-        if session.role == Role::Inject && session.next_hops.is_empty() && session.exit_next_hops.is_empty() {
-            self.fault_with_help(
-                session.name.span(),
-                format!("session `{}` announces, but has no next hop to announce", session.name.get_ref()),
-                "add next_hops = [\"...\"]: addresses that this peer can resolve, usually this router's own on the link to it",
-            );
-        }
-        let mut exit_next_hops = Vec::new();
-        for entry in &session.exit_next_hops {
-            if let Some(exit) = self.exit(&entry.exit, exits) {
-                exit_next_hops.push((exit, entry.next_hops.clone()));
-            }
-        }
-        let router_id = session.router_id.as_ref().unwrap_or(&bgp.router_id);
-        let peer_as = Asn(session.peer_as.unwrap_or(*bgp.asn.get_ref()));
-        let external = peer_as.0 != *bgp.asn.get_ref();
-        Some(SessionSettings {
-            name: session.name.get_ref().clone(),
-            role: session.role,
-            peer,
-            interface,
-            port: session.port.unwrap_or(179),
-            peer_as,
-            local: session.local.as_ref().map(|addr| *addr.get_ref()),
-            router_id: self.router_id(router_id),
-            next_hops: session.next_hops.clone(),
-            exit_next_hops,
-            transport: self.transport(session),
-            import: self.import(session, external),
-            announce_rate: self.announce_rate(session),
-        })
     }
 
     /// What must be there for ETM to have anything to do.
@@ -464,7 +421,7 @@ impl Check {
         if !learns && policy.static_routes.is_empty() {
             self.missing(
                 "ETM would know no route",
-                "add a [[bgp.session]] with role = \"learn\" towards this router's BGP daemon, or [[static_route]] tables",
+                "add a [[bgp.session]] with role = \"learn\" towards this router's BGP daemon, a [[bmp.router]] with peers, or [[static_route]] tables",
             );
         }
         if policy.mode != crate::core::policy::Mode::Observe && raw.kernel.inside.is_empty() {
