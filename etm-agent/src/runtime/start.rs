@@ -5,12 +5,14 @@ use super::clock::boottime;
 use super::decider::{Decider, Identity, Sources, uplink_id};
 use super::error::AgentError;
 use super::machine::{self, enforcing, own_table};
+use super::monitors;
 use super::open::{Opening, header};
 use super::record::{self, Tap};
 use super::sampler::{Attachment, Note, Sampler};
 use super::sessions::{self, Prepared, Session};
 use super::stop::{End, Parts};
 use super::table::{self, Job};
+use crate::bmp;
 use crate::config::Settings;
 use crate::control::schema::Quantiles;
 use crate::control::{self, Request};
@@ -21,6 +23,7 @@ use crate::core::policy::Policy;
 use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
 use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
 use crate::types::Timestamp;
+use crate::types::bmp::RouterStatus;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -50,9 +53,10 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     let (told, told_rx) = watch::channel(controller.decision());
     let (stop_sessions, sessions_rx) = watch::channel(false);
     let (stop_rest, rest_rx) = watch::channel(false);
+    let monitors = monitors::of(settings, &inputs, &rest_rx)?;
     let Prepared { sessions, listeners } = sessions::of(settings, &inputs, &told_rx, &sessions_rx)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
-    let identity = identity(settings, &sessions, sample_times);
+    let identity = identity(settings, &sessions, monitors.statuses, sample_times);
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -87,7 +91,7 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
     spawn_daemon_watch(tasks, settings.clone(), rest_rx.clone());
     spawn_control(tasks, socket, requests, rest_rx);
-    spawn_sessions(tasks, sessions, listeners);
+    spawn_sessions(tasks, sessions, listeners, monitors.parts);
     Ok(parts)
 }
 
@@ -139,12 +143,18 @@ fn attachment(link: &LinkReport) -> Attachment {
     Attachment { wanted: ifindex, attached: ifindex, header: header(link), failing: false }
 }
 
-fn identity(settings: &Settings, sessions: &[Session], sample_times: watch::Receiver<Quantiles>) -> Identity {
+fn identity(
+    settings: &Settings,
+    sessions: &[Session],
+    routers: Vec<watch::Receiver<RouterStatus>>,
+    sample_times: watch::Receiver<Quantiles>,
+) -> Identity {
     Identity {
         started: boottime(),
         pin_root: settings.datapath.pin_root.display().to_string(),
         lease_span: settings.kernel.lease,
-        peers: sessions.iter().map(|session| session.status.clone()).collect(),
+        peers: sessions.iter().map(|session| (session.role, session.status.clone())).collect(),
+        routers,
         sample_times,
     }
 }
@@ -309,7 +319,18 @@ fn spawn_daemon_watch(tasks: &mut Tasks, settings: Settings, stop: watch::Receiv
     });
 }
 
-fn spawn_sessions(tasks: &mut Tasks, sessions: Vec<Session>, listeners: Vec<BoxFuture<'static, ()>>) {
+fn spawn_sessions(
+    tasks: &mut Tasks,
+    sessions: Vec<Session>,
+    listeners: Vec<BoxFuture<'static, ()>>,
+    station: Vec<bmp::Part>,
+) {
+    for part in station {
+        tasks.spawn(async move {
+            part.await;
+            ("the BMP station", End::Plain)
+        });
+    }
     for listener in listeners {
         tasks.spawn(async move {
             listener.await;

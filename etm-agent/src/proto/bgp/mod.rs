@@ -15,8 +15,10 @@ mod import;
 mod machine;
 mod martian;
 mod negotiated;
+mod offered;
 mod out;
 mod pack;
+mod stored;
 mod update;
 
 #[cfg(test)]
@@ -28,6 +30,8 @@ pub use import::Import;
 pub use machine::{Event, Machine, Speaker, Step, ask_again, refresh_marks};
 pub use martian::is_martian;
 pub use negotiated::{Negotiated, PeerRestart};
+pub use offered::Offered;
 pub use out::{AdjRibOut, Diff, OutRoute};
 pub use pack::{DEFAULT_LOCAL_PREF, OutPolicy, Packed, end_of_rib, pack};
+pub use stored::{Unusable, store_attributes, stored_attributes};
 pub use update::{Change, Notice, Reset, Translated, Translator};
