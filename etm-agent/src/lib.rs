@@ -1,15 +1,17 @@
 //! ETM's user space: everything but the program in the kernel.
 //!
 //! Layers, each importing only those above it in this list (checked by `cargo xtask tidy`):
-//! `types`; `proto`, `core`, `config` (pure); `datapath`, `fib`, `peering`, `control`, `recording`,
+//! `types`; `proto`, `core`, `config` (pure); `datapath`, `fib`, `peering`, `bmp`, `mrt`, `control`, `recording`,
 //! `telemetry` (one outside thing each); `runtime` (composition); `cli`.
 
+pub mod bmp;
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod core;
 pub mod datapath;
 pub mod fib;
+pub mod mrt;
 pub mod peering;
 pub mod proto;
 pub mod recording;

@@ -2,7 +2,9 @@
 //! Never opens a file, never resolves a name, never looks at the machine: that is the runtime's.
 
 mod billing;
+mod bmp;
 pub mod offline;
+mod prices;
 mod raw;
 mod record;
 mod report;
@@ -13,9 +15,9 @@ mod validate;
 
 pub use report::ConfigError;
 pub use settings::{
-    AgentSettings, BeyondSettings, BgpSettings, DatapathSettings, HookChoice, ImportSettings, KernelSettings,
-    KeySettings, MaxRoutesSettings, ReachSettings, RecordSettings, SessionSettings, Settings,
-    TransportSettings,
+    AgentSettings, BeyondSettings, BgpSettings, BmpPeerSettings, BmpRouterSettings, BmpSettings,
+    DatapathSettings, HookChoice, ImportSettings, KernelSettings, KeySettings, MaxRoutesSettings,
+    ReachSettings, RecordSettings, SessionSettings, Settings, TransportSettings,
 };
 
 /// The documented configuration: every key with its default, commented out where it is optional.

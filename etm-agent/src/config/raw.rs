@@ -4,7 +4,7 @@
 use crate::core::policy::{Mode, Role};
 use crate::types::bgp::BgpRole;
 use serde::Deserialize;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use toml::Spanned;
 
 /// A text with its place in the file.
@@ -26,10 +26,19 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) interface: Vec<Interface>,
     #[serde(default)]
+    pub(super) port: Vec<Port>,
+    #[serde(default)]
+    pub(super) pin: Vec<Pin>,
+    #[serde(default)]
+    pub(super) forbid: Vec<Pin>,
+    #[serde(default)]
+    pub(super) prices: Prices,
+    #[serde(default)]
     pub(super) provider: Vec<Provider>,
     #[serde(default)]
     pub(super) static_route: Vec<StaticRoute>,
     pub(super) bgp: Option<Bgp>,
+    pub(super) bmp: Option<Bmp>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -52,6 +61,9 @@ pub(super) struct PolicyTable {
     pub(super) hold: Option<Text>,
     pub(super) max_overrides: Option<usize>,
     pub(super) max_moved: Option<Text>,
+    pub(super) max_moved_per_minute: Option<Text>,
+    pub(super) fill_rate: Option<Text>,
+    pub(super) approval: Option<Text>,
     /// Own and internal prefixes.
     #[serde(default)]
     pub(super) internal: Vec<Text>,
@@ -163,6 +175,51 @@ pub(super) struct Interface {
     pub(super) capacity: Text,
     pub(super) limit: Option<Text>,
     pub(super) headroom: Option<Text>,
+    pub(super) port: Option<Text>,
+    pub(super) commit: Option<Text>,
+    #[serde(default)]
+    pub(super) tiers: Vec<Tier>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Port {
+    pub(super) name: Text,
+    pub(super) capacity: Text,
+    pub(super) limit: Option<Text>,
+    pub(super) headroom: Option<Text>,
+    pub(super) inside: Option<Text>,
+    pub(super) commit: Option<Text>,
+    #[serde(default)]
+    pub(super) tiers: Vec<Tier>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tier {
+    pub(super) up_to: Option<Text>,
+    pub(super) price: Text,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pin {
+    pub(super) prefix: Text,
+    pub(super) exit: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Prices {
+    pub(super) preference: Option<Text>,
+    #[serde(rename = "move")]
+    pub(super) moving: Option<Text>,
+    pub(super) move_prefix: Option<Text>,
+    pub(super) hold: Option<Text>,
+    pub(super) overload: Option<Text>,
+    pub(super) min_saving: Option<Text>,
+    pub(super) min_saving_share: Option<Text>,
+    pub(super) payback: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -170,6 +227,9 @@ pub(super) struct Interface {
 pub(super) struct Provider {
     pub(super) name: Text,
     pub(super) asn: Option<u32>,
+    pub(super) commit: Option<Text>,
+    #[serde(default)]
+    pub(super) tiers: Vec<Tier>,
     pub(super) billing: Option<Text>,
     pub(super) billed_tags: Option<Spanned<i8>>,
     #[serde(default)]
@@ -279,4 +339,43 @@ pub(super) enum BeyondText {
 pub(super) struct ExitNextHops {
     pub(super) exit: Text,
     pub(super) next_hops: Vec<IpAddr>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Bmp {
+    #[serde(default)]
+    pub(super) listen: Vec<SocketAddr>,
+    #[serde(default)]
+    pub(super) router: Vec<BmpRouter>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BmpRouter {
+    pub(super) name: Text,
+    pub(super) address: Spanned<IpAddr>,
+    pub(super) connect: Option<Spanned<u16>>,
+    pub(super) view: Option<ViewText>,
+    pub(super) path_ids: Option<bool>,
+    pub(super) complete_after: Option<Text>,
+    pub(super) session: Option<Text>,
+    #[serde(default)]
+    pub(super) peers: Vec<BmpPeer>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum ViewText {
+    PrePolicy,
+    PostPolicy,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BmpPeer {
+    pub(super) address: Spanned<IpAddr>,
+    pub(super) provider: Text,
+    #[serde(default)]
+    pub(super) distinguisher: u64,
 }

@@ -8,19 +8,35 @@
 //! | `GET /v1/prefixes?top=N` | `Prefixes`, the busiest first |
 //! | `GET /v1/overrides` | `Overrides` |
 //! | `GET /v1/explain?prefix=P` | `ExplainView` |
+//! | `GET /v1/explain?exit=E` | `ExitView`: what drives the price of an exit |
+//! | `GET /v1/plan` | `PlanView`: what would be done now |
+//! | `GET /v1/plan?without=E` | `LossView`: whether losing an exit or interface would fit |
+//! | `GET /v1/losses` | `Losses`: the same for each exit in turn |
+//! | `GET /v1/changes` | `Changes` that wait for approval |
+//! | `POST /v1/approve?id=N`, `POST /v1/approve` (all), `POST /v1/reject?id=N` | `Judgement` |
 //! | `GET /v1/events?since=N` | `Events`, the decision log after entry N |
+//! | `GET /v1/bgp/peers` | `BgpPeers`: sessions and monitored routers |
+//! | `GET /v1/bgp/routes?prefix=P&longer=B&peer=NAME&after=P` | `RoutePage`: ask again with `after` its `next` |
+//! | `GET /v1/bgp/candidates?prefix=P` | `CandidatesView` |
 //! | `GET /v1/record`, `POST /v1/record/start`, `POST /v1/record/stop` | `Recording` |
 //! | `POST /v1/off`, `POST /v1/on` | `Ordered` |
 //!
 //! Errors are `Problem` with status 400 (bad request), 404, 503 (busy or stopping).
 
+use crate::core::controller::Browse;
 use crate::core::guard::State;
-use crate::core::view::{EventView, OverrideView, PrefixView, StatusView, UplinkView};
+use crate::core::policy::Role;
+use crate::core::view::{
+    CandidatesView, ChangeView, EventView, ExitView, Judged, LossView, Losses, OverrideView, PlanView,
+    PrefixView, RoutePage, StatusView, UplinkView,
+};
+use crate::types::bgp::PeerStatus;
+use crate::types::bmp::RouterStatus;
 use crate::types::{Prefix, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// What a client may ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
     /// Everything at a glance.
     Status,
@@ -38,10 +54,48 @@ pub enum Query {
         /// Which.
         prefix: Prefix,
     },
+    /// What drives the price of an exit.
+    ExplainExit {
+        /// Exit or interface.
+        name: String,
+    },
+    /// What would be done now.
+    Plan {
+        /// Without this exit or interface.
+        without: Option<String>,
+    },
+    /// Whether the loss of each exit would fit.
+    Losses,
+    /// Changes that wait for approval.
+    Changes,
+    /// Carry out a queued change.
+    Approve {
+        /// Its number; all without one.
+        id: Option<u64>,
+    },
+    /// Drop a queued change.
+    Reject {
+        /// Its number.
+        id: u64,
+    },
     /// Decision log.
     Events {
         /// Entries after this number.
         since: u64,
+    },
+    /// BGP sessions and monitored routers.
+    BgpPeers,
+    /// A page of the RIB.
+    BgpRoutes {
+        /// Which routes; its `peer` is filled in from `peer`.
+        browse: Browse,
+        /// Name of a source.
+        peer: Option<String>,
+    },
+    /// All routes of a prefix, in order of preference.
+    BgpCandidates {
+        /// Which.
+        prefix: Prefix,
     },
     /// Whether and where inputs are recorded.
     Record,
@@ -69,14 +123,34 @@ pub enum Answer {
     Overrides(Overrides),
     /// To `Query::Explain`.
     Explain(Box<crate::core::view::ExplainView>),
+    /// To `Query::ExplainExit`.
+    Exit(Box<ExitView>),
+    /// To `Query::Plan`.
+    Plan(Box<PlanView>),
+    /// To `Query::Plan` without something.
+    Loss(Box<LossView>),
+    /// To `Query::Losses`.
+    Losses(Losses),
+    /// To `Query::Changes`.
+    Changes(Changes),
+    /// To `Query::Approve` and `Query::Reject`.
+    Judgement(Judgement),
     /// To `Query::Events`.
     Events(Events),
+    /// To `Query::BgpPeers`.
+    BgpPeers(Box<BgpPeers>),
+    /// To `Query::BgpRoutes`.
+    BgpRoutes(RoutePage),
+    /// To `Query::BgpCandidates`.
+    BgpCandidates(Box<CandidatesView>),
     /// To `Query::Record`, `Query::RecordStart` and `Query::RecordStop`.
     Recording(Box<Recording>),
     /// To `Query::Off` and `Query::On`.
     Ordered(Ordered),
     /// The order could not be carried out.
     Failed(Problem),
+    /// What was asked about does not exist.
+    Missing(Problem),
 }
 
 /// `etm status`.
@@ -153,6 +227,45 @@ pub struct Overrides {
 pub struct Events {
     /// Oldest first.
     pub events: Vec<EventView>,
+}
+
+/// `etm approve list`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// In order of their numbers.
+    pub changes: Vec<ChangeView>,
+}
+
+/// `etm approve ID`, `etm reject ID`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judgement {
+    /// One per change that the order named.
+    pub judged: Vec<Judged>,
+}
+
+/// `etm bgp peers`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BgpPeers {
+    /// The moment of this answer, CLOCK_BOOTTIME nanoseconds: what `since` and the like count from.
+    pub at_ns: Timestamp,
+    /// BGP sessions, in order of configuration.
+    pub peers: Vec<BgpPeer>,
+    /// Routers that report by BMP, in order of configuration.
+    pub routers: Vec<RouterStatus>,
+}
+
+/// A BGP session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BgpPeer {
+    /// What it is for.
+    pub role: Role,
+    /// Announcements wanted at this moment (inject).
+    pub wanted: usize,
+    /// Announcements that are the best routes of the peer's Loc-RIB; none where no BMP reports that (inject).
+    pub effective: Option<usize>,
+    /// The session.
+    #[serde(flatten)]
+    pub status: PeerStatus,
 }
 
 /// `etm off`, `etm on`.

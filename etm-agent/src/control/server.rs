@@ -2,6 +2,8 @@
 //! Never waits for a slow decision beyond a bound, and never queues an operator's order silently.
 
 use super::schema::{Answer, Problem, Query};
+use crate::core::controller::Browse;
+use crate::types::Prefix;
 use axum::extract::{Query as Parameters, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -122,7 +124,56 @@ struct Since {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Which {
+    prefix: Option<String>,
+    exit: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Without {
+    without: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Numbered {
+    id: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Of {
     prefix: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Page {
+    prefix: Option<Prefix>,
+    #[serde(default)]
+    longer: bool,
+    peer: Option<String>,
+    after: Option<Prefix>,
+}
+
+/// `/v1/bgp`: sessions and the RIB.
+fn bgp() -> Router<mpsc::Sender<Request>> {
+    type Requests = State<mpsc::Sender<Request>>;
+    let routes = |State(requests): Requests, Parameters(page): Parameters<Page>| async move {
+        let Page { prefix, longer, peer, after } = page;
+        let browse = Browse { prefix, longer, peer: None, after };
+        ask(requests, Query::BgpRoutes { browse, peer }).await
+    };
+    let candidates = |State(requests): Requests, Parameters(Of { prefix }): Parameters<Of>| async move {
+        match prefix.parse() {
+            Ok(prefix) => ask(requests, Query::BgpCandidates { prefix }).await,
+            Err(error) => problem(StatusCode::BAD_REQUEST, format!("prefix={error}")),
+        }
+    };
+    Router::new()
+        .route("/peers", get(|State(requests): Requests| ask(requests, Query::BgpPeers)))
+        .route("/routes", get(routes))
+        .route("/candidates", get(candidates))
 }
 
 fn router(requests: mpsc::Sender<Request>) -> Router {
@@ -133,10 +184,17 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
     let events = |State(requests): Requests, Parameters(Since { since }): Parameters<Since>| async move {
         ask(requests, Query::Events { since: since.unwrap_or(0) }).await
     };
-    let explain = |State(requests): Requests, Parameters(Which { prefix }): Parameters<Which>| async move {
-        match prefix.parse() {
-            Ok(prefix) => ask(requests, Query::Explain { prefix }).await,
-            Err(error) => problem(StatusCode::BAD_REQUEST, format!("prefix={error}")),
+    let explain = |State(requests): Requests, Parameters(which): Parameters<Which>| explain(requests, which);
+    let plan = |State(requests): Requests, Parameters(Without { without }): Parameters<Without>| {
+        ask(requests, Query::Plan { without })
+    };
+    let approve = |State(requests): Requests, Parameters(Numbered { id }): Parameters<Numbered>| {
+        ask(requests, Query::Approve { id })
+    };
+    let reject = |State(requests): Requests, Parameters(Numbered { id }): Parameters<Numbered>| async move {
+        match id {
+            Some(id) => ask(requests, Query::Reject { id }).await,
+            None => problem(StatusCode::BAD_REQUEST, "id=N is missing; see /v1/changes"),
         }
     };
     Router::new()
@@ -146,6 +204,12 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
         .route("/v1/prefixes", get(prefixes))
         .route("/v1/events", get(events))
         .route("/v1/explain", get(explain))
+        .route("/v1/plan", get(plan))
+        .route("/v1/losses", get(|State(requests): Requests| ask(requests, Query::Losses)))
+        .route("/v1/changes", get(|State(requests): Requests| ask(requests, Query::Changes)))
+        .route("/v1/approve", post(approve))
+        .route("/v1/reject", post(reject))
+        .nest("/v1/bgp", bgp())
         .route("/v1/record", get(|State(requests): Requests| ask(requests, Query::Record)))
         .route("/v1/record/start", post(|State(requests): Requests| ask(requests, Query::RecordStart)))
         .route("/v1/record/stop", post(|State(requests): Requests| ask(requests, Query::RecordStop)))
@@ -155,6 +219,18 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
         .with_state(requests)
 }
 
+async fn explain(requests: mpsc::Sender<Request>, which: Which) -> Response {
+    match (which.prefix.as_deref().map(str::parse), which.exit) {
+        (Some(Ok(prefix)), None) => ask(requests, Query::Explain { prefix }).await,
+        (Some(Err(error)), None) => {
+            let error: crate::types::PrefixError = error;
+            problem(StatusCode::BAD_REQUEST, format!("prefix={error}"))
+        }
+        (None, Some(name)) => ask(requests, Query::ExplainExit { name }).await,
+        _ => problem(StatusCode::BAD_REQUEST, "give either prefix=P or exit=NAME"),
+    }
+}
+
 async fn ask(requests: mpsc::Sender<Request>, query: Query) -> Response {
     let (reply, answer) = oneshot::channel();
     if requests.try_send(Request { query, reply }).is_err() {
@@ -162,6 +238,7 @@ async fn ask(requests: mpsc::Sender<Request>, query: Query) -> Response {
     }
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(Ok(Answer::Failed(why))) => (StatusCode::SERVICE_UNAVAILABLE, Json(why)).into_response(),
+        Ok(Ok(Answer::Missing(why))) => (StatusCode::NOT_FOUND, Json(why)).into_response(),
         Ok(Ok(answer)) => Json(answer).into_response(),
         Ok(Err(_)) => problem(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping"),
         Err(_) => problem(

@@ -288,7 +288,7 @@ impl PathPattern {
 }
 
 /// Which rules can match routes with one set of attributes: a number for each such list of rules.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleClass(pub(super) u32);
 
 /// All rules, and how often each decided.

@@ -5,10 +5,14 @@ pub use super::audit::{Event, Weight};
 pub use super::conservation::{BookState, WindowReport, WorstWindows};
 pub use super::guard::{Hold, State};
 use super::input::Basis;
+pub use super::money_view::{
+    CandidatePrice, Conclusion, ExitView, LossView, Losses, MoveView, NodeView, PlanView,
+};
 pub use super::policy::{Mode, Role};
-use crate::types::{BitRate, Count, Generation, Prefix, Share, Timestamp};
+use crate::types::{BitRate, Count, Generation, PathId, PeerId, Prefix, RouteAttrs, Share, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// `etm status`: the decision's part of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +31,12 @@ pub struct StatusView {
     pub kernel_generation: Generation,
     /// Overrides, planned (observe) or in effect (enforce).
     pub overrides: usize,
+    /// Changes that wait for approval.
+    pub waiting: usize,
+    /// Plans made since the start.
+    pub plans: u64,
+    /// Plans that the checker refused: not one should be.
+    pub plan_vetoes: u64,
     /// Demand under override, bit/s.
     pub moved_bps: BitRate,
     /// Offered on all uplinks, bit/s.
@@ -171,10 +181,62 @@ pub struct OverrideView {
     pub refused: Option<String>,
     /// More-specifics that are thrown back to plain routing.
     pub throws: usize,
+    /// What the inject sessions' routers know of it, in order of configuration.
+    #[serde(default)]
+    pub peers: Vec<AnnouncedView>,
+}
+
+/// An override as one inject session's router knows it. Sent and effective are different things.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnnouncedView {
+    /// Name of the session.
+    pub session: String,
+    /// The decision that holds it was acknowledged by the router's TCP.
+    pub sent: bool,
+    /// ETM's announcement is the best route of the router's Loc-RIB; none where no BMP reports that.
+    pub effective: Option<bool>,
+    /// NEXT_HOP of that route.
+    pub next_hop: Option<std::net::IpAddr>,
+}
+
+/// `etm approve list`: a change that waits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeView {
+    /// Its number.
+    pub id: u64,
+    /// Destination.
+    pub prefix: Prefix,
+    /// Exit now.
+    pub from: String,
+    /// Exit if approved.
+    pub to: String,
+    /// Demand, bit/s.
+    pub rate_bps: BitRate,
+    /// Why.
+    pub reason: String,
+    /// Queued at.
+    pub since_ns: Timestamp,
+    /// Dropped at.
+    pub expires_ns: Timestamp,
+}
+
+/// What became of a change that an order named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judged {
+    /// Its number.
+    pub id: u64,
+    /// Destination, where there is such a change.
+    pub prefix: Option<Prefix>,
+    /// The exit it names.
+    pub to: Option<String>,
+    /// True where the order was carried out.
+    pub done: bool,
+    /// Why not.
+    pub why: Option<String>,
 }
 
 /// `etm explain PREFIX`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExplainView {
     /// What was asked.
     pub asked: Prefix,
@@ -194,10 +256,16 @@ pub struct ExplainView {
     pub candidates: Vec<CandidateView>,
     /// More-specifics with routes of their own, which an override of it does not touch.
     pub more_specifics: usize,
+    /// What the override does to the load of uplinks.
+    pub effect: Option<String>,
+    /// When the override was made.
+    pub since_ns: Option<Timestamp>,
+    /// The override is not given back before.
+    pub hold_until_ns: Option<Timestamp>,
 }
 
 /// A route, usable or not.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CandidateView {
     /// Exit, where the next hop is one.
     pub exit: Option<String>,
@@ -216,6 +284,69 @@ pub struct CandidateView {
     pub usable: bool,
     /// Why it is, or is not, where the prefix goes.
     pub note: String,
+    /// What it costs now, where it is usable and there is a choice.
+    pub price: Option<CandidatePrice>,
+}
+
+/// A route as received.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteView {
+    /// Destination.
+    pub prefix: Prefix,
+    /// Session or monitored peer it was learnt from; `static` for configured ones.
+    pub session: String,
+    /// Number of that source.
+    pub peer: PeerId,
+    /// RFC 7911; 0 without ADD-PATH.
+    pub path_id: PathId,
+    /// Exit, where the next hop is one.
+    pub exit: Option<String>,
+    /// AS_PATH in words.
+    pub as_path: String,
+    /// COMMUNITIES in words.
+    pub communities: Vec<String>,
+    /// All attributes that are kept.
+    pub attributes: Arc<RouteAttrs>,
+}
+
+/// A part of the RIB, in prefix order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoutePage {
+    /// The routes.
+    pub routes: Vec<RouteView>,
+    /// There is more: ask again with `after` this prefix.
+    pub next: Option<Prefix>,
+}
+
+/// `etm bgp candidates PREFIX`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CandidatesView {
+    /// What was asked.
+    pub asked: Prefix,
+    /// The longest known prefix that covers it.
+    pub prefix: Option<Prefix>,
+    /// Exit of plain routing.
+    pub home: Option<String>,
+    /// Exit it is sent through.
+    pub exit: Option<String>,
+    /// All routes, usable ones first, in order of preference.
+    pub candidates: Vec<RankedView>,
+    /// What inject sessions' routers know of an override of it.
+    pub announced: Vec<AnnouncedView>,
+}
+
+/// A route with its place in the Decision Process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankedView {
+    /// 1 is preferred; none where it cannot be used.
+    pub rank: Option<usize>,
+    /// The step that put it behind the one before.
+    pub decided_by: Option<String>,
+    /// Why it is, or is not, where the prefix goes.
+    pub note: String,
+    /// The route.
+    #[serde(flatten)]
+    pub route: RouteView,
 }
 
 /// An entry of the decision log with its sentence.

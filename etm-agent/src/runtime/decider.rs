@@ -8,14 +8,17 @@ use super::sampler::{histogram, quantiles, record};
 use super::table::Job;
 use crate::control::Request;
 use crate::control::schema::{
-    AgentView, Answer, Events, Ordered, Overrides, Prefixes, Problem, Providers, Quantiles, Query, Status,
+    AgentView, Answer, BgpPeer, BgpPeers, Changes, Events, Judgement, Ordered, Overrides, Prefixes, Problem,
+    Providers, Quantiles, Query, Status,
 };
 use crate::core::audit::{Event, Weight};
-use crate::core::controller::{Controller, Outcome};
+use crate::core::controller::{Browse, Controller, Outcome};
 use crate::core::decision::{Decision, TableChange};
 use crate::core::input::{Input, LinkEvent, Order, Sample};
+use crate::core::policy::Role;
 use crate::datapath::{DatapathError, Lease, Marked, OffSwitch};
 use crate::types::bgp::PeerStatus;
+use crate::types::bmp::RouterStatus;
 use crate::types::{Timestamp, UplinkId};
 use hdrhistogram::Histogram;
 use std::collections::VecDeque;
@@ -50,7 +53,8 @@ pub(super) struct Identity {
     pub(super) started: Timestamp,
     pub(super) pin_root: String,
     pub(super) lease_span: Duration,
-    pub(super) peers: Vec<watch::Receiver<PeerStatus>>,
+    pub(super) peers: Vec<(Role, watch::Receiver<PeerStatus>)>,
+    pub(super) routers: Vec<watch::Receiver<RouterStatus>>,
     pub(super) sample_times: watch::Receiver<Quantiles>,
 }
 
@@ -212,6 +216,24 @@ impl Decider {
             Query::Overrides => Answer::Overrides(Overrides { overrides: self.controller.overrides() }),
             Query::Explain { prefix } => Answer::Explain(Box::new(self.controller.explain(prefix))),
             Query::Events { since } => Answer::Events(Events { events: self.controller.events(since) }),
+            Query::Plan { without: None } => Answer::Plan(Box::new(self.controller.plan(now))),
+            Query::Plan { without: Some(name) } => match self.controller.without(now, &name) {
+                Some(view) => Answer::Loss(Box::new(view)),
+                None => Answer::Failed(Problem { error: no_exit(&name) }),
+            },
+            Query::ExplainExit { name } => match self.controller.explain_exit(now, &name) {
+                Some(view) => Answer::Exit(Box::new(view)),
+                None => Answer::Failed(Problem { error: no_exit(&name) }),
+            },
+            Query::Losses => Answer::Losses(self.controller.losses(now)),
+            Query::Changes => Answer::Changes(Changes { changes: self.controller.changes() }),
+            Query::Approve { id } => self.judge(Order::Approve { id }),
+            Query::Reject { id } => self.judge(Order::Reject { id }),
+            Query::BgpPeers => Answer::BgpPeers(Box::new(self.bgp_peers(now))),
+            Query::BgpRoutes { browse, peer } => self.bgp_routes(browse, peer),
+            Query::BgpCandidates { prefix } => {
+                Answer::BgpCandidates(Box::new(self.controller.candidates(prefix)))
+            }
             Query::Record => Answer::Recording(Box::new(self.tap.view())),
             Query::RecordStart => self.record(true),
             Query::RecordStop => self.record(false),
@@ -220,6 +242,14 @@ impl Decider {
         };
         // A client that went away needs no answer.
         let _ = request.reply.send(answer);
+    }
+
+    /// A word of a person about queued changes.
+    fn judge(&mut self, order: Order) -> Answer {
+        let mut outcome = self.handle(Input::Order(order));
+        let judged = std::mem::take(&mut outcome.judged);
+        self.act(outcome);
+        Answer::Judgement(Judgement { judged })
     }
 
     fn record(&mut self, on: bool) -> Answer {
@@ -233,7 +263,7 @@ impl Decider {
         let switched = match order {
             Order::Off => self.off.set().and_then(|()| self.expire()),
             Order::On => self.off.clear(),
-            Order::Stop => Ok(()),
+            Order::Stop | Order::Approve { .. } | Order::Reject { .. } => Ok(()),
         };
         if let Err(error) = switched {
             return Answer::Failed(Problem { error: error.to_string() });
@@ -243,6 +273,34 @@ impl Decider {
             state: self.controller.state(),
             ended: ended.saturating_sub(self.controller.override_count()),
         })
+    }
+
+    fn bgp_peers(&self, now: Timestamp) -> BgpPeers {
+        let wanted = self.decisions.borrow().announce.len();
+        let peers = self.identity.peers.iter().map(|(role, status)| {
+            let status = status.borrow().clone();
+            let inject = *role == Role::Inject;
+            BgpPeer {
+                role: *role,
+                wanted: if inject { wanted } else { 0 },
+                effective: self.controller.effective(status.peer),
+                status,
+            }
+        });
+        let routers = self.identity.routers.iter().map(|router| router.borrow().clone());
+        BgpPeers { at_ns: now, peers: peers.collect(), routers: routers.collect() }
+    }
+
+    fn bgp_routes(&self, mut browse: Browse, peer: Option<String>) -> Answer {
+        if let Some(name) = peer {
+            browse.peer = self.controller.source(&name);
+            if browse.peer.is_none() {
+                let error =
+                    format!("no session or monitored peer is named `{name}`; `etm bgp peers` lists them");
+                return Answer::Missing(Problem { error });
+            }
+        }
+        Answer::BgpRoutes(self.controller.routes(&browse))
     }
 
     fn status(&self, now: Timestamp) -> Status {
@@ -261,7 +319,7 @@ impl Decider {
                 sample_us: *self.identity.sample_times.borrow(),
             },
             decision: self.controller.status(now),
-            peers: self.identity.peers.iter().map(peer_view).collect(),
+            peers: self.identity.peers.iter().map(|(_, status)| peer_view(status)).collect(),
         }
     }
 }
@@ -297,6 +355,10 @@ impl Decider {
 
 fn peer_view(status: &watch::Receiver<PeerStatus>) -> serde_json::Value {
     serde_json::to_value(&*status.borrow()).unwrap_or(serde_json::Value::Null)
+}
+
+fn no_exit(name: &str) -> String {
+    format!("there is no exit and no interface named `{name}`; `etm providers` lists them")
 }
 
 fn log(event: &Event) {

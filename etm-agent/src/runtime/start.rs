@@ -5,22 +5,25 @@ use super::clock::boottime;
 use super::decider::{Decider, Identity, Sources, uplink_id};
 use super::error::AgentError;
 use super::machine::{self, enforcing, own_table};
+use super::monitors;
 use super::open::{Opening, header};
-use super::record::{self, Recorder};
+use super::record::{self, Tap};
 use super::sampler::{Attachment, Note, Sampler};
 use super::sessions::{self, Prepared, Session};
 use super::stop::{End, Parts};
 use super::table::{self, Job};
+use crate::bmp;
 use crate::config::Settings;
 use crate::control::schema::Quantiles;
 use crate::control::{self, Request};
 use crate::core::controller::Controller;
-use crate::core::decision::Decision;
+use crate::core::decision::{Adopted, Decision};
 use crate::core::input::{Input, LinkEvent, Sample, TableFill};
 use crate::core::policy::Policy;
 use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
 use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
 use crate::types::Timestamp;
+use crate::types::bmp::RouterStatus;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -33,12 +36,9 @@ const INPUTS: usize = 64;
 /// Starts every part. An error means that nothing runs any more.
 pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, AgentError> {
     let Opening { interfaces, datapath, routes, socket, lock } = opening;
-    let Opened { datapath, table, counters, lease, off, live, log, mut adopted } = datapath;
-    if enforcing(settings) {
-        adopted.routes = routes.installed().clone();
-    }
-    let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
-    let controller = Controller::new(policy(settings, &interfaces.uplinks), slots, &adopted, off.is_off()?);
+    let Opened { datapath, table, counters, lease, off, live, log, adopted } = datapath;
+    let policy = policy(settings, &interfaces.uplinks);
+    let controller = controller(settings, policy, adopted, &routes, off.is_off()?);
     let (inputs, inputs_rx) = mpsc::channel(INPUTS);
     let (requests, requests_rx) = mpsc::channel(16);
     let (samples, samples_rx) = mpsc::channel(1);
@@ -53,10 +53,10 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     let (told, told_rx) = watch::channel(controller.decision());
     let (stop_sessions, sessions_rx) = watch::channel(false);
     let (stop_rest, rest_rx) = watch::channel(false);
+    let monitors = monitors::of(settings, &inputs, &rest_rx)?;
     let Prepared { sessions, listeners } = sessions::of(settings, &inputs, &told_rx, &sessions_rx)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
-    let identity = identity(settings, &sessions, sample_times);
-    let (tap, recorder) = record::pair(&settings.record);
+    let identity = identity(settings, &sessions, monitors.statuses, sample_times);
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -71,6 +71,7 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
         _lock: lock,
     };
     let tasks = &mut parts.tasks;
+    let tap = spawn_recorder(tasks, settings)?;
     let decider =
         Decider::new(controller, (lease, off), (decisions, learning, leases), (jobs, tap), identity);
     let sources = Sources {
@@ -81,7 +82,6 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
         inputs: inputs_rx,
     };
     spawn_decider(tasks, decider, sources)?;
-    spawn_recorder(tasks, recorder)?;
     let reader = (datapath, counters, log);
     let sampler = sampler(settings, reader, &interfaces.uplinks, fill_rx, (samples, durations))?;
     spawn_sampler(tasks, sampler, notes_rx)?;
@@ -91,8 +91,22 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
     spawn_daemon_watch(tasks, settings.clone(), rest_rx.clone());
     spawn_control(tasks, socket, requests, rest_rx);
-    spawn_sessions(tasks, sessions, listeners);
+    spawn_sessions(tasks, sessions, listeners, monitors.parts);
     Ok(parts)
+}
+
+fn controller(
+    settings: &Settings,
+    policy: Policy,
+    mut adopted: Adopted,
+    routes: &fib::Overrides,
+    off: bool,
+) -> Controller {
+    if enforcing(settings) {
+        adopted.routes = routes.installed().clone();
+    }
+    let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
+    Controller::new(policy, slots, &adopted, off)
 }
 
 /// The operator's, with what only the machine knows: interfaces without link header have no frames to bill.
@@ -129,12 +143,18 @@ fn attachment(link: &LinkReport) -> Attachment {
     Attachment { wanted: ifindex, attached: ifindex, header: header(link), failing: false }
 }
 
-fn identity(settings: &Settings, sessions: &[Session], sample_times: watch::Receiver<Quantiles>) -> Identity {
+fn identity(
+    settings: &Settings,
+    sessions: &[Session],
+    routers: Vec<watch::Receiver<RouterStatus>>,
+    sample_times: watch::Receiver<Quantiles>,
+) -> Identity {
     Identity {
         started: boottime(),
         pin_root: settings.datapath.pin_root.display().to_string(),
         lease_span: settings.kernel.lease,
-        peers: sessions.iter().map(|session| session.status.clone()).collect(),
+        peers: sessions.iter().map(|session| (session.role, session.status.clone())).collect(),
+        routers,
         sample_times,
     }
 }
@@ -179,11 +199,13 @@ fn spawn_sampler(tasks: &mut Tasks, sampler: Sampler, notes: Receiver<Note>) -> 
     spawn_thread(tasks, "sampler", move || End::Datapath(Box::new(sampler.run(&notes))))
 }
 
-fn spawn_recorder(tasks: &mut Tasks, recorder: Recorder) -> Result<(), AgentError> {
+fn spawn_recorder(tasks: &mut Tasks, settings: &Settings) -> Result<Tap, AgentError> {
+    let (tap, recorder) = record::pair(&settings.record);
     spawn_thread(tasks, "recorder", move || {
         recorder.run();
         End::Plain
-    })
+    })?;
+    Ok(tap)
 }
 
 fn spawn_table(
@@ -297,7 +319,18 @@ fn spawn_daemon_watch(tasks: &mut Tasks, settings: Settings, stop: watch::Receiv
     });
 }
 
-fn spawn_sessions(tasks: &mut Tasks, sessions: Vec<Session>, listeners: Vec<BoxFuture<'static, ()>>) {
+fn spawn_sessions(
+    tasks: &mut Tasks,
+    sessions: Vec<Session>,
+    listeners: Vec<BoxFuture<'static, ()>>,
+    station: Vec<bmp::Part>,
+) {
+    for part in station {
+        tasks.spawn(async move {
+            part.await;
+            ("the BMP station", End::Plain)
+        });
+    }
     for listener in listeners {
         tasks.spawn(async move {
             listener.await;

@@ -14,7 +14,8 @@ use etm_agent::peering::{
 use etm_agent::types::bgp::PeerStatus;
 use etm_agent::types::{Asn, Family, PathId, PeerId, Prefix, RouteAttrs, RouterId, Timestamp};
 use etm_tests::clock::boottime_ns;
-use etm_tests::pair::{ETM_AS, ETM_V4, ETM_V6, Pair, ROUTER_V4};
+use etm_tests::daemons::{ETM_AS, ETM_V4, ETM_V6, ROUTER_V4};
+use etm_tests::pair::Pair;
 use etm_tests::poll::wait_until;
 use tokio::sync::{mpsc, watch};
 
@@ -89,7 +90,7 @@ impl Etm {
                     match kind {
                         Kind::Learn => run_learn_with(config, ports, doors).await,
                         Kind::Inject => {
-                            drop(run_inject_with(config, inject(), decisions_rx, ports, doors).await);
+                            run_inject_with(config, inject(), decisions_rx, ports, doors).await;
                         }
                     }
                 };
@@ -134,6 +135,12 @@ impl Etm {
 
     pub(crate) fn forget_losses(&self) {
         self.known.lock().unwrap().lost.clear();
+    }
+
+    /// The last changes of the session's state.
+    pub(crate) fn changes(&self) -> Vec<SessionChange> {
+        let known = self.known.lock().unwrap();
+        known.changes.iter().rev().take(8).rev().cloned().collect()
     }
 
     pub(crate) fn seen(&self, what: impl Fn(&SessionChange) -> bool) -> bool {

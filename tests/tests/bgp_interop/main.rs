@@ -18,8 +18,10 @@ use etm_agent::types::bgp::{BgpRole, Initiator};
 use etm_agent::types::{
     AsPath, Asn, CarriedAttr, Community, ExitId, Family, Generation, LargeCommunity, Prefix, RouteAttrs,
 };
-use etm_tests::daemons::{Daemon, prefix_v4, prefix_v6};
-use etm_tests::pair::{ETM_AS, ETM_V4, PREFIXES, Pair, ROUTER_V4, ROUTER_V6, Setup};
+use etm_tests::daemons::{
+    Daemon, ETM_AS, ETM_V4, PREFIXES, ROUTER_V4, ROUTER_V6, Setup, prefix_v4, prefix_v6,
+};
+use etm_tests::pair::Pair;
 use etm_tests::poll::wait_until;
 
 const KEY: &str = "s3cret-of-the-lab";
@@ -122,7 +124,10 @@ fn flap(pair: &Pair, etm: &Etm, daemon: Daemon) {
     match daemon {
         Daemon::Bird => pair.ask(&["restart", "etm"]),
         Daemon::Frr => pair.ask(&[&format!("clear bgp {ETM_V4}")]),
-        Daemon::Gobgp => pair.ask(&["neighbor", ETM_V4, "reset"]),
+        // Its reset keeps everyone out for 30 s, whatever it is configured to do.
+        Daemon::Gobgp => {
+            pair.ask(&["neighbor", ETM_V4, "disable"]).and_then(|_| pair.ask(&["neighbor", ETM_V4, "enable"]))
+        }
     }
     .unwrap();
     wait_until("the session to be up again", PATIENCE, || {
@@ -153,6 +158,7 @@ fn restart(pair: &mut Pair, etm: &Etm, daemon: Daemon) {
     .unwrap();
     wait_for_table(etm, "the table after a restart");
     println!("{daemon:?}: restarted in {:?}, {} routes lost", start.elapsed(), etm.losses().len());
+    println!("{daemon:?}: {:?}", etm.changes());
     let kept = etm.seen(|change| matches!(change, SessionChange::Retained { .. }));
     assert!(kept, "{daemon:?}");
 }

@@ -20,13 +20,27 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("datapath", &["core::input", "core::decision", "types"]),
     ("fib", &["core::input", "core::decision", "types"]),
     ("peering", &["proto", "core::input", "core::decision", "types"]),
+    ("bmp", &["proto", "core::input", "types"]),
+    ("mrt", &["proto", "types"]),
     ("control", &["core", "types"]),
     ("telemetry", &["types"]),
     // Writes the decision's state and inputs as core::record makes them bytes.
     ("recording", &["core::record", "core::controller", "core::input", "types"]),
     (
         "runtime",
-        &["datapath", "fib", "peering", "control", "recording", "telemetry", "config", "core", "types"],
+        &[
+            "datapath",
+            "fib",
+            "peering",
+            "bmp",
+            "mrt",
+            "control",
+            "recording",
+            "telemetry",
+            "config",
+            "core",
+            "types",
+        ],
     ),
     // Views are the control API's answers, made in core; the client prints them.
     // `etm plan --input` solves in the client itself, without an agent.
@@ -66,6 +80,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("netlink_proto", &["fib"]),
     // datapath attaches the clsact filters of kernels without TCX, which takes a few messages of traffic control.
     ("netlink_sys", &["fib", "datapath"]),
+    ("flate2", &["mrt"]),
+    ("ruzstd", &["mrt"]),
     ("rustbgpd_wire", &["proto"]),
     ("rustbgpd_fsm", &["proto"]),
     ("axum", &["control"]),

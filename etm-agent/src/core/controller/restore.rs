@@ -1,6 +1,7 @@
 //! A state that was written down, taken up again: is it whole, and may another configuration go on with it?
 //! Never repairs.
 
+use super::super::money::Tree;
 use super::super::policy::Policy;
 use super::super::topology::Topology;
 use super::{Controller, uplink_id};
@@ -23,12 +24,13 @@ impl Controller {
         self.sessions.len() == self.policy.peers.len()
             && self.meters.len() == uplinks
             && self.projected.len() == uplinks
+            && self.approved.len() == uplinks
             && self.policy.exits.iter().all(|exit| exit.uplink.index() < uplinks)
             && self.rates.is_whole(uplinks)
     }
 
     /// The same state under another configuration.
-    pub fn under(mut self, policy: Policy) -> Result<Controller, OtherShape> {
+    pub fn under(mut self, mut policy: Policy) -> Result<Controller, OtherShape> {
         let was = &self.policy;
         let uplinks = |policy: &Policy| -> Vec<String> {
             policy.uplinks.iter().map(|uplink| uplink.name.clone()).collect()
@@ -53,12 +55,25 @@ impl Controller {
         if was.community != policy.community {
             return differs("communities");
         }
+        // What no file says: the recorded machine's interfaces without frames.
+        for (uplink, was) in policy.uplinks.iter_mut().zip(&self.policy.uplinks) {
+            if was.billing == was.billing.without_header() {
+                uplink.billing = uplink.billing.without_header();
+            }
+        }
         let links: Vec<_> =
             (0..policy.uplinks.len()).map(|index| self.topology.link(uplink_id(index))).collect();
         self.topology = Topology::with_links(&policy, links);
         self.policy = policy;
         self.changed = true;
-        Ok(self)
+        Ok(self.prepared())
+    }
+
+    /// With what follows from the configuration and is not written down.
+    pub fn prepared(mut self) -> Controller {
+        (self.tree, self.fault) = Tree::or_bare(&self.policy);
+        self.choices.forget_all();
+        self
     }
 
     /// The configuration.
