@@ -2,12 +2,35 @@
 
 use super::raw::{self, RuleAction, Text};
 use super::validate::Check;
-use crate::core::policy::Peer;
+use crate::core::policy::{DecisionProcess, Peer};
 use crate::core::route_rules::{PathPattern, PrefixRange, PrefixSet, RouteRule, Verdict};
 use crate::types::{Asn, PeerId};
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::str::FromStr;
+
+/// How routes are compared.
+pub(super) fn process(raw: &raw::DecisionTable) -> DecisionProcess {
+    let default = DecisionProcess::default();
+    DecisionProcess {
+        always_compare_med: raw.always_compare_med.unwrap_or(default.always_compare_med),
+        deterministic_med: raw.deterministic_med.unwrap_or(default.deterministic_med),
+        med_missing_worst: raw.med_missing_worst.unwrap_or(default.med_missing_worst),
+        router_id: raw.router_id.unwrap_or(default.router_id),
+        cluster_list: raw.cluster_list.unwrap_or(default.cluster_list),
+        peer_address: raw.peer_address.unwrap_or(default.peer_address),
+    }
+}
 
 impl Check {
+    pub(super) fn parse_all<T>(&mut self, texts: &[Text]) -> Vec<T>
+    where
+        T: FromStr,
+        T::Err: Display,
+    {
+        texts.iter().filter_map(|text| self.parse(text)).collect()
+    }
+
     /// All rules, in order. A prefix list nobody names is an oversight and a fault.
     pub(super) fn route_rules(&mut self, raw: &raw::PolicyTable, peers: &[Peer]) -> Vec<RouteRule> {
         let mut lists: BTreeMap<&str, Vec<PrefixRange>> = BTreeMap::new();

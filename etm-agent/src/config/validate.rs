@@ -5,10 +5,11 @@ use super::bmp;
 use super::raw::{self, Raw, Text};
 use super::record;
 use super::report::Fault;
+use super::routes;
 use super::settings::{
     AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
 };
-use crate::core::policy::{DecisionProcess, Exit, Policy, Provider, Role, StaticRoute, Uplink};
+use crate::core::policy::{Exit, Policy, Provider, Role, StaticRoute, Uplink};
 use crate::types::{
     Asn, Community, ExitId, Family, Prefix, ProviderId, RouterId, Share, UplinkId, parse_duration,
 };
@@ -56,7 +57,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         max_throws: raw.kernel.max_throws.unwrap_or(256),
         community,
         daemon_protocols: raw.kernel.daemon_protocols.clone().unwrap_or_else(|| DAEMON_PROTOCOLS.to_vec()),
-        process: process(&raw.policy.decision),
+        process: routes::process(&raw.policy.decision),
         stale_after,
         uplinks,
         ports,
@@ -79,18 +80,6 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         bmp,
     };
     if check.faults.is_empty() { Ok(settings) } else { Err(check.faults) }
-}
-
-fn process(raw: &raw::DecisionTable) -> DecisionProcess {
-    let default = DecisionProcess::default();
-    DecisionProcess {
-        always_compare_med: raw.always_compare_med.unwrap_or(default.always_compare_med),
-        deterministic_med: raw.deterministic_med.unwrap_or(default.deterministic_med),
-        med_missing_worst: raw.med_missing_worst.unwrap_or(default.med_missing_worst),
-        router_id: raw.router_id.unwrap_or(default.router_id),
-        cluster_list: raw.cluster_list.unwrap_or(default.cluster_list),
-        peer_address: raw.peer_address.unwrap_or(default.peer_address),
-    }
 }
 
 fn path(given: Option<&str>, default: &str) -> PathBuf {
@@ -126,14 +115,6 @@ impl Check {
 
     pub(super) fn missing(&mut self, message: impl Into<String>, help: impl Into<String>) {
         self.faults.push(Fault { span: None, message: message.into(), help: Some(help.into()) });
-    }
-
-    pub(super) fn parse_all<T>(&mut self, texts: &[Text]) -> Vec<T>
-    where
-        T: FromStr,
-        T::Err: Display,
-    {
-        texts.iter().filter_map(|text| self.parse(text)).collect()
     }
 
     pub(super) fn parse<T>(&mut self, text: &Text) -> Option<T>
