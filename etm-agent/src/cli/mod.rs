@@ -8,4 +8,5 @@ mod doctor;
 mod mrt;
 mod plan;
 mod render;
+mod render_plan;
 mod replay;

@@ -68,7 +68,7 @@ impl Check {
             let settings = BmpRouterSettings {
                 name: name.clone(),
                 address: *router.address.get_ref(),
-                connect: self.port(router),
+                connect: self.bmp_port(router),
                 post_policy: matches!(router.view, Some(ViewText::PostPolicy)),
                 path_ids: router.path_ids,
                 complete_after: self.complete_after(router),
@@ -80,7 +80,7 @@ impl Check {
         BmpSettings { listen: raw.listen.clone(), routers }
     }
 
-    fn port(&mut self, router: &raw::BmpRouter) -> Option<u16> {
+    fn bmp_port(&mut self, router: &raw::BmpRouter) -> Option<u16> {
         let port = router.connect.as_ref()?;
         if *port.get_ref() == 0 {
             self.fault(port.span(), "port 0 cannot be connected to");

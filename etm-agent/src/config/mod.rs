@@ -4,12 +4,14 @@
 mod billing;
 mod bmp;
 pub mod offline;
+mod prices;
 mod raw;
 mod record;
 mod report;
 mod routes;
 mod session;
 mod settings;
+mod times;
 mod validate;
 
 pub use report::ConfigError;

@@ -2,6 +2,7 @@
 
 use super::billing;
 use super::bmp;
+use super::prices::Size;
 use super::raw::{self, Raw, Text};
 use super::record;
 use super::report::Fault;
@@ -9,9 +10,9 @@ use super::settings::{
     AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
 };
 use crate::core::billing::Billing;
-use crate::core::policy::{DecisionProcess, Exit, Policy, Provider, Role, StaticRoute, Uplink};
+use crate::core::policy::{DecisionProcess, Exit, Policy, Port, Provider, Role, StaticRoute, Uplink};
 use crate::types::{
-    Asn, BitRate, Community, ExitId, Family, Prefix, ProviderId, RouterId, Share, UplinkId, parse_duration,
+    Asn, Community, ExitId, Family, Prefix, ProviderId, RouterId, Share, UplinkId, parse_duration,
 };
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -29,7 +30,8 @@ const MAX_UPLINKS: usize = 64;
 
 pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let mut check = Check::default();
-    let mut uplinks = check.uplinks(&raw.interface);
+    let ports = check.ports(&raw.port);
+    let mut uplinks = check.uplinks(&raw.interface, &ports);
     check.faults.extend(billing::settle(&raw.provider, &mut uplinks));
     let (providers, exits) = check.providers(&raw.provider, &uplinks);
     let kernel = check.kernel(&raw.kernel);
@@ -38,31 +40,36 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let community = check.community(raw.bgp.as_ref());
     let (interval, stale_after) = check.times(&raw.agent);
     check.lease_outlives(raw, interval, kernel.lease);
-    let peers: Vec<Peer> = bgp
-        .iter()
-        .flat_map(|bgp| bgp.sessions.iter().map(|session| session_peer(session, bgp.asn)))
-        .collect();
+    let peers = bmp::peers(bgp.as_ref(), bmp.as_ref());
     let policy = Policy {
         route_rules: check.route_rules(&raw.policy, &peers),
         internal: check.parse_all(&raw.policy.internal),
         mode: raw.agent.mode,
         interval,
-        peers: bmp::peers(bgp.as_ref(), bmp.as_ref()),
+        peers,
         static_routes: check.static_routes(&raw.static_route, &exits),
         exclude: raw.policy.exclude.iter().filter_map(|text| check.parse::<Prefix>(text)).collect(),
         hold: check.duration(raw.policy.hold.as_ref(), Duration::from_secs(300)),
         max_overrides: raw.policy.max_overrides.unwrap_or(10_000),
         max_moved_share: check.share(raw.policy.max_moved.as_ref(), Share::percent(50)),
+        max_moved_per_minute: check.share(raw.policy.max_moved_per_minute.as_ref(), Share::percent(50)),
+        fill_share: check.fill_rate(raw.policy.fill_rate.as_ref()),
+        approval: check.duration(raw.policy.approval.as_ref(), Duration::from_secs(900)),
+        pins: check.pins(&raw.pin, &exits),
+        forbidden: check.pins(&raw.forbid, &exits),
+        prices: check.prices(&raw.prices),
         max_throws: raw.kernel.max_throws.unwrap_or(256),
         community,
         daemon_protocols: raw.kernel.daemon_protocols.clone().unwrap_or_else(|| DAEMON_PROTOCOLS.to_vec()),
         process: process(&raw.policy.decision),
         stale_after,
         uplinks,
+        ports,
         providers,
         exits,
     };
     check.completeness(raw, &policy);
+    check.tree(raw, &policy);
     let settings = Settings {
         agent: AgentSettings {
             control_socket: path(raw.agent.control_socket.as_deref(), "/run/etm/etm.sock"),
@@ -114,6 +121,14 @@ impl Check {
         self.faults.push(Fault { span: Some(span), message: message.into(), help: Some(help.into()) });
     }
 
+    pub(super) fn fault_at(&mut self, span: Option<Range<usize>>, message: String) {
+        self.faults.push(Fault { span, message, help: None });
+    }
+
+    pub(super) fn faulty(&self) -> bool {
+        !self.faults.is_empty()
+    }
+
     pub(super) fn missing(&mut self, message: impl Into<String>, help: impl Into<String>) {
         self.faults.push(Fault { span: None, message: message.into(), help: Some(help.into()) });
     }
@@ -126,7 +141,7 @@ impl Check {
         texts.iter().filter_map(|text| self.parse(text)).collect()
     }
 
-    fn parse<T>(&mut self, text: &Text) -> Option<T>
+    pub(super) fn parse<T>(&mut self, text: &Text) -> Option<T>
     where
         T: FromStr,
         T::Err: Display,
@@ -140,7 +155,7 @@ impl Check {
         }
     }
 
-    fn share(&mut self, text: Option<&Text>, default: Share) -> Share {
+    pub(super) fn share(&mut self, text: Option<&Text>, default: Share) -> Share {
         text.and_then(|text| self.parse(text)).unwrap_or(default)
     }
 
@@ -155,33 +170,7 @@ impl Check {
         }
     }
 
-    /// Time between samples, and the age from which the last one is stale.
-    fn times(&mut self, agent: &raw::Agent) -> (Duration, Duration) {
-        let interval = self.duration(agent.interval.as_ref(), Duration::from_secs(1));
-        let bounds = Duration::from_millis(100)..=Duration::from_secs(60);
-        if let Some(text) = agent.interval.as_ref().filter(|_| !bounds.contains(&interval)) {
-            self.fault(text.span(), "the interval must be between 100ms and 60s");
-        }
-        let stale_after =
-            self.duration(agent.stale_after.as_ref(), (interval * 3).max(Duration::from_secs(5)));
-        if let Some(text) = agent.stale_after.as_ref().filter(|_| stale_after < interval * 2) {
-            self.fault(text.span(), "a sample cannot be stale before two intervals have passed");
-        }
-        (interval, stale_after)
-    }
-
-    /// The lease is renewed once per interval; it must outlive a late one.
-    fn lease_outlives(&mut self, raw: &Raw, interval: Duration, lease: Duration) {
-        if lease >= interval * 3 {
-            return;
-        }
-        let span = raw.agent.interval.as_ref().or(raw.kernel.lease.as_ref()).map(Text::span);
-        let message =
-            "kernel.lease must be at least three times agent.interval: it is renewed once per interval";
-        self.faults.push(Fault { span, message: message.to_owned(), help: None });
-    }
-
-    fn uplinks(&mut self, interfaces: &[raw::Interface]) -> Vec<Uplink> {
+    fn uplinks(&mut self, interfaces: &[raw::Interface], ports: &[Port]) -> Vec<Uplink> {
         let mut seen = BTreeMap::new();
         let mut uplinks = Vec::new();
         for interface in interfaces {
@@ -192,24 +181,12 @@ impl Check {
             if name.is_empty() || name.len() > 15 || name.contains(['/', ' ']) {
                 self.fault(interface.name.span(), format!("`{name}` cannot be the name of an interface"));
             }
-            let capacity = self.parse(&interface.capacity).unwrap_or(BitRate(1));
-            if capacity == BitRate::ZERO {
-                self.fault(interface.capacity.span(), "a capacity of zero carries nothing");
-            }
-            let limit = self.share(interface.limit.as_ref(), Share::percent(95));
-            let headroom = self.share(interface.headroom.as_ref(), Share::percent(3));
-            if let Some(text) = interface.limit.as_ref().filter(|_| limit > Share::ONE || limit.0 == 0) {
-                self.fault(text.span(), "the limit must be above 0% and at most 100%");
-            } else if let Some(text) = interface.headroom.as_ref().filter(|_| headroom >= limit) {
-                self.fault(text.span(), "the headroom must be smaller than the limit");
-            }
-            uplinks.push(Uplink {
-                name: name.clone(),
-                capacity,
-                limit,
-                headroom,
-                billing: Billing::default(),
-            });
+            let Size { capacity, limit, headroom } =
+                self.size(&interface.capacity, interface.limit.as_ref(), interface.headroom.as_ref());
+            let port = interface.port.as_ref().and_then(|name| self.port(name, ports));
+            let contract = self.contract(interface.commit.as_ref(), &interface.tiers);
+            let billing = Billing::default();
+            uplinks.push(Uplink { name: name.clone(), capacity, limit, headroom, billing, port, contract });
         }
         if let Some(extra) = interfaces.get(MAX_UPLINKS) {
             self.fault(extra.name.span(), format!("at most {MAX_UPLINKS} interfaces can be counted"));
@@ -228,10 +205,12 @@ impl Check {
             if provider.exits.get_ref().is_empty() {
                 self.fault(provider.exits.span(), format!("provider `{name}` has no exit"));
             }
+            let contract = self.contract(provider.commit.as_ref(), &provider.tiers);
             providers.push(Provider {
                 name: name.clone(),
                 asn: provider.asn.map(Asn),
                 covering: provider.covering,
+                contract,
             });
             for (number, exit) in provider.exits.get_ref().iter().enumerate() {
                 let default_name = if provider.exits.get_ref().len() == 1 {
@@ -281,7 +260,7 @@ impl Check {
         exit.gateways.get_ref().iter().map(|gateway| *gateway.get_ref()).collect()
     }
 
-    fn exit(&mut self, name: &Text, exits: &[Exit]) -> Option<ExitId> {
+    pub(super) fn exit(&mut self, name: &Text, exits: &[Exit]) -> Option<ExitId> {
         let found = exits.iter().position(|exit| exit.name == *name.get_ref());
         if found.is_none() {
             let known: Vec<&str> = exits.iter().map(|exit| exit.name.as_str()).collect();
@@ -483,9 +462,9 @@ impl Check {
                 "add a [[bgp.session]] with role = \"learn\" towards this router's BGP daemon, a [[bmp.router]] with peers, or [[static_route]] tables",
             );
         }
-        if policy.mode == crate::core::policy::Mode::Enforce && raw.kernel.inside.is_empty() {
+        if policy.mode != crate::core::policy::Mode::Observe && raw.kernel.inside.is_empty() {
             self.missing(
-                "mode is \"enforce\", but no inside interface is named",
+                format!("mode is \"{}\", but no inside interface is named", policy.mode.as_str()),
                 "add kernel.inside = [\"...\"]: the interfaces by which the traffic to steer comes in",
             );
         }

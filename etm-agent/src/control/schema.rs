@@ -8,6 +8,12 @@
 //! | `GET /v1/prefixes?top=N` | `Prefixes`, the busiest first |
 //! | `GET /v1/overrides` | `Overrides` |
 //! | `GET /v1/explain?prefix=P` | `ExplainView` |
+//! | `GET /v1/explain?exit=E` | `ExitView`: what drives the price of an exit |
+//! | `GET /v1/plan` | `PlanView`: what would be done now |
+//! | `GET /v1/plan?without=E` | `LossView`: whether losing an exit or interface would fit |
+//! | `GET /v1/losses` | `Losses`: the same for each exit in turn |
+//! | `GET /v1/changes` | `Changes` that wait for approval |
+//! | `POST /v1/approve?id=N`, `POST /v1/approve` (all), `POST /v1/reject?id=N` | `Judgement` |
 //! | `GET /v1/events?since=N` | `Events`, the decision log after entry N |
 //! | `GET /v1/bgp/peers` | `BgpPeers`: sessions and monitored routers |
 //! | `GET /v1/bgp/routes?prefix=P&longer=B&peer=NAME&after=P` | `RoutePage`: ask again with `after` its `next` |
@@ -21,7 +27,8 @@ use crate::core::controller::Browse;
 use crate::core::guard::State;
 use crate::core::policy::Role;
 use crate::core::view::{
-    CandidatesView, EventView, OverrideView, PrefixView, RoutePage, StatusView, UplinkView,
+    CandidatesView, ChangeView, EventView, ExitView, Judged, LossView, Losses, OverrideView, PlanView,
+    PrefixView, RoutePage, StatusView, UplinkView,
 };
 use crate::types::bgp::PeerStatus;
 use crate::types::bmp::RouterStatus;
@@ -46,6 +53,30 @@ pub enum Query {
     Explain {
         /// Which.
         prefix: Prefix,
+    },
+    /// What drives the price of an exit.
+    ExplainExit {
+        /// Exit or interface.
+        name: String,
+    },
+    /// What would be done now.
+    Plan {
+        /// Without this exit or interface.
+        without: Option<String>,
+    },
+    /// Whether the loss of each exit would fit.
+    Losses,
+    /// Changes that wait for approval.
+    Changes,
+    /// Carry out a queued change.
+    Approve {
+        /// Its number; all without one.
+        id: Option<u64>,
+    },
+    /// Drop a queued change.
+    Reject {
+        /// Its number.
+        id: u64,
     },
     /// Decision log.
     Events {
@@ -92,6 +123,18 @@ pub enum Answer {
     Overrides(Overrides),
     /// To `Query::Explain`.
     Explain(Box<crate::core::view::ExplainView>),
+    /// To `Query::ExplainExit`.
+    Exit(Box<ExitView>),
+    /// To `Query::Plan`.
+    Plan(Box<PlanView>),
+    /// To `Query::Plan` without something.
+    Loss(Box<LossView>),
+    /// To `Query::Losses`.
+    Losses(Losses),
+    /// To `Query::Changes`.
+    Changes(Changes),
+    /// To `Query::Approve` and `Query::Reject`.
+    Judgement(Judgement),
     /// To `Query::Events`.
     Events(Events),
     /// To `Query::BgpPeers`.
@@ -209,6 +252,20 @@ pub struct BgpPeer {
     /// The session.
     #[serde(flatten)]
     pub status: PeerStatus,
+}
+
+/// `etm approve list`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// In order of their numbers.
+    pub changes: Vec<ChangeView>,
+}
+
+/// `etm approve ID`, `etm reject ID`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judgement {
+    /// One per change that the order named.
+    pub judged: Vec<Judged>,
 }
 
 /// `etm off`, `etm on`.

@@ -26,6 +26,8 @@ pub mod rib;
 
 pub mod fib_view;
 
+pub mod choices;
+
 pub mod conservation;
 
 pub mod guard;
@@ -36,11 +38,17 @@ pub mod plan;
 
 pub mod plan_check;
 
+pub mod money;
+
 pub mod allocator;
 
 pub mod overrides;
 
 pub mod projection;
+
+pub mod approval;
+
+pub mod money_view;
 
 pub mod view;
 

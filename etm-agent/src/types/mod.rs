@@ -22,6 +22,7 @@ mod attrs;
 pub mod bgp;
 pub mod bmp;
 mod ident;
+mod money;
 mod prefix;
 mod prefix_map;
 mod time;
@@ -29,6 +30,7 @@ mod units;
 
 pub use attrs::{AsPath, AsPathSegment, Asn, CarriedAttr, Community, LargeCommunity, Origin, RouteAttrs};
 pub use ident::{ExitId, Generation, IfIndex, PathId, PeerId, ProviderId, RouterId, SlotId, UplinkId};
+pub use money::Price;
 pub use prefix::{Family, Prefix, PrefixError};
 pub use prefix_map::PrefixMap;
 pub use time::Timestamp;
