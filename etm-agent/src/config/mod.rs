@@ -11,7 +11,6 @@ mod report;
 mod routes;
 mod session;
 mod settings;
-mod times;
 mod validate;
 
 pub use report::ConfigError;

@@ -229,6 +229,20 @@ pub struct Events {
     pub events: Vec<EventView>,
 }
 
+/// `etm approve list`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// In order of their numbers.
+    pub changes: Vec<ChangeView>,
+}
+
+/// `etm approve ID`, `etm reject ID`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judgement {
+    /// One per change that the order named.
+    pub judged: Vec<Judged>,
+}
+
 /// `etm bgp peers`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BgpPeers {
@@ -252,20 +266,6 @@ pub struct BgpPeer {
     /// The session.
     #[serde(flatten)]
     pub status: PeerStatus,
-}
-
-/// `etm approve list`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Changes {
-    /// In order of their numbers.
-    pub changes: Vec<ChangeView>,
-}
-
-/// `etm approve ID`, `etm reject ID`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Judgement {
-    /// One per change that the order named.
-    pub judged: Vec<Judged>,
 }
 
 /// `etm off`, `etm on`.

@@ -142,18 +142,18 @@ struct Numbered {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Of {
+    prefix: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Page {
     prefix: Option<Prefix>,
     #[serde(default)]
     longer: bool,
     peer: Option<String>,
     after: Option<Prefix>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Of {
-    prefix: String,
 }
 
 /// `/v1/bgp`: sessions and the RIB.
@@ -204,12 +204,12 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
         .route("/v1/prefixes", get(prefixes))
         .route("/v1/events", get(events))
         .route("/v1/explain", get(explain))
-        .nest("/v1/bgp", bgp())
         .route("/v1/plan", get(plan))
         .route("/v1/losses", get(|State(requests): Requests| ask(requests, Query::Losses)))
         .route("/v1/changes", get(|State(requests): Requests| ask(requests, Query::Changes)))
         .route("/v1/approve", post(approve))
         .route("/v1/reject", post(reject))
+        .nest("/v1/bgp", bgp())
         .route("/v1/record", get(|State(requests): Requests| ask(requests, Query::Record)))
         .route("/v1/record/start", post(|State(requests): Requests| ask(requests, Query::RecordStart)))
         .route("/v1/record/stop", post(|State(requests): Requests| ask(requests, Query::RecordStop)))

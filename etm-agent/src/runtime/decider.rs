@@ -216,11 +216,6 @@ impl Decider {
             Query::Overrides => Answer::Overrides(Overrides { overrides: self.controller.overrides() }),
             Query::Explain { prefix } => Answer::Explain(Box::new(self.controller.explain(prefix))),
             Query::Events { since } => Answer::Events(Events { events: self.controller.events(since) }),
-            Query::BgpPeers => Answer::BgpPeers(Box::new(self.bgp_peers(now))),
-            Query::BgpRoutes { browse, peer } => self.bgp_routes(browse, peer),
-            Query::BgpCandidates { prefix } => {
-                Answer::BgpCandidates(Box::new(self.controller.candidates(prefix)))
-            }
             Query::Plan { without: None } => Answer::Plan(Box::new(self.controller.plan(now))),
             Query::Plan { without: Some(name) } => match self.controller.without(now, &name) {
                 Some(view) => Answer::Loss(Box::new(view)),
@@ -234,6 +229,11 @@ impl Decider {
             Query::Changes => Answer::Changes(Changes { changes: self.controller.changes() }),
             Query::Approve { id } => self.judge(Order::Approve { id }),
             Query::Reject { id } => self.judge(Order::Reject { id }),
+            Query::BgpPeers => Answer::BgpPeers(Box::new(self.bgp_peers(now))),
+            Query::BgpRoutes { browse, peer } => self.bgp_routes(browse, peer),
+            Query::BgpCandidates { prefix } => {
+                Answer::BgpCandidates(Box::new(self.controller.candidates(prefix)))
+            }
             Query::Record => Answer::Recording(Box::new(self.tap.view())),
             Query::RecordStart => self.record(true),
             Query::RecordStop => self.record(false),

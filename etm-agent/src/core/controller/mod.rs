@@ -245,9 +245,9 @@ impl Controller {
             }
             Input::Installed(installed) => self.kernel_answered(installed),
             Input::Told(told) => self.peer_answered(told),
-            Input::Effective(event) => self.note_effect(event),
             Input::Order(Order::Approve { id }) => judged = self.approve(now, id),
             Input::Order(Order::Reject { id }) => judged = self.reject(now, id),
+            Input::Effective(event) => self.note_effect(event),
             Input::Order(order) => self.order(now, order),
             Input::Tick => self.do_chores(intake::CHORES),
         }
