@@ -105,7 +105,7 @@ async fn accept(
                     Some(door) if door.try_send(stream).is_ok() => {}
                     Some(_) => tracing::warn!(%remote, "a third BMP connection of one router, closed"),
                     None => {
-                        tracing::warn!(%remote, "BMP connection of a router that bmp.router does not name, closed")
+                        tracing::warn!(%remote, "BMP connection of a router that bmp.router does not name, closed");
                     }
                 }
             }

@@ -285,7 +285,7 @@ mod tests {
                 "lower identifier",
                 route(2, |s| {
                     worse(s);
-                    s.router_id = id(1)
+                    s.router_id = id(1);
                 }),
                 route(1, |s| s.router_id = id(2)),
                 DecidedBy::RouterId,

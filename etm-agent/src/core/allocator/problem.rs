@@ -166,12 +166,7 @@ pub(super) fn study(board: &Board<'_>, field: &Field, urgency: Urgency, warm: Op
                 overload_per_mbps,
                 demands: &demands,
             };
-            let mut vetoes: Vec<String> = check(&stated, &plan).iter().map(ToString::to_string).collect();
-            // Staying breaks no hard limit, so no plan may.
-            let breach = plan.certificate.costs.breach_bps;
-            if breach > 0.0 {
-                vetoes.push(format!("the plan breaks hard limits by {breach:.0} bit/s"));
-            }
+            let vetoes = vetoes(&stated, &plan);
             Study {
                 urgency,
                 stay: field.load.clone(),
@@ -185,6 +180,17 @@ pub(super) fn study(board: &Board<'_>, field: &Field, urgency: Urgency, warm: Op
             }
         }
     }
+}
+
+/// What speaks against the plan.
+fn vetoes(stated: &Stated<'_>, plan: &Plan) -> Vec<String> {
+    let mut vetoes: Vec<String> = check(stated, plan).iter().map(ToString::to_string).collect();
+    // Staying breaks no hard limit, so no plan may.
+    let breach = plan.certificate.costs.breach_bps;
+    if breach > 0.0 {
+        vetoes.push(format!("the plan breaks hard limits by {breach:.0} bit/s"));
+    }
+    vetoes
 }
 
 fn settled(board: &Board<'_>, plan: &Plan) -> Vec<(Prefix, u16)> {

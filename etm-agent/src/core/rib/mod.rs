@@ -128,7 +128,7 @@ impl Rib {
             };
             seen(prefix, presence);
         }
-        self.forget(last.attrs);
+        self.forget(last.attrs.as_ref());
     }
 
     /// The number of `attrs`, looked up once for all prefixes of an UPDATE; it is held until the next one.
@@ -139,15 +139,15 @@ impl Rib {
                 let class = (!self.rules.is_empty()).then(|| self.rules.class(&attrs));
                 let (id, own) = (self.attrs.intern(&attrs, class), attrs.communities.contains(&self.own));
                 let before = last.attrs.replace((attrs, id, own));
-                self.forget(before);
+                self.forget(before.as_ref());
                 (id, own)
             }
         }
     }
 
-    fn forget(&mut self, held: Option<(Arc<RouteAttrs>, AttrsId, bool)>) {
+    fn forget(&mut self, held: Option<&(Arc<RouteAttrs>, AttrsId, bool)>) {
         if let Some((_, id, _)) = held {
-            self.attrs.release(id);
+            self.attrs.release(*id);
         }
     }
 
