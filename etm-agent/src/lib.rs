@@ -1,8 +1,8 @@
 //! ETM's user space: everything but the program in the kernel.
 //!
 //! Layers, each importing only those above it in this list (checked by `cargo xtask tidy`):
-//! `types`; `proto`, `core`, `config` (pure); `datapath`, `fib`, `peering`, `control`, `telemetry`
-//! (one outside thing each); `runtime` (composition); `cli`.
+//! `types`; `proto`, `core`, `config` (pure); `datapath`, `fib`, `peering`, `guardian`, `control`,
+//! `telemetry` (one outside thing each); `runtime` (composition); `cli`.
 
 pub mod cli;
 pub mod config;
@@ -10,6 +10,7 @@ pub mod control;
 pub mod core;
 pub mod datapath;
 pub mod fib;
+pub mod guardian;
 pub mod peering;
 pub mod proto;
 pub mod runtime;

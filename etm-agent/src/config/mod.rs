@@ -9,7 +9,8 @@ mod validate;
 
 pub use report::ConfigError;
 pub use settings::{
-    AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
+    AgentSettings, BgpSettings, DatapathSettings, GuardianSettings, HookChoice, KernelSettings,
+    SessionSettings, Settings,
 };
 
 /// The documented configuration: every key with its default, commented out where it is optional.

@@ -19,6 +19,21 @@ pub struct Settings {
     pub datapath: DatapathSettings,
     /// BGP; none without sessions.
     pub bgp: Option<BgpSettings>,
+    /// The process that announces.
+    pub guardian: GuardianSettings,
+}
+
+/// The process that owns the sessions with role inject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardianSettings {
+    /// Its unix socket.
+    pub socket: PathBuf,
+    /// The agent starts it where none answers; otherwise the system does, by its own unit.
+    pub start: bool,
+    /// It ends an agent whose lease ran out while the process lives.
+    pub kill_hung: bool,
+    /// How long a restarted agent may keep what it found before it has decided, beyond the lease that it found.
+    pub adopt: Duration,
 }
 
 /// The process.

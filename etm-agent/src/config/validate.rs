@@ -3,7 +3,8 @@
 use super::raw::{self, Raw, Text};
 use super::report::Fault;
 use super::settings::{
-    AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
+    AgentSettings, BgpSettings, DatapathSettings, GuardianSettings, HookChoice, KernelSettings,
+    SessionSettings, Settings,
 };
 use crate::core::policy::{Exit, Peer, Policy, Provider, Role, StaticRoute, Uplink};
 use crate::types::{
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -50,9 +51,11 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         exits,
     };
     check.completeness(raw, &policy);
+    let control_socket = path(raw.agent.control_socket.as_deref(), "/run/etm/etm.sock");
     let settings = Settings {
+        guardian: check.guardian(&raw.guardian, &control_socket),
         agent: AgentSettings {
-            control_socket: path(raw.agent.control_socket.as_deref(), "/run/etm/etm.sock"),
+            control_socket,
             startup_timeout: check.duration(raw.agent.startup_timeout.as_ref(), Duration::from_secs(30)),
             bird_socket: raw.agent.bird_socket.as_ref().map(PathBuf::from),
         },
@@ -329,6 +332,23 @@ impl Check {
             keep_on_exit: raw.keep_on_exit.unwrap_or(true),
             fast_path: raw.fast_path.unwrap_or(true),
             kernel_log: raw.kernel_log.unwrap_or(false),
+        }
+    }
+
+    fn guardian(&mut self, raw: &raw::Guardian, control_socket: &Path) -> GuardianSettings {
+        let adopt = self.duration(raw.adopt.as_ref(), Duration::from_secs(30));
+        if let Some(text) = raw.adopt.as_ref().filter(|_| adopt > Duration::from_secs(300)) {
+            self.fault(text.span(), "announcements without a decision may live on for at most 300s");
+        }
+        if let Some(text) = raw.socket.as_ref().filter(|text| !text.get_ref().starts_with('/')) {
+            self.fault(text.span(), "the guardian's socket must be an absolute path");
+        }
+        let given = raw.socket.as_ref().map(|text| PathBuf::from(text.get_ref()));
+        GuardianSettings {
+            socket: given.unwrap_or_else(|| control_socket.with_file_name("guardian.sock")),
+            start: raw.start.unwrap_or(true),
+            kill_hung: raw.kill_hung.unwrap_or(true),
+            adopt,
         }
     }
 

@@ -11,6 +11,8 @@ pub mod input;
 
 pub mod decision;
 
+pub mod custody;
+
 pub mod topology;
 
 pub mod rate;

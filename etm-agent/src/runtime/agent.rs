@@ -4,15 +4,16 @@ use super::error::{AgentError, ExitStatus};
 use super::machine::{self, own_table};
 use super::open::{clear_routing, open};
 use super::sampler::Note;
-use super::sessions;
-use super::start::start;
+use super::sessions::{self, Standing};
+use super::start::{Origin, start};
 use super::stop::{Parts, stop};
 use crate::config::Settings;
 use crate::core::policy::Role;
 use crate::datapath::{self, OffSwitch};
 use crate::fib::{self, OwnTable};
-use crate::peering::PeerStatus;
+use crate::guardian;
 use crate::telemetry::{self, LogFormat};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,7 +23,8 @@ use tokio::time::Instant;
 const START_POLL: Duration = Duration::from_millis(100);
 
 /// Runs the agent until it is told to end. The result is the process's exit status.
-pub fn run(settings: &Settings, log: LogFormat) -> ExitStatus {
+/// `config` is the file that the settings came from: the guardian reads it too.
+pub fn run(settings: &Settings, config: &Path, log: LogFormat) -> ExitStatus {
     telemetry::start(log);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -31,7 +33,7 @@ pub fn run(settings: &Settings, log: LogFormat) -> ExitStatus {
     );
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(run_until_told(settings)),
+        Ok(runtime) => runtime.block_on(run_until_told(settings, Origin { config, log })),
         Err(source) => Err(AgentError::System { doing: "start the runtime", source }),
     };
     match result {
@@ -102,17 +104,22 @@ pub fn switch_off(pin_root: &Path) -> Result<bool, AgentError> {
     Ok(true)
 }
 
+/// Tells the guardian to withdraw everything, with no agent's help. False where none runs.
+pub async fn withdraw_by_guardian(socket: &Path) -> Result<bool, AgentError> {
+    Ok(guardian::order_off(socket).await?)
+}
+
 fn on_this_thread<T>(work: impl Future<Output = Result<T, AgentError>>) -> Result<T, AgentError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|source| AgentError::System { doing: "start the runtime", source })?.block_on(work)
 }
 
-async fn run_until_told(settings: &Settings) -> Result<ExitStatus, AgentError> {
+async fn run_until_told(settings: &Settings, origin: Origin<'_>) -> Result<ExitStatus, AgentError> {
     let system = |source| AgentError::System { doing: "listen for signals", source };
     let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
     let opening = open(settings).await?;
-    let mut parts = match start(settings, opening) {
+    let mut parts = match start(settings, origin, opening) {
         Ok(parts) => parts,
         Err(error) => {
             clear_routing(own_table(settings)).await;
@@ -127,6 +134,10 @@ async fn run_until_told(settings: &Settings) -> Result<ExitStatus, AgentError> {
     match &reason {
         Ok(signal) => tracing::info!("{signal}: ending"),
         Err(error) => tracing::error!("{error}"),
+    }
+    if let Err(error @ AgentError::Superseded) = &reason {
+        // What is in the kernel is the other one's now.
+        return Ok(error.status());
     }
     let clean = tokio::select! {
         clean = stop(settings, parts) => clean,
@@ -165,13 +176,13 @@ async fn wait_for_trouble(settings: &Settings, parts: &mut Parts) -> AgentError 
 /// Why the start cannot succeed: a fault that only a change of configuration mends, or time is up.
 fn hopeless(settings: &Settings, parts: &Parts, late: bool) -> Option<AgentError> {
     for (session, role, status) in &parts.statuses {
-        let status = status.borrow();
-        if status.established > 0 {
+        let Standing { established, fault, json } = status.standing();
+        if established > 0 {
             continue;
         }
-        let fault = status.last_fault.as_ref();
-        let reason = fault.map_or_else(|| silence(&status), |fault| fault.text.clone());
-        if fault.is_some_and(|fault| fault.permanent) {
+        let permanent = fault.as_ref().is_some_and(|(_, permanent)| *permanent);
+        let reason = fault.map_or_else(|| silence(&json), |(text, _)| text);
+        if permanent {
             return Some(AgentError::SessionFault { session: session.clone(), reason });
         }
         if late && *role == Role::Learn {
@@ -183,9 +194,10 @@ fn hopeless(settings: &Settings, parts: &Parts, late: bool) -> Option<AgentError
 }
 
 /// What is known of a peer that has not said anything.
-fn silence(status: &PeerStatus) -> String {
-    match status.state {
-        "open-sent" => format!("{} took the connection but sent no OPEN", status.remote),
-        _ => format!("no answer from {}", status.remote),
+fn silence(status: &Value) -> String {
+    let word = |key: &str| status.get(key).and_then(Value::as_str).unwrap_or_default();
+    match word("state") {
+        "open-sent" => format!("{} took the connection but sent no OPEN", word("remote")),
+        _ => format!("no answer from {}", word("remote")),
     }
 }

@@ -8,8 +8,8 @@
 //! | requests | mpsc 16 | control -> decider | the client is told "busy" |
 //! | directives | mpsc 4 | supervisor -> decider | sender waits |
 //! | decisions | watch | decider -> fib, announcements | latest wins: desired state |
-//! | leases | watch | decider -> announcements | latest wins |
-//! | told | watch | announcements -> inject sessions | latest wins |
+//! | stance | watch | decider -> announcements | latest wins |
+//! | adopt | watch | announcements -> decider | latest wins |
 //! | jobs | sync 16 | decider -> table thread | kept by the decider, in order |
 //! | notes | sync 64 | link monitor, supervisor -> sampler | sender waits |
 //! | stop | watch, one per stage | supervisor -> all | - |
@@ -19,6 +19,7 @@ mod announce;
 mod clock;
 mod decider;
 mod error;
+mod guardian;
 mod machine;
 mod open;
 mod sampler;
@@ -29,6 +30,7 @@ mod table;
 
 pub use crate::datapath::{Capability, Feature, Findings, Interface, OnHook, Pin, examine};
 pub use crate::telemetry::LogFormat;
-pub use agent::{DetachFrom, check, detach, run, switch_off};
+pub use agent::{DetachFrom, check, detach, run, switch_off, withdraw_by_guardian};
 pub use clock::boottime;
 pub use error::{AgentError, ExitStatus};
+pub use guardian::{Keeper, guard};

@@ -1,4 +1,5 @@
-//! BGP sessions from settings: one future each, not yet spawned.
+//! BGP sessions from settings: one future each, not yet spawned. The agent runs those with role learn, its guardian
+//! those with role inject; what is shown of them is the same.
 
 use super::clock::boottime;
 use super::error::AgentError;
@@ -12,42 +13,111 @@ use crate::peering::{
 };
 use crate::types::{Community, Family, PeerId};
 use futures::future::BoxFuture;
+use serde_json::Value;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 /// A session that can be spawned.
 pub(super) struct Session {
+    pub(super) peer: PeerId,
     pub(super) name: String,
-    pub(super) role: Role,
     pub(super) status: watch::Receiver<PeerStatus>,
     /// Runs until told to stop; true where the peer confirmed that nothing of ETM is left with it.
     pub(super) future: BoxFuture<'static, bool>,
 }
 
-/// Prepares all configured sessions, none without a `bgp` table; refuses settings that no peer could accept.
+/// A session as the supervisor sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// How often it was established.
+    pub(super) established: u64,
+    /// Why it is not up, and whether only a change of configuration helps.
+    pub(super) fault: Option<(String, bool)>,
+    /// All that is known of it.
+    pub(super) json: Value,
+}
+
+/// Where a session's status comes from.
+#[derive(Clone, Debug)]
+pub(super) enum Shown {
+    /// A session of this process.
+    Own(watch::Receiver<PeerStatus>),
+    /// A session of the guardian.
+    Guarded(watch::Receiver<Standing>),
+}
+
+impl Shown {
+    /// Now.
+    pub(super) fn standing(&self) -> Standing {
+        match self {
+            Shown::Own(status) => {
+                let status = status.borrow();
+                let fault = status.last_fault.as_ref().map(|fault| (fault.text.clone(), fault.permanent));
+                Standing { established: status.established, fault, json: json(&status) }
+            }
+            Shown::Guarded(standing) => standing.borrow().clone(),
+        }
+    }
+}
+
+/// A status as the control API shows it.
+pub(super) fn json(status: &PeerStatus) -> Value {
+    serde_json::to_value(status).unwrap_or(Value::Null)
+}
+
+/// Prepares the configured sessions of one role; refuses settings that no peer could accept.
 pub(super) fn of(
     settings: &Settings,
+    role: Role,
     inputs: &mpsc::Sender<Input>,
     told: &watch::Receiver<Arc<Decision>>,
     stop: &watch::Receiver<bool>,
 ) -> Result<Vec<Session>, AgentError> {
     match &settings.bgp {
-        Some(bgp) => prepare(bgp, settings.policy.community, inputs, told, stop),
+        Some(bgp) => prepare(bgp, role, settings.policy.community, inputs, told, stop),
         None => Ok(Vec::new()),
     }
 }
 
+/// Number and name of the configured sessions of one role.
+pub(super) fn named(settings: &Settings, role: Role) -> Vec<(PeerId, String)> {
+    let sessions = settings.bgp.iter().flat_map(|bgp| bgp.sessions.iter().enumerate());
+    sessions
+        .filter(|(_, session)| session.role == role)
+        .map(|(index, session)| (peer_id(index), session.name.clone()))
+        .collect()
+}
+
+/// What a guardian and its agent must have read alike: everything that shapes a session with role inject.
+pub(super) fn digest(settings: &Settings) -> u64 {
+    let mut digest = DefaultHasher::new();
+    settings.policy.community.hash(&mut digest);
+    if let Some(bgp) = &settings.bgp {
+        format!("{:?} {} {:?}", bgp.asn, bgp.local_pref, bgp.hold_time).hash(&mut digest);
+        for (index, session) in bgp.sessions.iter().enumerate().filter(|(_, s)| s.role == Role::Inject) {
+            format!("{index} {session:?}").hash(&mut digest);
+        }
+    }
+    digest.finish()
+}
+
+fn peer_id(index: usize) -> PeerId {
+    PeerId(u16::try_from(index).unwrap_or(u16::MAX))
+}
+
 fn prepare(
     bgp: &BgpSettings,
+    role: Role,
     community: Community,
     inputs: &mpsc::Sender<Input>,
     told: &watch::Receiver<Arc<Decision>>,
     stop: &watch::Receiver<bool>,
 ) -> Result<Vec<Session>, AgentError> {
     let mut sessions = Vec::new();
-    for (index, settings) in bgp.sessions.iter().enumerate() {
-        let peer = PeerId(u16::try_from(index).unwrap_or(u16::MAX));
+    for (index, settings) in bgp.sessions.iter().enumerate().filter(|(_, session)| session.role == role) {
+        let peer = peer_id(index);
         let config = session_config(peer, settings, bgp);
         let (writer, status) = status_channel(&config, boottime());
         let ports = Ports { inputs: inputs.clone(), status: writer, stop: stop.clone(), clock: boottime };
@@ -67,17 +137,23 @@ fn prepare(
                 Box::pin(async move { run_inject(config, inject, decisions, ports).await == Parting::Clean })
             }
         };
-        sessions.push(Session { name: settings.name.clone(), role: settings.role, status, future });
+        sessions.push(Session { peer, name: settings.name.clone(), status, future });
     }
     Ok(sessions)
 }
 
 /// Refuses what `prepare` would refuse, without a session.
 pub(super) fn check(settings: &Settings) -> Result<(), AgentError> {
+    unstarted(settings, Role::Learn)?;
+    unstarted(settings, Role::Inject).map(drop)
+}
+
+/// Sessions of one role that are never run: what they look like, and whether they could be.
+pub(super) fn unstarted(settings: &Settings, role: Role) -> Result<Vec<Session>, AgentError> {
     let (inputs, _) = mpsc::channel(1);
     let (_, decisions) = watch::channel(Arc::new(Decision::default()));
     let (_, stop) = watch::channel(true);
-    of(settings, &inputs, &decisions, &stop).map(drop)
+    of(settings, role, &inputs, &decisions, &stop)
 }
 
 fn session_config(peer: PeerId, settings: &SessionSettings, bgp: &BgpSettings) -> SessionConfig {

@@ -1,31 +1,47 @@
 //! Starting: one function per part, each given exactly the ends of the channels it owns.
 
-use super::announce::relay;
+use super::announce::{Announcer, Stance, announce};
 use super::clock::boottime;
 use super::decider::{Decider, Identity, Sources, uplink_id};
 use super::error::AgentError;
 use super::machine::{self, enforcing, own_table};
 use super::open::{Opening, header};
 use super::sampler::{Attachment, Note, Sampler};
-use super::sessions::{self, Session};
+use super::sessions::{self, Session, Shown, Standing};
 use super::stop::{End, Parts};
 use super::table::{self, Job};
 use crate::config::Settings;
-use crate::control::schema::Quantiles;
+use crate::control::schema::{GuardianView, Quantiles};
 use crate::control::{self, Request};
 use crate::core::controller::Controller;
+use crate::core::custody::Tenure;
 use crate::core::decision::Decision;
 use crate::core::input::{Input, LinkEvent, Sample, TableFill};
+use crate::core::policy::Role;
 use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
 use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
-use crate::types::Timestamp;
+use crate::telemetry::LogFormat;
+use crate::types::{PeerId, Timestamp};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+/// How this process was started, for the guardian that it starts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origin<'a> {
+    /// The configuration file.
+    pub(super) config: &'a Path,
+    pub(super) log: LogFormat,
+}
+
 /// Starts every part. An error means that nothing runs any more.
-pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, AgentError> {
+pub(super) fn start(
+    settings: &Settings,
+    origin: Origin<'_>,
+    opening: Opening,
+) -> Result<Parts, AgentError> {
     let Opening { interfaces, datapath, routes, socket, lock } = opening;
     let Opened { datapath, table, counters, lease, off, live, log, mut adopted } = datapath;
     if enforcing(settings) {
@@ -43,28 +59,41 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     let (decisions, decisions_rx) = watch::channel(controller.decision());
     let (fill, fill_rx) = watch::channel(TableFill::default());
     let (learning, learning_rx) = watch::channel(false);
-    let (leases, leases_rx) = watch::channel(Timestamp(0));
-    let (told, told_rx) = watch::channel(controller.decision());
+    let undecided = controller.enforcing();
+    let (stance, stance_rx) =
+        watch::channel(Stance { tenure: (!undecided).then_some(Tenure::Released), on: 0 });
+    let (adopt, adopt_rx) = watch::channel(Timestamp(0));
     let (stop_sessions, sessions_rx) = watch::channel(false);
     let (stop_rest, rest_rx) = watch::channel(false);
-    let sessions = sessions::of(settings, &inputs, &told_rx, &sessions_rx)?;
+    let (_, no_decisions) = watch::channel(controller.decision());
+    let sessions = sessions::of(settings, Role::Learn, &inputs, &no_decisions, &sessions_rx)?;
+    let guarded = Guarded::of(settings)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
-    let identity = identity(settings, &sessions, sample_times);
+    let shown = shown(settings, &sessions, &guarded);
+    let identity = identity(settings, &shown, &guarded, sample_times);
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
-        directives,
+        directives: directives.clone(),
         notes: notes.clone(),
         stop_sessions,
         stop_rest,
         learning: learning_rx,
-        statuses: sessions.iter().map(|s| (s.name.clone(), s.role, s.status.clone())).collect(),
+        partings: sessions.len() + usize::from(!guarded.peers.is_empty()),
+        statuses: shown,
         inside: interfaces.inside.iter().map(|link| link.ifindex).collect(),
         started: false,
         _lock: lock,
     };
     let tasks = &mut parts.tasks;
-    let decider = Decider::new(controller, (lease, off), (decisions, learning, leases), jobs, identity);
+    let decider = Decider::new(
+        controller,
+        (lease, off),
+        (decisions, learning),
+        (stance, adopt_rx),
+        jobs,
+        identity,
+    );
     let sources = Sources {
         directives: directives_rx,
         links: links_rx,
@@ -78,7 +107,23 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     spawn_sampler(tasks, sampler, notes_rx)?;
     spawn_table(tasks, (table, live), jobs_rx, inputs.clone(), fill)?;
     spawn_links(tasks, &interfaces.uplinks, links, notes, &rest_rx)?;
-    spawn_announcements(tasks, decisions_rx.clone(), leases_rx, told, rest_rx.clone());
+    if !guarded.peers.is_empty() {
+        let announcer = Announcer {
+            settings: settings.guardian.clone(),
+            config: origin.config.to_owned(),
+            log_format: origin.log.as_str(),
+            digest: sessions::digest(settings),
+            decisions: decisions_rx.clone(),
+            stance: stance_rx,
+            inputs: inputs.clone(),
+            directives,
+            adopt,
+            shown: guarded.shown,
+            peers: guarded.peers,
+            stop: sessions_rx,
+        };
+        tasks.spawn(async move { ("the announcements", announce(announcer).await) });
+    }
     spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
     spawn_daemon_watch(tasks, settings.clone(), rest_rx.clone());
     spawn_control(tasks, socket, requests, rest_rx);
@@ -111,12 +156,52 @@ fn attachment(link: &LinkReport) -> Attachment {
     Attachment { wanted: ifindex, attached: ifindex, header: header(link), failing: false }
 }
 
-fn identity(settings: &Settings, sessions: &[Session], sample_times: watch::Receiver<Quantiles>) -> Identity {
+/// The guardian's sessions, as far as the agent has to do with them.
+struct Guarded {
+    shown: watch::Sender<GuardianView>,
+    peers: Vec<(PeerId, watch::Sender<Standing>)>,
+}
+
+impl Guarded {
+    /// None of them is known to be up.
+    fn of(settings: &Settings) -> Result<Guarded, AgentError> {
+        let mut peers = Vec::new();
+        for session in sessions::unstarted(settings, Role::Inject)? {
+            let standing = Standing { json: sessions::json(&session.status.borrow()), ..Standing::default() };
+            peers.push((session.peer, watch::Sender::new(standing)));
+        }
+        Ok(Guarded { shown: watch::Sender::new(GuardianView::default()), peers })
+    }
+}
+
+/// All sessions in order of configuration.
+fn shown(settings: &Settings, own: &[Session], guarded: &Guarded) -> Vec<(String, Role, Shown)> {
+    let mut shown = Vec::new();
+    for (peer, name) in sessions::named(settings, Role::Learn) {
+        let status = own.iter().find(|session| session.peer == peer).map(|session| session.status.clone());
+        shown.extend(status.map(|status| (peer, name, Role::Learn, Shown::Own(status))));
+    }
+    for (peer, name) in sessions::named(settings, Role::Inject) {
+        let standing = guarded.peers.iter().find(|(number, _)| *number == peer);
+        let standing = standing.map(|(_, standing)| standing.subscribe());
+        shown.extend(standing.map(|standing| (peer, name, Role::Inject, Shown::Guarded(standing))));
+    }
+    shown.sort_by_key(|(peer, ..)| *peer);
+    shown.into_iter().map(|(_, name, role, shown)| (name, role, shown)).collect()
+}
+
+fn identity(
+    settings: &Settings,
+    shown: &[(String, Role, Shown)],
+    guarded: &Guarded,
+    sample_times: watch::Receiver<Quantiles>,
+) -> Identity {
     Identity {
         started: boottime(),
         pin_root: settings.datapath.pin_root.display().to_string(),
         lease_span: settings.kernel.lease,
-        peers: sessions.iter().map(|session| session.status.clone()).collect(),
+        peers: shown.iter().map(|(_, _, shown)| shown.clone()).collect(),
+        guardian: (!guarded.peers.is_empty()).then(|| guarded.shown.subscribe()),
         sample_times,
     }
 }
@@ -250,19 +335,6 @@ fn spawn_control(
     tasks.spawn(async move {
         control::serve(socket, requests, stop).await;
         ("the control socket", End::Plain)
-    });
-}
-
-fn spawn_announcements(
-    tasks: &mut Tasks,
-    decisions: watch::Receiver<Arc<Decision>>,
-    leases: watch::Receiver<Timestamp>,
-    told: watch::Sender<Arc<Decision>>,
-    stop: watch::Receiver<bool>,
-) {
-    tasks.spawn(async move {
-        relay(decisions, leases, told, stop).await;
-        ("the announcements", End::Plain)
     });
 }
 

@@ -20,9 +20,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("datapath", &["core::input", "core::decision", "types"]),
     ("fib", &["core::input", "core::decision", "types"]),
     ("peering", &["proto", "core::input", "core::decision", "types"]),
+    // Beside the desired state it carries the lease's rules: who is heard, and for how long.
+    ("guardian", &["core::custody", "core::decision", "types"]),
     ("control", &["core", "types"]),
     ("telemetry", &["types"]),
-    ("runtime", &["datapath", "fib", "peering", "control", "telemetry", "config", "core", "types"]),
+    ("runtime", &["datapath", "fib", "peering", "guardian", "control", "telemetry", "config", "core", "types"]),
     // Views are the control API's answers, made in core; the client prints them.
     // `etm plan --input` solves in the client itself, without an agent.
     ("cli", &["runtime", "control", "config", "core::view", "core::plan", "core::plan_check", "types"]),
@@ -47,6 +49,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("netlink_sys", &["fib", "datapath"]),
     ("rustbgpd_wire", &["proto"]),
     ("rustbgpd_fsm", &["proto"]),
+    // Processes and privileges: pidfd_open(2), capset(2), setsid(2).
+    ("rustix", &["guardian"]),
     ("axum", &["control"]),
     ("hyper", &["control"]),
     ("hyper_util", &["control"]),
