@@ -3,12 +3,14 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
 use serde_json::Value;
 
@@ -46,6 +48,8 @@ pub struct AgentOptions {
     pub hook: &'static str,
     /// How long a session may take to come up.
     pub startup_timeout: &'static str,
+    /// Whether the guardian ends an agent that let its lease run out.
+    pub kill_hung: bool,
     /// Log filter (`RUST_LOG`).
     pub log: &'static str,
 }
@@ -61,6 +65,7 @@ impl Default for AgentOptions {
             lease: "10s",
             hook: "auto",
             startup_timeout: "20s",
+            kill_hung: true,
             log: "info",
         }
     }
@@ -101,6 +106,7 @@ pub fn config(site: &Site, options: &AgentOptions) -> String {
     let mut text = format!(
         "[agent]\nmode = \"{}\"\ninterval = \"{}\"\nstartup_timeout = \"{}\"\ncontrol_socket = \"{}\"\n\
          bird_socket = \"{}\"\n\n[policy]\nhold = \"{}\"\n\n[kernel]\ninside = [\"in0\"]\nlease = \"{}\"\n\n\
+         [guardian]\nkill_hung = {}\n\n\
          [datapath]\npin_root = \"{}\"\nprefixes_ipv4 = 4096\nprefixes_ipv6 = 4096\nhook = \"{}\"\n",
         options.mode,
         options.interval,
@@ -109,6 +115,7 @@ pub fn config(site: &Site, options: &AgentOptions) -> String {
         site.directory.join(format!("{}.ctl", Role::Border)).display(),
         options.hold,
         options.lease,
+        options.kill_hung,
         site.pin_root.display(),
         options.hook,
     );
@@ -321,6 +328,13 @@ impl Agent {
     /// Process id.
     pub fn pid(&self) -> i32 {
         self.child.id().cast_signed()
+    }
+
+    /// Process id of the guardian that listens beside the agent's socket, if one does.
+    pub fn guardian(&self) -> Option<i32> {
+        let stream = UnixStream::connect(self.socket.with_file_name("guardian.sock")).ok()?;
+        // Of the process that listens, not of one that answers: it may be stopped.
+        getsockopt(&stream, sockopt::PeerCredentials).ok().map(|credentials| credentials.pid())
     }
 
     /// Exit status, if it has ended.

@@ -258,6 +258,14 @@ impl Custody {
         Ok(self.settle(now))
     }
 
+    /// What an agent left is not wanted any more. Nothing happens while one is there, which says itself what it wants.
+    pub fn forget(&mut self, now: Timestamp) -> Orders {
+        if self.tenant.is_none() {
+            self.release();
+        }
+        self.settle(now)
+    }
+
     /// The guardian itself was told to end.
     pub fn abandon(&mut self, now: Timestamp) -> Orders {
         self.release();

@@ -170,21 +170,36 @@ pub async fn connect(path: &Path) -> Result<Speaker, GuardianError> {
     greet(stream, 0).await
 }
 
-/// Tells a guardian to withdraw everything. False where none is there.
+/// Tells a guardian to withdraw everything and to stay so. False where none is there.
 pub async fn order_off(path: &Path) -> Result<bool, GuardianError> {
+    Ok(order(path, &ToGuardian::Off).await?.is_some())
+}
+
+/// Tells a guardian to withdraw what an agent left; one that lives for its agent ends. False where none is there.
+pub async fn forget(path: &Path) -> Result<bool, GuardianError> {
+    let Some(greeting) = order(path, &ToGuardian::Forget).await? else { return Ok(false) };
+    if let Some(process) = greeting.process.filter(|_| greeting.of_agent) {
+        process
+            .terminate()
+            .map_err(|source| GuardianError::Process { doing: "end the guardian", source })?;
+    }
+    Ok(true)
+}
+
+async fn order(path: &Path, order: &ToGuardian) -> Result<Option<Greeting>, GuardianError> {
     let mut speaker = match connect(path).await {
         Ok(speaker) => speaker,
         Err(GuardianError::Socket { source, .. })
             if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
         {
-            return Ok(false);
+            return Ok(None);
         }
         Err(error) => return Err(error),
     };
-    speaker.writer.say(&ToGuardian::Off).await?;
+    speaker.writer.say(order).await?;
     let answer = timeout(GREETING, speaker.reader.hear::<FromGuardian>());
     match answer.await.map_err(|_| GuardianError::Silent)?? {
-        FromGuardian::Done => Ok(true),
+        FromGuardian::Done => Ok(Some(speaker.greeting)),
         _ => Err(GuardianError::NotAGuardian),
     }
 }

@@ -37,6 +37,8 @@ pub enum ToGuardian {
     Tenure(Tenure),
     /// Withdraw everything until an agent says `On`. Anyone may say so, also as first words.
     Off,
+    /// Withdraw what an agent left that is not there any more, and what it left alone. Anyone may say so.
+    Forget,
     /// An operator told the agent to act again.
     On,
     /// The agent ends in order.

@@ -68,32 +68,43 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, AgentError> {
 pub struct DetachFrom {
     pin_root: PathBuf,
     own: OwnTable,
+    guardian: PathBuf,
 }
 
 impl DetachFrom {
     /// These pins, and the default table and protocol.
     pub fn pin_root(pin_root: PathBuf) -> DetachFrom {
-        DetachFrom { pin_root, own: OwnTable::default() }
+        let guardian = PathBuf::from("/run/etm/guardian.sock");
+        DetachFrom { pin_root, own: OwnTable::default(), guardian }
     }
 
     /// What these settings name.
     pub fn settings(settings: &Settings) -> DetachFrom {
-        DetachFrom { pin_root: settings.datapath.pin_root.clone(), own: own_table(settings) }
+        DetachFrom {
+            pin_root: settings.datapath.pin_root.clone(),
+            own: own_table(settings),
+            guardian: settings.guardian.socket.clone(),
+        }
     }
 }
 
 /// Removes everything of ETM from the machine. The lines say what was removed.
 pub fn detach(from: &DetachFrom) -> Result<Vec<String>, AgentError> {
     // Marking ends first: from then on nothing looks into the table that is being emptied.
-    let DetachFrom { pin_root, own } = from;
+    let DetachFrom { pin_root, own, guardian } = from;
     let detached = datapath::detach(pin_root);
     // A pin that cannot be removed must not keep routes and rules in place.
     let cleaned = on_this_thread(async { Ok(fib::cleanup(*own).await?) })?;
+    let forgotten = on_this_thread(async { Ok(guardian::forget(guardian).await?) })?;
     let detached = detached?;
     let (links, maps) = (detached.links.join(", "), detached.maps.join(", "));
     Ok(vec![
         format!("{}: removed links [{links}] and maps [{maps}]", pin_root.display()),
         format!("table {}: {} routes and {} rules removed", own.table, cleaned.routes, cleaned.rules),
+        match forgotten {
+            true => format!("guardian {}: everything that an agent left is withdrawn", guardian.display()),
+            false => format!("guardian {}: none runs", guardian.display()),
+        },
     ])
 }
 

@@ -245,6 +245,16 @@ fn an_orderly_stop_is_a_decision_of_its_own_and_needs_no_lease_to_end() {
 }
 
 #[test]
+fn what_an_agent_left_can_be_forgotten_but_not_what_one_stands_for() {
+    let (mut custody, epoch) = guarding();
+    custody.forget(at(100));
+    assert_eq!(announced(&custody), 3);
+    custody.leave(at(200), epoch);
+    custody.forget(at(300));
+    assert_eq!((announced(&custody), custody.until()), (0, Timestamp(0)));
+}
+
+#[test]
 fn a_change_without_a_base_is_refused_and_parts_take_effect_together() {
     let (mut custody, epoch) = guarding();
     let part = |fresh, complete, number| Change {

@@ -197,6 +197,10 @@ impl Post {
                 self.answer(id, FromGuardian::Done);
                 Ok(self.custody.off(now))
             }
+            ToGuardian::Forget => {
+                self.answer(id, FromGuardian::Done);
+                Ok(self.custody.forget(now))
+            }
             ToGuardian::On => self.custody.on(now, speaker),
             ToGuardian::Tenure(tenure) => self.custody.renew(now, speaker, tenure),
             ToGuardian::Change(change) => {
