@@ -50,6 +50,8 @@ pub struct AgentOptions {
     pub startup_timeout: &'static str,
     /// Whether the guardian ends an agent that let its lease run out.
     pub kill_hung: bool,
+    /// Where the log goes instead of the lab's directory.
+    pub log_to: Option<&'static str>,
     /// Log filter (`RUST_LOG`).
     pub log: &'static str,
 }
@@ -66,6 +68,7 @@ impl Default for AgentOptions {
             hook: "auto",
             startup_timeout: "20s",
             kill_hung: true,
+            log_to: None,
             log: "info",
         }
     }
@@ -236,7 +239,8 @@ impl Agent {
     /// The binaries are not built, or the agent ends or stays silent.
     pub fn start(lab: &Lab, options: &AgentOptions) -> Result<Self, LabError> {
         let path = write_config(lab, options)?;
-        let mut agent = Self::start_with(lab, &path, options.log)?;
+        let log = options.log_to.map_or_else(|| lab.directory().join("etm-agent.log"), PathBuf::from);
+        let mut agent = Self::start_logging(lab, &path, options.log, log)?;
         wait_until("etm-agent to answer", START, || match agent.ended() {
             Some(status) => Ok(Err(agent.died(status))),
             None => agent.get("/v1/status").map(Ok).map_err(|error| error.to_string()),
@@ -249,8 +253,11 @@ impl Agent {
     /// # Errors
     /// The binary is not built.
     pub fn start_with(lab: &Lab, config: &Path, log_filter: &str) -> Result<Self, LabError> {
+        Self::start_logging(lab, config, log_filter, lab.directory().join("etm-agent.log"))
+    }
+
+    fn start_logging(lab: &Lab, config: &Path, log_filter: &str, log: PathBuf) -> Result<Self, LabError> {
         let what = "start etm-agent";
-        let log = lab.directory().join("etm-agent.log");
         let file = File::options().create(true).append(true).open(&log).map_err(LabError::io(what))?;
         let child = lab
             .namespace(Role::Border)
@@ -352,7 +359,8 @@ impl Agent {
 
     /// Everything it logged.
     pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+        // A device can be read for ever.
+        if self.log.is_file() { fs::read_to_string(&self.log).unwrap_or_default() } else { String::new() }
     }
 
     /// Its control socket.

@@ -117,7 +117,10 @@ fn an_agent_killed_and_restarted_within_its_lease_is_missed_by_nobody() {
     assert_eq!(announced(&scene), known);
     assert_eq!(scene.sink.moves_since(kill_ns), [], "{}", scene.agent.log());
     assert_eq!(scene.loss(kill_ns, until_ns), 0.0);
-    println!("the restarted agent was ready after {} ms; core heard nothing, no packet lost", back.as_millis());
+    println!(
+        "the restarted agent was ready after {} ms; core heard nothing, no packet lost",
+        back.as_millis()
+    );
 }
 
 #[test]
@@ -134,7 +137,11 @@ fn a_killed_guardian_takes_its_announcements_along_and_is_started_again() {
     let again = Duration::from_nanos(boottime_ns() - kill_ns);
     assert_ne!(guardian(&scene), first);
     assert_eq!(announced(&scene), known);
-    println!("core let go {} ms after the kill and had all routes again after {} ms", took.as_millis(), again.as_millis());
+    println!(
+        "core let go {} ms after the kill and had all routes again after {} ms",
+        took.as_millis(),
+        again.as_millis()
+    );
 }
 
 /// Time until core had lost at least one of the routes: the new guardian may be quick to tell them again.
@@ -162,7 +169,11 @@ fn when_both_are_killed_core_lets_go_at_once_and_the_kernel_when_the_lease_ends(
     assert_plain(&scene, 2 * SECOND);
     let last_ns = scene.last_overridden_ns(&Provider::ALL).unwrap();
     assert!(last_ns <= limit_ns, "a packet took an override {} ns after the kill", last_ns - kill_ns);
-    println!("core let go after {} ms, the kernel after {} ms", took.as_millis(), (last_ns - kill_ns) / 1_000_000);
+    println!(
+        "core let go after {} ms, the kernel after {} ms",
+        took.as_millis(),
+        (last_ns - kill_ns) / 1_000_000
+    );
 }
 
 #[test]
@@ -180,7 +191,7 @@ fn when_both_are_stopped_core_and_kernel_let_go_within_the_lease() {
     scene.agent.signal(Signal::SIGCONT).unwrap();
     // Both find their way back: neither was dead, and the guardian gives the agent time.
     scene.wait_overrides().unwrap();
-    assert_eq!(guardian(&scene), guardian_pid);
+    assert_eq!(guardian(&scene), guardian_pid, "{}", scene.agent.log());
     println!("core let go {} ms after both were stopped", took.as_millis());
 }
 
@@ -239,9 +250,13 @@ fn off_reaches_the_guardian_of_an_agent_that_hangs_or_is_gone() {
         let scene = steered();
         scene.agent.signal(how).unwrap();
         let off_ns = boottime_ns();
-        let output = scene.agent.off().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        let took = withdrawn_after(&scene, off_ns, SECOND);
+        let took = std::thread::scope(|scope| {
+            let client = scope.spawn(|| scene.agent.off());
+            let took = withdrawn_after(&scene, off_ns, SECOND);
+            let output = client.join().unwrap().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            took
+        });
         assert!(took <= SECOND, "{how}: withdrawn {took:?} after off");
         pass_time(SECOND.saturating_sub(Duration::from_nanos(boottime_ns() - off_ns)));
         assert_plain(&scene, SECOND);
@@ -280,4 +295,16 @@ fn the_guardian_has_no_privilege_and_its_socket_one_owner() {
     let socket = fs::metadata(scene.agent.socket().with_file_name("guardian.sock")).unwrap();
     assert_eq!((socket.mode() & 0o777, socket.uid()), (0o600, 0));
     assert!(!scene.agent.log().contains("switch cannot be read"), "{}", scene.agent.log());
+}
+
+#[test]
+fn a_log_that_cannot_be_written_stops_nobody() {
+    let Some(_turn) = turn() else { return };
+    let full = AgentOptions { log_to: Some("/dev/full"), ..options() };
+    let lab = LabOptions::default();
+    let scene = Scene::start(lab, &full, &Demand::by_home(47.5, 7.0, 6.0)).unwrap();
+    scene.wait_overrides().unwrap();
+    signal(guardian(&scene), Signal::SIGKILL);
+    wait_guarding(&scene);
+    scene.wait_overrides().unwrap();
 }

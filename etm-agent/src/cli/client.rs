@@ -256,7 +256,9 @@ async fn off(ask: &Ask<'_>, guardian: &Path, force: bool, pin_root: &Path) -> Re
                 "no guardian answers on {}: nothing is announced, or this is not its socket (--guardian)",
                 guardian.display()
             ),
-            Err(error) => format!("the guardian does not obey, its announcements end with the lease: {error}"),
+            Err(error) => {
+                format!("the guardian does not obey, its announcements end with the lease: {error}")
+            }
         };
         switch_off(pin_root, withdrawn.is_ok_and(|told| told), announcements, error, ask.json)
     })
@@ -285,8 +287,8 @@ fn switch_off(
             };
             Ok(format!("{kernel}\n{announcements}\nbut {agent}\n"))
         }
-        Err(error) => {
-            Err(refused(format!("{agent}; {announcements}; and the kernel's switch cannot be turned: {error}")))
-        }
+        Err(error) => Err(refused(format!(
+            "{agent}; {announcements}; and the kernel's switch cannot be turned: {error}"
+        ))),
     }
 }

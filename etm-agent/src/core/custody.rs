@@ -345,10 +345,7 @@ fn without_announcements(decision: &Decision) -> Arc<Decision> {
     Arc::new(Decision { generation: decision.generation, at: decision.at, ..Decision::default() })
 }
 
-fn takeover(
-    before: &BTreeMap<Prefix, Announcement>,
-    after: &BTreeMap<Prefix, Announcement>,
-) -> Takeover {
+fn takeover(before: &BTreeMap<Prefix, Announcement>, after: &BTreeMap<Prefix, Announcement>) -> Takeover {
     let kept = after.iter().filter(|(prefix, now)| before.get(prefix) == Some(now)).count();
     let gone = before.keys().filter(|prefix| !after.contains_key(prefix)).count();
     Takeover { kept, changed: after.len() - kept + gone }

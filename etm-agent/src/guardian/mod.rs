@@ -8,5 +8,7 @@ mod socket;
 mod wire;
 
 pub use process::{Privileges, Process, detach_from_parent, drop_privileges, spawn};
-pub use socket::{Arrival, Greeting, GuardianError, Listener, Reader, Speaker, Writer, connect, forget, order_off};
+pub use socket::{
+    Arrival, Greeting, GuardianError, Listener, Reader, Speaker, Writer, connect, forget, order_off,
+};
 pub use wire::{Change, FromGuardian, Refused, Report, Route, SessionReport, ToGuardian, VERSION, parts};

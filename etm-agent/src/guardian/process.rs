@@ -9,8 +9,8 @@ use rustix::thread::{
 };
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 /// A process that cannot be mistaken for another (pidfd_open(2)).

@@ -121,9 +121,7 @@ pub struct Speaker {
 impl Listener {
     /// Binds the socket in place of whatever is there: the caller made sure that no other guardian runs.
     pub fn bind(path: &Path, of_agent: bool) -> Result<Listener, GuardianError> {
-        let failed = |doing| {
-            move |source| GuardianError::Socket { doing, path: path.to_owned(), source }
-        };
+        let failed = |doing| move |source| GuardianError::Socket { doing, path: path.to_owned(), source };
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).map_err(failed("make the directory of"))?;
         }
@@ -179,9 +177,7 @@ pub async fn order_off(path: &Path) -> Result<bool, GuardianError> {
 pub async fn forget(path: &Path) -> Result<bool, GuardianError> {
     let Some(greeting) = order(path, &ToGuardian::Forget).await? else { return Ok(false) };
     if let Some(process) = greeting.process.filter(|_| greeting.of_agent) {
-        process
-            .terminate()
-            .map_err(|source| GuardianError::Process { doing: "end the guardian", source })?;
+        process.terminate().map_err(|source| GuardianError::Process { doing: "end the guardian", source })?;
     }
     Ok(true)
 }

@@ -1,11 +1,12 @@
 //! A run of the agent: open everything, start the parts, wait for a reason to end, end in order.
 
 use super::error::{AgentError, ExitStatus};
+use super::guarded::Origin;
 use super::machine::{self, own_table};
 use super::open::{clear_routing, open};
 use super::sampler::Note;
 use super::sessions::{self, Standing};
-use super::start::{Origin, start};
+use super::start::start;
 use super::stop::{Parts, stop};
 use crate::config::Settings;
 use crate::core::policy::Role;

@@ -4,12 +4,14 @@
 
 use super::announce::Stance;
 use super::clock::boottime;
+use super::guarded::Lifeline;
 use super::sampler::{histogram, quantiles, record};
 use super::sessions::Shown;
 use super::table::Job;
 use crate::control::Request;
 use crate::control::schema::{
-    AgentView, Answer, Events, GuardianView, Ordered, Overrides, Prefixes, Problem, Providers, Quantiles, Query, Status,
+    AgentView, Answer, Events, GuardianView, Ordered, Overrides, Prefixes, Problem, Providers, Quantiles,
+    Query, Status,
 };
 use crate::core::audit::{Event, Weight};
 use crate::core::controller::{Controller, Outcome};
@@ -266,7 +268,7 @@ impl Decider {
         controller: Controller,
         (lease, off): (Lease, OffSwitch),
         (decisions, learning): (watch::Sender<Arc<Decision>>, watch::Sender<bool>),
-        (stance, adopt): (watch::Sender<Stance>, watch::Receiver<Timestamp>),
+        (stance, adopt): Lifeline,
         jobs: SyncSender<Job>,
         identity: Identity,
     ) -> Decider {

@@ -19,6 +19,7 @@ mod announce;
 mod clock;
 mod decider;
 mod error;
+mod guarded;
 mod guardian;
 mod machine;
 mod open;

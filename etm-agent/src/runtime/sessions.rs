@@ -81,6 +81,16 @@ pub(super) fn of(
     }
 }
 
+/// Those that the agent runs itself.
+pub(super) fn learning(
+    settings: &Settings,
+    inputs: &mpsc::Sender<Input>,
+    stop: &watch::Receiver<bool>,
+) -> Result<Vec<Session>, AgentError> {
+    let (_, nothing_to_tell) = watch::channel(Arc::new(Decision::default()));
+    of(settings, Role::Learn, inputs, &nothing_to_tell, stop)
+}
+
 /// Number and name of the configured sessions of one role.
 pub(super) fn named(settings: &Settings, role: Role) -> Vec<(PeerId, String)> {
     let sessions = settings.bgp.iter().flat_map(|bgp| bgp.sessions.iter().enumerate());

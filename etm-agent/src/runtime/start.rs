@@ -1,54 +1,35 @@
 //! Starting: one function per part, each given exactly the ends of the channels it owns.
 
-use super::announce::{Announcer, Stance, announce};
 use super::clock::boottime;
 use super::decider::{Decider, Identity, Sources, uplink_id};
 use super::error::AgentError;
+use super::guarded::{Ends, Guarded, Origin};
 use super::machine::{self, enforcing, own_table};
 use super::open::{Opening, header};
 use super::sampler::{Attachment, Note, Sampler};
-use super::sessions::{self, Session, Shown, Standing};
+use super::sessions::{self, Session, Shown};
 use super::stop::{End, Parts};
 use super::table::{self, Job};
 use crate::config::Settings;
 use crate::control::schema::{GuardianView, Quantiles};
 use crate::control::{self, Request};
 use crate::core::controller::Controller;
-use crate::core::custody::Tenure;
-use crate::core::decision::Decision;
+use crate::core::decision::{Adopted, Decision};
 use crate::core::input::{Input, LinkEvent, Sample, TableFill};
 use crate::core::policy::Role;
-use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
+use crate::datapath::{Counters, Datapath, KernelLog, Live, OffSwitch, Opened, PrefixTable};
 use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
-use crate::telemetry::LogFormat;
-use crate::types::{PeerId, Timestamp};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-/// How this process was started, for the guardian that it starts.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Origin<'a> {
-    /// The configuration file.
-    pub(super) config: &'a Path,
-    pub(super) log: LogFormat,
-}
-
 /// Starts every part. An error means that nothing runs any more.
-pub(super) fn start(
-    settings: &Settings,
-    origin: Origin<'_>,
-    opening: Opening,
-) -> Result<Parts, AgentError> {
+pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -> Result<Parts, AgentError> {
     let Opening { interfaces, datapath, routes, socket, lock } = opening;
     let Opened { datapath, table, counters, lease, off, live, log, mut adopted } = datapath;
-    if enforcing(settings) {
-        adopted.routes = routes.installed().clone();
-    }
-    let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
-    let controller = Controller::new(settings.policy.clone(), slots, &adopted, off.is_off()?);
+    let controller = controller(settings, &routes, &mut adopted, &off)?;
+    let (guarded, lifeline) = Guarded::of(settings, controller.enforcing())?;
     let (inputs, inputs_rx) = mpsc::channel(4096);
     let (requests, requests_rx) = mpsc::channel(16);
     let (samples, samples_rx) = mpsc::channel(1);
@@ -59,18 +40,12 @@ pub(super) fn start(
     let (decisions, decisions_rx) = watch::channel(controller.decision());
     let (fill, fill_rx) = watch::channel(TableFill::default());
     let (learning, learning_rx) = watch::channel(false);
-    let undecided = controller.enforcing();
-    let (stance, stance_rx) =
-        watch::channel(Stance { tenure: (!undecided).then_some(Tenure::Released), on: 0 });
-    let (adopt, adopt_rx) = watch::channel(Timestamp(0));
     let (stop_sessions, sessions_rx) = watch::channel(false);
     let (stop_rest, rest_rx) = watch::channel(false);
-    let (_, no_decisions) = watch::channel(controller.decision());
-    let sessions = sessions::of(settings, Role::Learn, &inputs, &no_decisions, &sessions_rx)?;
-    let guarded = Guarded::of(settings)?;
+    let sessions = sessions::learning(settings, &inputs, &sessions_rx)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
-    let shown = shown(settings, &sessions, &guarded);
-    let identity = identity(settings, &shown, &guarded, sample_times);
+    let shown = guarded.beside(settings, &sessions);
+    let identity = identity(settings, &shown, guarded.view(), sample_times);
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -79,21 +54,14 @@ pub(super) fn start(
         stop_sessions,
         stop_rest,
         learning: learning_rx,
-        partings: sessions.len() + usize::from(!guarded.peers.is_empty()),
+        partings: sessions.len() + usize::from(!guarded.is_empty()),
         statuses: shown,
         inside: interfaces.inside.iter().map(|link| link.ifindex).collect(),
         started: false,
         _lock: lock,
     };
     let tasks = &mut parts.tasks;
-    let decider = Decider::new(
-        controller,
-        (lease, off),
-        (decisions, learning),
-        (stance, adopt_rx),
-        jobs,
-        identity,
-    );
+    let decider = Decider::new(controller, (lease, off), (decisions, learning), lifeline, jobs, identity);
     let sources = Sources {
         directives: directives_rx,
         links: links_rx,
@@ -102,33 +70,33 @@ pub(super) fn start(
         inputs: inputs_rx,
     };
     spawn_decider(tasks, decider, sources)?;
-    let reader = (datapath, counters, log);
-    let sampler = sampler(settings, reader, &interfaces.uplinks, fill_rx, (samples, durations))?;
+    let uplinks = &interfaces.uplinks;
+    let sampler = sampler(settings, (datapath, counters, log), uplinks, fill_rx, (samples, durations))?;
     spawn_sampler(tasks, sampler, notes_rx)?;
     spawn_table(tasks, (table, live), jobs_rx, inputs.clone(), fill)?;
     spawn_links(tasks, &interfaces.uplinks, links, notes, &rest_rx)?;
-    if !guarded.peers.is_empty() {
-        let announcer = Announcer {
-            settings: settings.guardian.clone(),
-            config: origin.config.to_owned(),
-            log_format: origin.log.as_str(),
-            digest: sessions::digest(settings),
-            decisions: decisions_rx.clone(),
-            stance: stance_rx,
-            inputs: inputs.clone(),
-            directives,
-            adopt,
-            shown: guarded.shown,
-            peers: guarded.peers,
-            stop: sessions_rx,
-        };
-        tasks.spawn(async move { ("the announcements", announce(announcer).await) });
-    }
+    let ends =
+        Ends { decisions: decisions_rx.clone(), inputs: inputs.clone(), directives, stop: sessions_rx };
+    guarded.announce(tasks, settings, origin, ends);
     spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
     spawn_daemon_watch(tasks, settings.clone(), rest_rx.clone());
     spawn_control(tasks, socket, requests, rest_rx);
     spawn_sessions(tasks, sessions);
     Ok(parts)
+}
+
+/// The decision, knowing what an earlier run left where it may go on with it.
+fn controller(
+    settings: &Settings,
+    routes: &fib::Overrides,
+    adopted: &mut Adopted,
+    off: &OffSwitch,
+) -> Result<Controller, AgentError> {
+    if enforcing(settings) {
+        adopted.routes = routes.installed().clone();
+    }
+    let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
+    Ok(Controller::new(settings.policy.clone(), slots, adopted, off.is_off()?))
 }
 
 fn sampler(
@@ -156,44 +124,10 @@ fn attachment(link: &LinkReport) -> Attachment {
     Attachment { wanted: ifindex, attached: ifindex, header: header(link), failing: false }
 }
 
-/// The guardian's sessions, as far as the agent has to do with them.
-struct Guarded {
-    shown: watch::Sender<GuardianView>,
-    peers: Vec<(PeerId, watch::Sender<Standing>)>,
-}
-
-impl Guarded {
-    /// None of them is known to be up.
-    fn of(settings: &Settings) -> Result<Guarded, AgentError> {
-        let mut peers = Vec::new();
-        for session in sessions::unstarted(settings, Role::Inject)? {
-            let standing = Standing { json: sessions::json(&session.status.borrow()), ..Standing::default() };
-            peers.push((session.peer, watch::Sender::new(standing)));
-        }
-        Ok(Guarded { shown: watch::Sender::new(GuardianView::default()), peers })
-    }
-}
-
-/// All sessions in order of configuration.
-fn shown(settings: &Settings, own: &[Session], guarded: &Guarded) -> Vec<(String, Role, Shown)> {
-    let mut shown = Vec::new();
-    for (peer, name) in sessions::named(settings, Role::Learn) {
-        let status = own.iter().find(|session| session.peer == peer).map(|session| session.status.clone());
-        shown.extend(status.map(|status| (peer, name, Role::Learn, Shown::Own(status))));
-    }
-    for (peer, name) in sessions::named(settings, Role::Inject) {
-        let standing = guarded.peers.iter().find(|(number, _)| *number == peer);
-        let standing = standing.map(|(_, standing)| standing.subscribe());
-        shown.extend(standing.map(|standing| (peer, name, Role::Inject, Shown::Guarded(standing))));
-    }
-    shown.sort_by_key(|(peer, ..)| *peer);
-    shown.into_iter().map(|(_, name, role, shown)| (name, role, shown)).collect()
-}
-
 fn identity(
     settings: &Settings,
     shown: &[(String, Role, Shown)],
-    guarded: &Guarded,
+    guardian: Option<watch::Receiver<GuardianView>>,
     sample_times: watch::Receiver<Quantiles>,
 ) -> Identity {
     Identity {
@@ -201,12 +135,12 @@ fn identity(
         pin_root: settings.datapath.pin_root.display().to_string(),
         lease_span: settings.kernel.lease,
         peers: shown.iter().map(|(_, _, shown)| shown.clone()).collect(),
-        guardian: (!guarded.peers.is_empty()).then(|| guarded.shown.subscribe()),
+        guardian,
         sample_times,
     }
 }
 
-type Tasks = JoinSet<(&'static str, End)>;
+pub(super) type Tasks = JoinSet<(&'static str, End)>;
 
 /// Runs `work` on a thread of its own, joined through `tasks`. A panic there ends the agent in order.
 fn spawn_thread(

@@ -24,7 +24,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("guardian", &["core::custody", "core::decision", "types"]),
     ("control", &["core", "types"]),
     ("telemetry", &["types"]),
-    ("runtime", &["datapath", "fib", "peering", "guardian", "control", "telemetry", "config", "core", "types"]),
+    (
+        "runtime",
+        &["datapath", "fib", "peering", "guardian", "control", "telemetry", "config", "core", "types"],
+    ),
     // Views are the control API's answers, made in core; the client prints them.
     // `etm plan --input` solves in the client itself, without an agent.
     ("cli", &["runtime", "control", "config", "core::view", "core::plan", "core::plan_check", "types"]),

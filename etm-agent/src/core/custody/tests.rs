@@ -182,11 +182,7 @@ fn who_is_not_ended() {
     let cases: [(&str, Terms, Option<Tenure>); 4] = [
         ("an agent that gave its lease up", terms(), Some(Tenure::Released)),
         ("an agent that never held one", terms(), None),
-        (
-            "an agent that renews",
-            terms(),
-            Some(Tenure::Held { until: at(1_000_000), decided: true }),
-        ),
+        ("an agent that renews", terms(), Some(Tenure::Held { until: at(1_000_000), decided: true })),
         (
             "any agent where the operator says so",
             Terms { patience: None, ..terms() },

@@ -3,7 +3,7 @@
 
 use super::Announcer;
 use crate::control::schema::{GuardianState, GuardianView};
-use crate::core::custody::{Epoch, Joined, Tenure};
+use crate::core::custody::{Epoch, Joined, LOOK, Tenure};
 use crate::core::decision::Decision;
 use crate::core::input::{Input, SessionChange, SessionEvent, Told};
 use crate::guardian::{
@@ -17,7 +17,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, timeout};
 
 /// A guardian that says nothing for this long hangs: it reports at least once a second.
 const SILENCE: Duration = Duration::from_secs(4);
@@ -146,7 +146,10 @@ async fn talk(
     if let Err(parted) = introduce(greeting, writer, heard, announcer, epoch).await {
         return parted;
     }
-    let mut silent_at = Instant::now() + SILENCE;
+    // Silence is counted in looks of our own life: a pause that stops both of us is nobody's fault.
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut silent = Duration::ZERO;
     loop {
         if let Err(parted) = tell(writer, announcer, &mut memory).await {
             return parted;
@@ -157,14 +160,19 @@ async fn talk(
             changed = announcer.stance.changed() => changed.map_or(Wake::Stop, |()| Wake::News),
             changed = announcer.decisions.changed() => changed.map_or(Wake::Stop, |()| Wake::News),
             frame = heard.recv() => Wake::Heard(frame),
-            () = sleep_until(silent_at) => Wake::Heard(None),
+            _ = looks.tick() => Wake::Look,
         };
         let frame = match wake {
             Wake::Stop => return stop(writer, heard).await,
             Wake::News => continue,
+            Wake::Look if silent >= SILENCE => return Parted::Silent,
+            Wake::Look => {
+                silent += LOOK;
+                continue;
+            }
             Wake::Heard(frame) => frame,
         };
-        silent_at = Instant::now() + SILENCE;
+        silent = Duration::ZERO;
         match frame {
             Some(Ok(FromGuardian::Report(report))) => take(report, greeting, announcer, &mut memory).await,
             Some(Ok(FromGuardian::Refused(refused))) => return refused.into(),
@@ -179,6 +187,7 @@ async fn talk(
 enum Wake {
     Stop,
     News,
+    Look,
     Heard(Option<Result<FromGuardian, GuardianError>>),
 }
 
@@ -333,7 +342,7 @@ mod tests {
                 Input::Session(event) => match &event.change {
                     SessionChange::Up { .. } => "up".to_owned(),
                     SessionChange::Down { reason } => format!("down: {reason}"),
-                    other => format!("{other:?}"),
+                    SessionChange::EndOfRib(family) => format!("end of rib {family:?}"),
                 },
                 Input::Told(told) => format!("told {} of {}", told.changed, told.generation),
                 other => format!("{other:?}"),
@@ -351,13 +360,13 @@ mod tests {
         let failed = |of: SessionReport| SessionReport { fault: Some(("refused".to_owned(), false)), ..of };
         let end = |of: SessionReport| SessionReport { end_of_rib: vec![Family::V4], ..of };
         let cases: [(&str, Option<SessionReport>, SessionReport, &[&str]); 8] = [
-            ("a first report of a session that is up", None, end(report(3, true)), &["up", "EndOfRib(V4)"]),
+            ("a first report of a session that is up", None, end(report(3, true)), &["up", "end of rib V4"]),
             ("a first report of one that is not", None, report(0, false), &["down: connecting"]),
             ("nothing", Some(report(1, true)), report(1, true), &[]),
             ("a fault", Some(report(1, true)), failed(report(1, false)), &["down: refused"]),
             ("another attempt", Some(failed(report(1, false))), failed(report(1, false)), &[]),
             ("down and up again between two reports", Some(report(1, true)), report(2, true), &["up"]),
-            ("End-of-RIB", Some(report(1, true)), end(report(1, true)), &["EndOfRib(V4)"]),
+            ("End-of-RIB", Some(report(1, true)), end(report(1, true)), &["end of rib V4"]),
             (
                 "two decisions acknowledged",
                 Some(told(4, 10, report(1, true))),

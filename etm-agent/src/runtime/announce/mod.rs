@@ -183,7 +183,8 @@ impl Announcer {
         self.shown.send_if_modified(|shown| {
             let news = shown.state != state || shown.detail != detail;
             let started = u64::from(state == GuardianState::Starting && shown.state != state);
-            *shown = GuardianView { state, detail, starts: shown.starts + started, ..GuardianView::default() };
+            *shown =
+                GuardianView { state, detail, starts: shown.starts + started, ..GuardianView::default() };
             news
         })
     }

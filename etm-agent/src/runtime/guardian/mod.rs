@@ -84,3 +84,6 @@ fn lock(table: u32) -> Result<UnixListener, AgentError> {
         _ => AgentError::System { doing: "lock the guardian's place", source },
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -230,7 +230,10 @@ impl Post {
         visitor.epoch = Some(joined.epoch);
         let (pid, held) = (visitor.pid, joined.held);
         if visitor.process.is_none() {
-            tracing::warn!(pid, "the agent's process is not to be seen from here; it is not ended if it hangs");
+            tracing::warn!(
+                pid,
+                "the agent's process is not to be seen from here; it is not ended if it hangs"
+            );
         }
         tracing::info!(pid, held, "an agent is listened to");
         self.decided = false;
@@ -301,11 +304,9 @@ impl Post {
             let (kept, changed) = (takeover.kept, takeover.changed);
             tracing::info!(kept, changed, "the agent decided for the first time");
         }
-        if let Some(epoch) = orders.dismiss {
-            if let Some(id) = self.of_epoch(epoch) {
-                self.answer(id, FromGuardian::Refused(Refused::Superseded));
-                self.visitors.remove(&id);
-            }
+        if let Some(id) = orders.dismiss.and_then(|epoch| self.of_epoch(epoch)) {
+            self.answer(id, FromGuardian::Refused(Refused::Superseded));
+            self.visitors.remove(&id);
         }
         if let Some(epoch) = orders.kill {
             self.kill(epoch);
