@@ -50,7 +50,9 @@ fn keep_guard(settings: &Settings, keeper: Keeper) -> Result<ExitStatus, AgentEr
     let system = |doing| move |source| AgentError::System { doing, source };
     let lock = lock(settings.kernel.table)?;
     drop_privileges(Privileges::None)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    // Two threads: a session that keeps one busy must not keep the lease from ending.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
         .enable_all()
         .build()
         .map_err(system("start the runtime"))?;
