@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 fn main() -> io::Result<()> {
     println!("cargo::rerun-if-env-changed=ETM_EBPF_OBJECT");
+    println!("cargo::rustc-env=ETM_CORE_DIGEST={:016x}", core_digest()?);
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
     let usual = usual_object(&out);
     let object = env::var_os("ETM_EBPF_OBJECT")
@@ -23,6 +24,31 @@ fn main() -> io::Result<()> {
     let watched = if bytes.is_empty() && object == usual { parent(&usual)? } else { object.as_path() };
     println!("cargo::rerun-if-changed={}", watched.display());
     fs::write(out.join("etm.bpf.o"), bytes)
+}
+
+/// Fingerprint (FNV-1a) of the sources that a decision follows from: recordings say which code made them.
+fn core_digest() -> io::Result<u64> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut open = vec![source.join("core"), source.join("types")];
+    let mut files = Vec::new();
+    while let Some(path) = open.pop() {
+        println!("cargo::rerun-if-changed={}", path.display());
+        if path.is_dir() {
+            for entry in fs::read_dir(&path)? {
+                open.push(entry?.path());
+            }
+        } else {
+            files.push(path);
+        }
+    }
+    files.sort();
+    let mut digest = 0xCBF2_9CE4_8422_2325_u64;
+    for file in files {
+        for byte in fs::read(&file)? {
+            digest = (digest ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
+        }
+    }
+    Ok(digest)
 }
 
 /// `ebpf/etm.bpf.o` in the target directory, which cargo marks with a tag.

@@ -1,7 +1,7 @@
 //! ETM's user space: everything but the program in the kernel.
 //!
 //! Layers, each importing only those above it in this list (checked by `cargo xtask tidy`):
-//! `types`; `proto`, `core`, `config` (pure); `datapath`, `fib`, `peering`, `guardian`, `control`,
+//! `types`; `proto`, `core`, `config` (pure); `datapath`, `fib`, `peering`, `guardian`, `control`, `recording`,
 //! `telemetry` (one outside thing each); `runtime` (composition); `cli`.
 
 pub mod cli;
@@ -13,6 +13,7 @@ pub mod fib;
 pub mod guardian;
 pub mod peering;
 pub mod proto;
+pub mod recording;
 pub mod runtime;
 pub mod telemetry;
 pub mod types;

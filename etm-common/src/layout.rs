@@ -1,13 +1,16 @@
 //! Proof that the shared values have the layout that both compilers must see. Never a value or a function.
 #![cfg_attr(feature = "user", allow(unsafe_code))] // `aya::Pod` is an unsafe trait: a promise on layout.
 
-use crate::values::{Count, Lease, LiveKey, LiveValue, MarkSetting, Off, Uplink};
+use crate::values::{Count, Lease, LiveKey, LiveValue, MarkSetting, Off, RowOwner, Total, Uplink};
 use core::mem::{align_of, offset_of, size_of};
 
 const _: () = {
     // The rows are counted in with atomic adds of 8 bytes, and read through mmap at a stride of 16.
     assert!(size_of::<Count>() == 16 && align_of::<Count>() == 8);
     assert!(offset_of!(Count, bytes) == 0 && offset_of!(Count, packets) == 8);
+
+    assert!(size_of::<Total>() == 32 && align_of::<Total>() == 8);
+    assert!(offset_of!(Total, offered) == 0 && offset_of!(Total, excess) == 16);
 
     assert!(size_of::<Uplink>() == 8 && align_of::<Uplink>() == 4);
     assert!(offset_of!(Uplink, index) == 0 && offset_of!(Uplink, flags) == 4);
@@ -24,6 +27,7 @@ const _: () = {
     // Their BTF is written by the agent: offsets in bits there are these in bytes.
     assert!(size_of::<LiveKey>() == 72 && align_of::<LiveKey>() == 1);
     assert!(offset_of!(LiveKey, prefix) == 0 && offset_of!(LiveKey, uplink) == 56);
+    assert!(size_of::<RowOwner>() == 16 && align_of::<RowOwner>() == 1);
     assert!(size_of::<LiveValue>() == 24 && align_of::<LiveValue>() == 8);
     assert!(offset_of!(LiveValue, bytes) == 0 && offset_of!(LiveValue, packets) == 8);
     assert!(offset_of!(LiveValue, bits_per_second) == 16);
@@ -31,10 +35,14 @@ const _: () = {
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{Count, Lease, LiveKey, LiveValue, Off, Uplink};
+    use super::{Count, Lease, LiveKey, LiveValue, Off, RowOwner, Total, Uplink};
 
     // SAFETY: two u64, no padding (asserted above), every bit pattern is a value.
     unsafe impl aya::Pod for Count {}
+    // SAFETY: two `Count`, no padding (asserted above), every bit pattern is a value.
+    unsafe impl aya::Pod for Total {}
+    // SAFETY: octets only, every bit pattern is a value.
+    unsafe impl aya::Pod for RowOwner {}
     // SAFETY: two u32, no padding (asserted above), every bit pattern is a value.
     unsafe impl aya::Pod for Uplink {}
     // SAFETY: a u64 and two u32, no padding (asserted above), every bit pattern is a value.

@@ -12,4 +12,6 @@ pub mod reasons;
 mod values;
 pub mod word;
 
-pub use values::{Count, Lease, LiveKey, LiveValue, MarkSetting, Off, UPLINK_WITHOUT_ETHERNET, Uplink};
+pub use values::{
+    Count, Lease, LiveKey, LiveValue, MarkSetting, Off, RowOwner, Total, UPLINK_WITHOUT_ETHERNET, Uplink,
+};

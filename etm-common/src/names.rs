@@ -27,8 +27,11 @@ pub const UPLINKS: &str = "etm_uplinks";
 pub const COUNT: &str = "etm_count";
 /// Array of [`crate::Count`], row = uplink * reasons + reason.
 pub const UNCOUNTED: &str = "etm_uncounted";
-/// Per-CPU array of [`crate::Count`], row = uplink: everything offered, whatever it was counted for.
+/// Per-CPU array of [`crate::Total`], row = uplink: everything offered, whatever it was counted for.
 pub const TOTAL: &str = "etm_total";
+/// Hash made by the agent alone: row -> [`crate::RowOwner`], so that rows stay with their uplink however the
+/// configuration is ordered.
+pub const ROWS: &str = "etm_rows";
 /// Array of one [`crate::Lease`].
 pub const LEASE: &str = "etm_lease";
 /// Array of one [`crate::Off`].
@@ -96,6 +99,7 @@ const _: () = {
         COUNT,
         UNCOUNTED,
         TOTAL,
+        ROWS,
         LEASE,
         OFF,
         MARKED,

@@ -12,6 +12,17 @@ pub struct Count {
     pub packets: u64,
 }
 
+/// Everything that was offered to an uplink, whatever it was counted for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Total {
+    /// As [`Count`] says: super-packets by their segments.
+    pub offered: Count,
+    /// By how much `offered` exceeds what a device says that sends super-packets whole: the packets but one of each, and
+    /// the headers of these.
+    pub excess: Count,
+}
+
 /// What the egress program knows of an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -52,6 +63,14 @@ pub struct MarkSetting {
 pub struct Off {
     /// Any other value than 0: nothing is marked, whatever the lease says.
     pub off: u32,
+}
+
+/// Whose a row of the counters is. Read and written by the agent only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct RowOwner {
+    /// Interface name of the uplink: a text, closed and filled with zeros.
+    pub uplink: [u8; INTERFACE_TEXT],
 }
 
 /// Key of the live statistics map: texts, closed and filled with zeros, so that any tool shows them.

@@ -53,7 +53,11 @@ pub fn slot(destination: Destination) -> Result<u32, u32> {
 /// Counts the packet for a slot or for a reason, and in the uplink's total.
 #[inline(always)]
 pub fn count(ctx: &TcContext, uplink: &Uplink, found: Result<u32, u32>) {
-    book(ctx, uplink, found, amount(ctx));
+    let (amount, length) = amount(ctx);
+    if amount.bytes != length {
+        add_excess(uplink, amount, length);
+    }
+    book(ctx, uplink, found, amount);
 }
 
 /// The same for an amount that is known.
@@ -62,8 +66,8 @@ pub fn book(ctx: &impl EbpfContext, uplink: &Uplink, found: Result<u32, u32>, am
     if let Some(total) = TOTAL.get_ptr_mut(uplink.index) {
         // SAFETY: this CPU's own element, and nothing interrupts the program to run it again here.
         unsafe {
-            (*total).packets += amount.packets;
-            (*total).bytes += amount.bytes;
+            (*total).offered.packets += amount.packets;
+            (*total).offered.bytes += amount.bytes;
         }
     }
     let row = match found {
@@ -85,13 +89,28 @@ pub fn book(ctx: &impl EbpfContext, uplink: &Uplink, found: Result<u32, u32>, am
     }
 }
 
-/// Bytes and packets as the qdisc counts them (`bstats_update`): wire length, and the segments of a super-packet.
+/// A device that sends super-packets whole counts them as one packet of the length that they have now.
 #[inline(always)]
-fn amount(ctx: &TcContext) -> Count {
+fn add_excess(uplink: &Uplink, amount: Count, length: u64) {
+    if let Some(total) = TOTAL.get_ptr_mut(uplink.index) {
+        // SAFETY: this CPU's own element, and nothing interrupts the program to run it again here.
+        unsafe {
+            (*total).excess.packets = (*total).excess.packets.wrapping_add(amount.packets).wrapping_sub(1);
+            (*total).excess.bytes = (*total).excess.bytes.wrapping_add(amount.bytes).wrapping_sub(length);
+        }
+    }
+}
+
+/// Bytes and packets as the qdisc counts them (`bstats_update`): wire length, and the segments of a super-packet; and
+/// the length of the packet as it is.
+#[inline(always)]
+fn amount(ctx: &TcContext) -> (Count, u64) {
     let skb = ctx.skb.skb;
     // SAFETY: the context that the kernel passed in, as above.
-    let (bytes, segments, size) = unsafe { ((*skb).wire_len, (*skb).gso_segs, (*skb).gso_size) };
-    Count { bytes: u64::from(bytes), packets: u64::from(if size == 0 { 1 } else { segments }) }
+    let (bytes, segments, size, length) =
+        unsafe { ((*skb).wire_len, (*skb).gso_segs, (*skb).gso_size, (*skb).len) };
+    let packets = u64::from(if size == 0 { 1 } else { segments });
+    (Count { bytes: u64::from(bytes), packets }, u64::from(length))
 }
 
 #[inline(always)]

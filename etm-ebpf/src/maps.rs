@@ -6,7 +6,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray};
 use aya_ebpf::macros::btf_map;
 use etm_common::limits::MAX_UPLINKS;
 use etm_common::names::XDP_SEEN_UNKNOWN;
-use etm_common::{Count, Lease, Off, Uplink};
+use etm_common::{Count, Lease, Off, Total, Uplink};
 
 // The const parameters of aya's maps are usize; the flag is a u32 of the kernel's interface.
 const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
@@ -49,7 +49,7 @@ pub static UNCOUNTED: Array<Count, 1, MMAPABLE> = Array::new();
 
 /// Uplink -> everything that was offered to it. Per CPU: every packet of the uplink comes by.
 #[btf_map(name = "etm_total")]
-pub static TOTAL: PerCpuArray<Count, { MAX_UPLINKS as usize }> = PerCpuArray::new();
+pub static TOTAL: PerCpuArray<Total, { MAX_UPLINKS as usize }> = PerCpuArray::new();
 
 /// The agent's lease.
 #[btf_map(name = "etm_lease")]

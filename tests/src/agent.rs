@@ -52,6 +52,8 @@ pub struct AgentOptions {
     pub kill_hung: bool,
     /// Where the log goes instead of the lab's directory.
     pub log_to: Option<&'static str>,
+    /// Record from the start on.
+    pub record: bool,
     /// Log filter (`RUST_LOG`).
     pub log: &'static str,
 }
@@ -69,6 +71,7 @@ impl Default for AgentOptions {
             startup_timeout: "20s",
             kill_hung: true,
             log_to: None,
+            record: false,
             log: "info",
         }
     }
@@ -98,6 +101,11 @@ impl Site {
         Self { directory: lab.directory(), pin_root: lab.pin_root(), uplink_bps: lab.uplink_bps() }
     }
 
+    /// Where the agent records.
+    pub fn recordings(&self) -> PathBuf {
+        self.directory.join("record")
+    }
+
     /// Where the agent puts its control socket.
     pub fn control_socket(&self) -> PathBuf {
         self.directory.join("etm.sock")
@@ -110,7 +118,7 @@ pub fn config(site: &Site, options: &AgentOptions) -> String {
         "[agent]\nmode = \"{}\"\ninterval = \"{}\"\nstartup_timeout = \"{}\"\ncontrol_socket = \"{}\"\n\
          bird_socket = \"{}\"\n\n[policy]\nhold = \"{}\"\n\n[kernel]\ninside = [\"in0\"]\nlease = \"{}\"\n\n\
          [guardian]\nkill_hung = {}\n\n\
-         [datapath]\npin_root = \"{}\"\nprefixes_ipv4 = 4096\nprefixes_ipv6 = 4096\nhook = \"{}\"\n",
+         [datapath]\npin_root = \"{}\"\nprefixes_ipv4 = 4096\nprefixes_ipv6 = 4096\nhook = \"{}\"\n\n[record]\ndirectory = \"{}\"\nat_start = {}\n",
         options.mode,
         options.interval,
         options.startup_timeout,
@@ -121,6 +129,8 @@ pub fn config(site: &Site, options: &AgentOptions) -> String {
         options.kill_hung,
         site.pin_root.display(),
         options.hook,
+        site.recordings().display(),
+        options.record,
     );
     let real = if site.uplink_bps == 0 { 1_000_000_000 } else { site.uplink_bps };
     let capacity_kbit = options.capacity_bps.unwrap_or(real) / 1000;
@@ -238,9 +248,20 @@ impl Agent {
     /// # Errors
     /// The binaries are not built, or the agent ends or stays silent.
     pub fn start(lab: &Lab, options: &AgentOptions) -> Result<Self, LabError> {
-        let path = write_config(lab, options)?;
         let log = options.log_to.map_or_else(|| lab.directory().join("etm-agent.log"), PathBuf::from);
-        let mut agent = Self::start_logging(lab, &path, options.log, log)?;
+        Self::start_answering(lab, &write_config(lab, options)?, options.log, log)
+    }
+
+    /// Starts the agent with a configuration of the caller's and waits for its first answer.
+    ///
+    /// # Errors
+    /// See [`Self::start`].
+    pub fn start_by(lab: &Lab, config: &Path, log_filter: &str) -> Result<Self, LabError> {
+        Self::start_answering(lab, config, log_filter, lab.directory().join("etm-agent.log"))
+    }
+
+    fn start_answering(lab: &Lab, config: &Path, log_filter: &str, log: PathBuf) -> Result<Self, LabError> {
+        let mut agent = Self::start_logging(lab, config, log_filter, log)?;
         wait_until("etm-agent to answer", START, || match agent.ended() {
             Some(status) => Ok(Err(agent.died(status))),
             None => agent.get("/v1/status").map(Ok).map_err(|error| error.to_string()),

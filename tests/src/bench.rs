@@ -7,7 +7,10 @@ use std::path::PathBuf;
 
 use crate::error::LabError;
 
+mod bgp;
 mod dataplane;
+mod fib;
+mod forward;
 mod kernel;
 mod mixes;
 mod routes;
@@ -21,9 +24,18 @@ pub struct BenchOptions {
     pub json: bool,
     /// Routing table to use instead of a generated one: lines `prefix<TAB>anything`, also compressed by zstd.
     pub table: Option<PathBuf>,
+    /// Smaller sizes, to see that it runs; the figures mean nothing.
+    pub quick: bool,
+    /// One part of the bench; all without.
+    pub part: Option<String>,
 }
 
 impl BenchOptions {
+    /// True where this part is to be run.
+    fn wants(&self, part: &str) -> bool {
+        self.part.as_deref().is_none_or(|only| only == part)
+    }
+
     /// Shows one result.
     fn show(&self, result: &serde_json::Value) {
         if self.json {
@@ -47,11 +59,26 @@ pub struct Bench {
 }
 
 /// Every bench, in alphabetical order.
-pub const BENCHES: [Bench; 2] = [
+pub const BENCHES: [Bench; 5] = [
+    Bench {
+        name: "bgp",
+        about: "seconds and memory for a million prefixes of four peers beside BIRD and GoBGP; churn, overrides, loss of a peer",
+        run: bgp::run,
+    },
     Bench {
         name: "dataplane",
         about: "nanoseconds per lookup, load, update, sample and kernel memory with the Internet's table",
         run: dataplane::run,
+    },
+    Bench {
+        name: "fib",
+        about: "milliseconds to add, replace and delete 200,000 routes, beside `ip -batch`",
+        run: fib::run,
+    },
+    Bench {
+        name: "forward",
+        about: "packets per second through a router with ETM attached and without, in turns",
+        run: forward::run,
     },
     Bench {
         name: "solver",

@@ -48,6 +48,7 @@ fn package_of(program: &str) -> &'static str {
         "bpftool" => "bpftool",
         "tcpdump" => "tcpdump",
         "zstd" => "zstd",
+        "gzip" => "gzip",
         _ => "iproute2",
     }
 }

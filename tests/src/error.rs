@@ -48,6 +48,12 @@ pub enum LabError {
         /// Why it is refused.
         source: etm_agent::core::plan::model::ModelError,
     },
+    /// The agent's routing adapter failed in a bench.
+    #[error("cannot converge in the fib bench: {source}")]
+    Fib {
+        /// What the adapter says.
+        source: etm_agent::fib::FibError,
+    },
     /// A condition did not become true in time.
     #[error("waited {waited:.1?} in vain for {what}; last seen: {last}")]
     Timeout {

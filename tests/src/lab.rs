@@ -181,6 +181,26 @@ impl Lab {
         Ok(())
     }
 
+    /// Takes the border's interface towards a provider away, as unplugging a card does; the far end goes with it.
+    ///
+    /// # Errors
+    /// `ip` refuses.
+    pub fn unplug(&self, provider: Provider) -> Result<(), LabError> {
+        self.namespace(Role::Border).ip(&["link", "delete", "dev", provider.uplink()]).map(drop)
+    }
+
+    /// Makes it anew, with the same name and addresses and another index.
+    ///
+    /// # Errors
+    /// `ip` or `tc` refuses.
+    pub fn plug(&self, provider: Provider) -> Result<(), LabError> {
+        for made in LINKS.iter().filter(|link| link.near.interface == provider.uplink()) {
+            link::create(made, &self.namespace(made.near.role), &self.namespace(made.far.role))?;
+        }
+        self.limit(provider, self.uplink_bps)?;
+        self.mend(provider)
+    }
+
     /// Changes what the providers announce.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! The lab: network namespaces with real routers in which ETM is tried, demonstrated and tested.
 //!
 //! *Never*: touches a route, link, rule or qdisc of the namespace it is started in, sends a packet to
-//! an address that no namespace of the lab owns, or, but for [`mod@bench`], calls into the agent. ETM is
+//! an address that no namespace of the lab owns, or, but for [`mod@bench`], [`dataplane`] and [`report`], calls into the agent. ETM is
 //! run as a user runs it, by its two binaries.
 //!
 //! Reading order: [`topology`] (what is wired to what), [`table`] (who announces what), [`lab`]
@@ -14,6 +14,7 @@ pub mod bird;
 pub mod bird_config;
 pub mod clock;
 pub mod command;
+pub mod dataplane;
 pub mod demo;
 pub mod error;
 pub mod http;
@@ -21,6 +22,7 @@ pub mod lab;
 pub mod link;
 pub mod netns;
 pub mod poll;
+pub mod report;
 pub mod scene;
 pub mod state;
 pub mod table;

@@ -8,11 +8,13 @@ mod generator;
 mod ledger;
 pub mod measure;
 mod sink;
+mod tcp;
 
 pub use demand::{Demand, zipf};
 pub use generator::{Flow, Generator};
 pub use ledger::{BIN_NS, Ledger, Tally};
 pub use sink::{Move, Received, Sink};
+pub use tcp::TcpLoad;
 
 /// UDP port of the sink.
 pub const PORT: u16 = 7179;

@@ -61,6 +61,36 @@ pub struct Conservation {
     pub lossy: u64,
     /// Of these, failed.
     pub failed: u64,
+    /// Of these, on a device whose account cannot be compared.
+    pub unchecked: u64,
+}
+
+/// The books of an uplink.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct UplinkBooks {
+    /// Interface.
+    pub name: String,
+    /// State of the last window.
+    pub book: String,
+    /// `qdisc` or `device`.
+    pub basis: String,
+    /// Worst of all windows.
+    pub worst: Conservation,
+    /// Offered in the last interval.
+    pub offered_bps: u64,
+    /// On what basis.
+    pub billing: String,
+    /// Counted for prefixes, cumulative.
+    pub counted: Sum,
+}
+
+/// Bytes and packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Sum {
+    /// Wire length.
+    pub bytes: u64,
+    /// Segments.
+    pub packets: u64,
 }
 
 /// Bytes and packets by (prefix, interface).
@@ -89,6 +119,14 @@ impl Agent {
     /// See [`Self::events`].
     pub fn conservation(&self) -> Result<Conservation, LabError> {
         field(self.get("/v1/status")?, "conservation")
+    }
+
+    /// The books of each uplink, in order of configuration.
+    ///
+    /// # Errors
+    /// See [`Self::events`].
+    pub fn books(&self) -> Result<Vec<UplinkBooks>, LabError> {
+        field(self.get("/v1/providers")?, "uplinks")
     }
 
     /// What the agent is doing: `off`, `warm-up`, `frozen`, `observing`, `steering`.

@@ -8,15 +8,15 @@ use std::time::Duration;
 use aya::Pod;
 use aya::maps::{Array, LpmTrie, Map, MapData};
 use etm_common::{Count, names};
-use etm_tests::agent::AgentOptions;
+use etm_tests::agent::{Agent, AgentOptions, Site, config, write_text};
 use etm_tests::clock::boottime_ns;
 use etm_tests::command::run;
 use etm_tests::lab::LabOptions;
 use etm_tests::poll::{pass_time, wait_until};
 use etm_tests::scene::{PATIENCE, Scene, before_transit, turn};
-use etm_tests::topology::Provider;
+use etm_tests::topology::{Provider, Role};
 use etm_tests::traffic::Demand;
-use etm_tests::view::Counted;
+use etm_tests::view::{Counted, Sum};
 use ipnet::IpNet;
 use nix::sys::signal::Signal;
 
@@ -29,8 +29,8 @@ fn demand((transit_a, transit_b, ix): (f64, f64, f64)) -> Demand {
     Demand::by_home(transit_a, transit_b, ix)
 }
 
-/// Stops the traffic, makes sure that nothing was lost, and waits until ETM shows exactly what arrived.
-fn assert_counted_exactly(scene: &mut Scene) {
+/// Stops the traffic and makes sure that nothing was lost and everything sent arrived; returns what, by prefix and uplink.
+fn stop_and_gather(scene: &mut Scene) -> Counted {
     scene.generator.stop();
     assert_eq!(scene.sink.drain(&scene.generator, PATIENCE).unwrap(), 0, "packets lost in the lab");
     assert_eq!((scene.generator.refused(), scene.sink.foreign()), (0, 0));
@@ -38,6 +38,30 @@ fn assert_counted_exactly(scene: &mut Scene) {
     // What arrived is what was sent: the ledgers of source and sink agree before ETM is asked.
     let sent: u64 = scene.generator.sent().values().map(|ledger| ledger.total.wire_bytes).sum();
     assert_eq!(arrived.values().map(|(bytes, _)| bytes).sum::<u64>(), sent);
+    arrived
+}
+
+/// Stops the traffic and waits until ETM shows of each uplink exactly what arrived by it. Prefixes that had no route for
+/// a while begin anew, and what was sent meanwhile is their covering prefix's.
+fn assert_uplinks_counted_exactly(scene: &mut Scene) {
+    let mut arrived: BTreeMap<String, Sum> = BTreeMap::new();
+    for ((_, uplink), (bytes, packets)) in stop_and_gather(scene) {
+        let sum = arrived.entry(uplink).or_default();
+        (sum.bytes, sum.packets) = (sum.bytes + bytes, sum.packets + packets);
+    }
+    wait_until("the totals to stand still", Duration::from_secs(5), || {
+        let books = scene.agent.books().map_err(|error| error.to_string())?;
+        let counted: BTreeMap<String, Sum> =
+            books.into_iter().map(|uplink| (uplink.name, uplink.counted)).collect();
+        if counted == arrived { Ok(()) } else { Err(format!("counted {counted:?}, arrived {arrived:?}")) }
+    })
+    .map_err(|error| scene.agent.with_log(error))
+    .unwrap();
+}
+
+/// Stops the traffic and waits until ETM shows exactly what arrived.
+fn assert_counted_exactly(scene: &mut Scene) {
+    let arrived = stop_and_gather(scene);
     let counted = wait_until("the counters to stand still", Duration::from_secs(5), || {
         let counted = scene.agent.counted().map_err(|error| error.to_string())?;
         let difference = difference(&counted, &arrived);
@@ -193,6 +217,94 @@ fn no_packet_is_missed_or_counted_twice_across_an_orderly_restart() {
 fn no_packet_is_missed_or_counted_twice_across_a_crash_and_a_restart() {
     let Some(_turn) = turn() else { return };
     assert_counted_across_a_restart(Signal::SIGKILL);
+}
+
+/// Traffic by all uplinks but transit-a, which is about to go or not yet back.
+const OTHERS: (f64, f64, f64) = (0.0, 10.0, 6.0);
+
+/// Waits until nothing is sent by transit-a any more and what was is counted.
+fn leave_transit_a(scene: &Scene) {
+    scene.demand(&demand(OTHERS));
+    pass_time(Duration::from_secs(2));
+}
+
+#[test]
+fn an_uplink_that_is_renamed_is_counted_on() {
+    let Some(_turn) = turn() else { return };
+    let mut scene = Scene::start(LabOptions::default(), &AgentOptions::observe(), &demand(QUIET)).unwrap();
+    pass_time(Duration::from_secs(2));
+    let border = scene.lab.namespace(Role::Border);
+    border.ip(&["link", "set", "dev", "up-a", "name", "wan0"]).unwrap();
+    // BIRD takes it for another interface and lets go of its sessions for a while.
+    pass_time(Duration::from_secs(3));
+    wait_until("the sessions to return", PATIENCE, || scene.agent.ready(scene.lab.table()))
+        .map_err(|error| scene.agent.with_log(error))
+        .unwrap();
+    pass_time(Duration::from_secs(2));
+    assert_eq!(scene.agent.state().unwrap(), "observing", "{}", scene.agent.log());
+    assert_uplinks_counted_exactly(&mut scene);
+}
+
+#[test]
+fn an_uplink_that_is_unplugged_and_returns_as_another_is_counted_on() {
+    let Some(_turn) = turn() else { return };
+    let mut scene = Scene::start(LabOptions::default(), &AgentOptions::observe(), &demand(QUIET)).unwrap();
+    pass_time(Duration::from_secs(2));
+    leave_transit_a(&scene);
+    for _ in 0..2 {
+        scene.lab.unplug(Provider::TransitA).unwrap();
+        pass_time(Duration::from_secs(2));
+        scene.lab.plug(Provider::TransitA).unwrap();
+        scene.lab.wait_converged().unwrap();
+        wait_until("the uplink to be ready", PATIENCE, || scene.agent.ready(scene.lab.table()))
+            .map_err(|error| scene.agent.with_log(error))
+            .unwrap();
+        scene.demand(&demand(QUIET));
+        pass_time(Duration::from_secs(3));
+        leave_transit_a(&scene);
+    }
+    assert_uplinks_counted_exactly(&mut scene);
+}
+
+#[test]
+fn an_uplink_without_carrier_is_counted_on_when_it_has_one_again() {
+    let Some(_turn) = turn() else { return };
+    let mut scene = Scene::start(LabOptions::default(), &AgentOptions::observe(), &demand(QUIET)).unwrap();
+    pass_time(Duration::from_secs(2));
+    leave_transit_a(&scene);
+    scene.lab.cut(Provider::TransitA).unwrap();
+    pass_time(Duration::from_secs(2));
+    scene.lab.mend(Provider::TransitA).unwrap();
+    scene.lab.wait_converged().unwrap();
+    scene.demand(&demand(QUIET));
+    pass_time(Duration::from_secs(3));
+    assert_uplinks_counted_exactly(&mut scene);
+}
+
+#[test]
+fn another_order_in_the_configuration_mixes_no_counts() {
+    let Some(_turn) = turn() else { return };
+    let options = AgentOptions::observe();
+    let mut scene = Scene::start(LabOptions::default(), &options, &demand(QUIET)).unwrap();
+    pass_time(Duration::from_secs(2));
+    scene.agent.signal(Signal::SIGTERM).unwrap();
+    scene.agent.wait_end(PATIENCE).unwrap();
+    let text = config(&Site::of(&scene.lab), &options);
+    // The tables of the interfaces, the first of them last.
+    let (head, rest) = text.split_once("\n[[interface]]\n").unwrap();
+    let (interfaces, tail) = rest.split_once("\n[[provider]]\n").unwrap();
+    let (first, others) = interfaces.split_once("\n[[interface]]\n").unwrap();
+    let turned = format!("{head}\n[[interface]]\n{others}\n[[interface]]\n{first}\n[[provider]]\n{tail}");
+    assert_ne!(turned, text);
+    let path = write_text(&scene.lab, &turned).unwrap();
+    scene.agent = Agent::start_by(&scene.lab, &path, options.log).unwrap();
+    wait_until("etm-agent to be ready again", PATIENCE, || scene.agent.ready(scene.lab.table()))
+        .map_err(|error| scene.agent.with_log(error))
+        .unwrap();
+    let names: Vec<String> = scene.agent.books().unwrap().into_iter().map(|book| book.name).collect();
+    assert_eq!(names, ["up-b", "up-ix", "up-a"]);
+    pass_time(Duration::from_secs(2));
+    assert_counted_exactly(&mut scene);
 }
 
 #[test]

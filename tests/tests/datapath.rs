@@ -6,16 +6,13 @@
 use etm_agent::core::decision::{LiveRow, TableChange};
 use etm_agent::core::input::{SlotCount, Uncounted};
 use etm_agent::datapath::{
-    self, Attached, Datapath, DatapathConfig, DatapathError, Hook, KernelLogLevel, LinkHeader, OffSwitch,
-    Opened,
+    self, Attached, Datapath, DatapathConfig, DatapathError, Hook, LinkHeader, OffSwitch, Opened,
 };
 use etm_agent::types::{BitRate, Count, IfIndex, Prefix, SlotId, Timestamp, UplinkId};
+use etm_tests::dataplane::{self, Root, Size, turn};
 use std::fs;
 use std::net::UdpSocket;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::path::Path;
 
 /// Ethernet, IPv4, UDP.
 const HEADERS: u64 = 14 + 20 + 8;
@@ -23,65 +20,24 @@ const UPLINK: UplinkId = UplinkId(1);
 const OUT: IfIndex = IfIndex(40);
 const PEER: IfIndex = IfIndex(41);
 
-/// One test at a time: a child that another test forks holds the lock on a pin root until it executes its program.
-/// None where the tests of this file cannot run; says why.
-fn start() -> Option<MutexGuard<'static, ()>> {
-    static SERIAL: Mutex<()> = Mutex::new(());
-    let reason = if !nix::unistd::geteuid().is_root() {
-        "needs root for network namespaces and eBPF"
-    } else if datapath::object().is_empty() {
-        "built without the eBPF object: run `cargo xtask build-ebpf` first"
-    } else {
-        return Some(SERIAL.lock().unwrap_or_else(PoisonError::into_inner));
-    };
-    println!("SKIP {reason}");
-    None
+/// Two uplinks, of which the second is `out`.
+fn config(root: &Root, hook: Hook) -> DatapathConfig {
+    let size = Size { prefixes4: 4, prefixes6: 4, uplinks: 2, fast_path: true };
+    let uplinks = vec!["unused".into(), "out".into()];
+    DatapathConfig { slots: 16, uplinks, hook, ..root.config(size) }
 }
 
-/// A pin root that is gone afterwards, whatever happened.
-struct Root(PathBuf);
-
-impl Root {
-    fn new(test: &str) -> Root {
-        Root(PathBuf::from(format!("/sys/fs/bpf/etm-test-{}-{test}", std::process::id())))
-    }
-
-    fn config(&self, hook: Hook) -> DatapathConfig {
-        DatapathConfig {
-            pin_root: self.0.clone(),
-            slots: 16,
-            uplink_rows: 2,
-            prefixes4: 4,
-            prefixes6: 4,
-            fast_path: true,
-            uplinks: vec!["unused".into(), "out".into()],
-            hook,
-            kernel_log: KernelLogLevel::Off,
-        }
-    }
-
-    fn open(&self, hook: Hook) -> Opened {
-        Datapath::open(&self.config(hook)).unwrap()
-    }
+fn open(root: &Root, hook: Hook) -> Opened {
+    Datapath::open(&config(root, hook)).unwrap()
 }
 
-impl Drop for Root {
-    fn drop(&mut self) {
-        let _ = datapath::detach(&self.0);
-    }
-}
-
-/// Runs `body` on a thread with a new network namespace, which ends with it.
 fn in_namespace(body: impl FnOnce() + Send + 'static) {
-    let thread = thread::spawn(|| {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+    let body = || {
         run("ip link set lo up");
         make_link();
         body();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
+    };
+    dataplane::in_namespace(body).unwrap();
 }
 
 /// A pair of interfaces over which the test network is reached without ARP and without IPv6 chatter.
@@ -96,10 +52,7 @@ fn make_link() {
 }
 
 fn run(line: &str) -> String {
-    let mut words = line.split(' ');
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    dataplane::run(line).unwrap()
 }
 
 fn send(destination: &str, packets: u64, payload: usize) {
@@ -138,10 +91,10 @@ fn changed(opened: &mut Opened) -> Vec<SlotCount> {
 const TABLE: [&str; 2] = ["198.18.0.0/15", "198.18.7.0/24"];
 
 fn counts_survive_a_restart(test: &'static str, hook: Hook, attached: Attached) {
-    let Some(_serial) = start() else { return };
+    let Some(_serial) = turn() else { return };
     in_namespace(move || {
         let root = Root::new(test);
-        let mut first = root.open(hook);
+        let mut first = open(&root, hook);
         assert_eq!(first.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap(), attached);
         first.table.apply(&[insert(TABLE[0], 3), insert(TABLE[1], 5)]).unwrap();
         first.datapath.keep();
@@ -154,7 +107,7 @@ fn counts_survive_a_restart(test: &'static str, hook: Hook, attached: Attached) 
         drop(first);
 
         send("198.18.7.7", 5, 100);
-        let mut second = root.open(hook);
+        let mut second = open(&root, hook);
         assert_eq!(second.adopted.entries, [(prefix(TABLE[0]), SlotId(3)), (prefix(TABLE[1]), SlotId(5))]);
         assert_eq!(second.adopted.rows, [row(3, count(20, 200)), row(5, count(15, 100))]);
         assert_eq!(second.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap(), attached);
@@ -162,15 +115,15 @@ fn counts_survive_a_restart(test: &'static str, hook: Hook, attached: Attached) 
         send("198.18.7.7", 5, 100);
         assert_eq!(changed(&mut second), [row(5, count(20, 100))], "counted once, not twice");
 
-        assert!(matches!(datapath::detach(&root.0), Err(DatapathError::InUse { .. })));
+        assert!(matches!(datapath::detach(root.path()), Err(DatapathError::InUse { .. })));
         drop(second);
-        let done = datapath::detach(&root.0).unwrap();
+        let done = datapath::detach(root.path()).unwrap();
         assert_eq!(done.links, ["40-egress"]);
-        assert_eq!(done.maps.len(), 16);
-        assert!(!root.0.exists());
+        assert_eq!(done.maps.len(), 17);
+        assert!(!root.path().exists());
         assert_eq!(run("tc filter show dev out egress"), "");
         assert!(!run("tc qdisc show dev out").contains("clsact"));
-        assert_eq!(datapath::detach(&root.0).unwrap(), datapath::Detached::default(), "idempotent");
+        assert_eq!(datapath::detach(root.path()).unwrap(), datapath::Detached::default(), "idempotent");
     });
 }
 
@@ -186,13 +139,13 @@ fn counts_are_exact_and_survive_a_restart_on_clsact() {
 
 #[test]
 fn a_clsact_qdisc_with_a_filter_of_somebody_else_stays() {
-    let Some(_serial) = start() else { return };
+    let Some(_serial) = turn() else { return };
     in_namespace(|| {
         let root = Root::new("foreign");
-        let mut opened = root.open(Hook::Clsact);
+        let mut opened = open(&root, Hook::Clsact);
         opened.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap();
         opened.datapath.attach_inside(OUT).unwrap();
-        let program = root.0.join("links/40-ingress-clsact");
+        let program = root.path().join("links/40-ingress-clsact");
         run(&format!("tc filter add dev out ingress bpf da object-pinned {}", program.display()));
         drop(opened);
         let qdiscs = run("tc qdisc show dev out");
@@ -204,11 +157,11 @@ fn a_clsact_qdisc_with_a_filter_of_somebody_else_stays() {
 
 #[test]
 fn an_interface_that_was_made_anew_is_attached_again() {
-    let Some(_serial) = start() else { return };
+    let Some(_serial) = turn() else { return };
     for (test, hook) in [("anew-tcx", Hook::Tcx), ("anew-clsact", Hook::Clsact)] {
         in_namespace(move || {
             let root = Root::new(test);
-            let mut opened = root.open(hook);
+            let mut opened = open(&root, hook);
             opened.table.apply(&[insert(TABLE[0], 0)]).unwrap();
             opened.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap();
             send("198.18.0.1", 1, 10);
@@ -224,16 +177,16 @@ fn an_interface_that_was_made_anew_is_attached_again() {
 
 #[test]
 fn a_failed_start_leaves_nothing_behind() {
-    let Some(_serial) = start() else { return };
+    let Some(_serial) = turn() else { return };
     in_namespace(|| {
         let root = Root::new("failed");
         for hook in [Hook::Tcx, Hook::Clsact] {
-            let mut opened = root.open(hook);
+            let mut opened = open(&root, hook);
             opened.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap();
             let error = opened.datapath.attach_uplink(UPLINK, IfIndex(99), LinkHeader::Ethernet).unwrap_err();
             assert!(matches!(error, DatapathError::Interface { .. }), "{error}");
             drop(opened);
-            assert!(!root.0.exists(), "{hook:?}");
+            assert!(!root.path().exists(), "{hook:?}");
             assert!(!run("tc qdisc show dev out").contains("clsact"), "{hook:?}");
         }
     });
@@ -241,57 +194,58 @@ fn a_failed_start_leaves_nothing_behind() {
 
 #[test]
 fn a_failed_restart_leaves_what_it_found() {
-    let Some(_serial) = start() else { return };
+    let Some(_serial) = turn() else { return };
     in_namespace(|| {
         let root = Root::new("refound");
         for hook in [Hook::Tcx, Hook::Clsact] {
-            let mut first = root.open(hook);
+            let mut first = open(&root, hook);
             first.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap();
             first.table.apply(&[insert(TABLE[0], 0)]).unwrap();
             first.datapath.keep();
             drop(first);
 
-            let mut second = root.open(hook);
+            let mut second = open(&root, hook);
             second.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap();
             drop(second);
             send("198.18.0.1", 1, 10);
-            let third = root.open(hook);
+            let third = open(&root, hook);
             assert_eq!(third.adopted.rows, [row(0, count(1, 10))], "{hook:?}");
             drop(third);
-            datapath::detach(&root.0).unwrap();
+            datapath::detach(root.path()).unwrap();
         }
     });
 }
 
 #[test]
 fn a_pin_of_another_shape_is_refused_by_name() {
-    let Some(_serial) = start() else { return };
+    let Some(_serial) = turn() else { return };
     let root = Root::new("shape");
-    let mut opened = root.open(Hook::Auto);
+    let mut opened = open(&root, Hook::Auto);
     opened.datapath.keep();
     drop(opened);
-    let other = DatapathConfig { slots: 32, ..root.config(Hook::Auto) };
+    let other = DatapathConfig { slots: 32, ..config(&root, Hook::Auto) };
     let error = Datapath::open(&other).err().unwrap();
     let text = error.to_string();
     for word in ["etm_count", "max_entries 32", "needs 64", "etm-agent detach --pin-root"] {
         assert!(text.contains(word), "{word}: {text}");
     }
-    assert!(root.0.join("etm_count").exists(), "nothing was removed");
+    assert!(root.path().join("etm_count").exists(), "nothing was removed");
 }
 
 #[test]
 fn a_second_agent_on_the_same_pins_is_refused() {
-    let Some(_serial) = start() else { return };
+    let Some(_serial) = turn() else { return };
     let root = Root::new("second");
-    let _first = root.open(Hook::Auto);
-    let error = Datapath::open(&root.config(Hook::Auto)).err().unwrap();
+    let _first = open(&root, Hook::Auto);
+    let error = Datapath::open(&config(&root, Hook::Auto)).err().unwrap();
     assert!(matches!(error, DatapathError::InUse { .. }), "{error}");
 }
 
 #[test]
 fn a_pin_root_elsewhere_than_on_bpffs_is_refused() {
-    let Some(_serial) = start() else { return };
-    let config = DatapathConfig { pin_root: "/tmp/etm-no-bpffs".into(), ..Root::new("x").config(Hook::Auto) };
+    let Some(_serial) = turn() else { return };
+    let config =
+        DatapathConfig { pin_root: "/tmp/etm-no-bpffs".into(), ..config(&Root::new("x"), Hook::Auto) };
     let error = Datapath::open(&config).err().unwrap();
     assert!(matches!(error, DatapathError::NotBpffs { .. }), "{error}");
     assert!(!Path::new("/tmp/etm-no-bpffs").exists());
@@ -299,9 +253,9 @@ fn a_pin_root_elsewhere_than_on_bpffs_is_refused() {
 
 #[test]
 fn a_full_table_is_a_state_and_ends_when_there_is_room() {
-    let Some(_serial) = start() else { return };
+    let Some(_serial) = turn() else { return };
     let root = Root::new("full");
-    let mut opened = root.open(Hook::Auto);
+    let mut opened = open(&root, Hook::Auto);
     let texts: Vec<String> = (0..5).map(|third| format!("198.18.{third}.0/24")).collect();
     let changes: Vec<TableChange> = (0..).zip(&texts).map(|(slot, text)| insert(text, slot)).collect();
     opened.table.apply(&changes).unwrap();
@@ -318,10 +272,10 @@ fn a_full_table_is_a_state_and_ends_when_there_is_room() {
 
 #[test]
 fn a_removed_prefix_counts_for_its_covering_one_and_its_last_reading_is_handed_over() {
-    let Some(_serial) = start() else { return };
+    let Some(_serial) = turn() else { return };
     in_namespace(|| {
         let root = Root::new("removed");
-        let mut opened = root.open(Hook::Auto);
+        let mut opened = open(&root, Hook::Auto);
         opened.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap();
         opened.table.apply(&[insert(TABLE[0], 1), insert(TABLE[1], 2)]).unwrap();
         send("198.18.7.7", 3, 10);
@@ -341,11 +295,11 @@ fn a_removed_prefix_counts_for_its_covering_one_and_its_last_reading_is_handed_o
 
 #[test]
 fn the_switch_works_by_its_pin_alone_and_a_lease_survives_a_restart() {
-    let Some(_serial) = start() else { return };
+    let Some(_serial) = turn() else { return };
     in_namespace(|| {
         let root = Root::new("lease");
-        assert!(OffSwitch::open(&root.0).unwrap().is_none(), "nothing pinned, nothing to switch");
-        let mut opened = root.open(Hook::Auto);
+        assert!(OffSwitch::open(root.path()).unwrap().is_none(), "nothing pinned, nothing to switch");
+        let mut opened = open(&root, Hook::Auto);
         opened.datapath.attach_inside(PEER).unwrap();
         opened.datapath.keep();
         let bad = opened.lease.arm(0x1ff, 0xff).unwrap_err();
@@ -354,13 +308,13 @@ fn the_switch_works_by_its_pin_alone_and_a_lease_survives_a_restart() {
         send("198.18.0.1", 1, 10);
         opened.lease.renew(Timestamp(u64::MAX)).unwrap();
         send("198.18.0.1", 2, 10);
-        OffSwitch::open(&root.0).unwrap().unwrap().set().unwrap();
+        OffSwitch::open(root.path()).unwrap().unwrap().set().unwrap();
         assert!(opened.off.is_off().unwrap());
         send("198.18.0.1", 4, 10);
-        OffSwitch::open(&root.0).unwrap().unwrap().clear().unwrap();
+        OffSwitch::open(root.path()).unwrap().unwrap().clear().unwrap();
         drop(opened);
 
-        let mut again = root.open(Hook::Auto);
+        let mut again = open(&root, Hook::Auto);
         again.lease.arm(0x20, 0xff).unwrap();
         assert_eq!(again.lease.read().unwrap().deadline, Timestamp(u64::MAX), "a fresh lease stays fresh");
         send("198.18.0.1", 8, 10);
@@ -374,31 +328,31 @@ fn the_switch_works_by_its_pin_alone_and_a_lease_survives_a_restart() {
 
 #[test]
 fn an_interface_that_is_no_longer_configured_is_let_go() {
-    let Some(_serial) = start() else { return };
+    let Some(_serial) = turn() else { return };
     in_namespace(|| {
         let root = Root::new("retain");
-        let mut opened = root.open(Hook::Auto);
+        let mut opened = open(&root, Hook::Auto);
         opened.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap();
         opened.datapath.attach_inside(PEER).unwrap();
         opened.datapath.attach_uplink(UplinkId(0), PEER, LinkHeader::Ethernet).unwrap();
         opened.datapath.retain(&[OUT], &[]).unwrap();
         let pins: Vec<_> =
-            fs::read_dir(root.0.join("links")).unwrap().map(|pin| pin.unwrap().file_name()).collect();
+            fs::read_dir(root.path().join("links")).unwrap().map(|pin| pin.unwrap().file_name()).collect();
         assert_eq!(pins, ["40-egress"]);
     });
 }
 
 #[test]
 fn bpftool_shows_prefixes_and_counters_by_field_name() {
-    let Some(_serial) = start() else { return };
+    let Some(_serial) = turn() else { return };
     in_namespace(|| {
         let root = Root::new("dump");
-        let mut opened = root.open(Hook::Auto);
+        let mut opened = open(&root, Hook::Auto);
         opened.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap();
         opened.table.apply(&[insert(TABLE[0], 3)]).unwrap();
         send("198.18.0.1", 7, 58);
         let words = |map: &str| {
-            let text = run(&format!("bpftool map dump pinned {}/{map}", root.0.display()));
+            let text = run(&format!("bpftool map dump pinned {}/{map}", root.path().display()));
             text.split_whitespace().collect::<Vec<_>>().join(" ")
         };
         let shown = words("etm_prefix4");
@@ -414,9 +368,9 @@ fn bpftool_shows_prefixes_and_counters_by_field_name() {
 
 #[test]
 fn bpftool_shows_live_statistics_as_text() {
-    let Some(_serial) = start() else { return };
+    let Some(_serial) = turn() else { return };
     let root = Root::new("live");
-    let mut opened = root.open(Hook::Auto);
+    let mut opened = open(&root, Hook::Auto);
     let live = |text: &str, packets| LiveRow {
         prefix: prefix(text),
         uplink: UPLINK,
@@ -425,7 +379,7 @@ fn bpftool_shows_live_statistics_as_text() {
     };
     opened.live.refresh(&[live("198.18.0.0/15", 1), live("198.19.0.0/16", 2)]).unwrap();
     opened.live.refresh(&[live("198.18.0.0/15", 3), live("2001:db8::/32", 4)]).unwrap();
-    let shown = run(&format!("bpftool map dump pinned {}/etm_live", root.0.display()));
+    let shown = run(&format!("bpftool map dump pinned {}/etm_live", root.path().display()));
     for text in [
         "\"prefix\": \"198.18.0.0/15\"",
         "\"prefix\": \"2001:db8::/32\"",

@@ -3,53 +3,25 @@
 
 #![allow(clippy::unwrap_used, reason = "an unwrap is the assertion of a test")]
 
-use aya::maps::{HashMap, MapData};
 use aya::programs::SchedClassifier;
-use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunOptions};
+use aya::{Ebpf, TestRun as _, TestRunOptions};
 use etm_agent::core::decision::TableChange;
 use etm_agent::core::input::{SlotCount, Uncounted};
 use etm_agent::datapath::{self, Datapath, DatapathConfig, Hook, KernelLogLevel, Opened};
 use etm_agent::types::{Count, Prefix, PrefixMap, SlotId, UplinkId};
-use etm_common::{Uplink, names};
+use etm_common::names;
+use etm_tests::dataplane::{LOOPBACK, Loading, Root, turn};
 use std::collections::BTreeMap;
 use std::env;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 const SLOTS: u32 = 2048;
-const LOOPBACK: u32 = 1;
 /// Tells the child to be the writer that is killed, and where.
 const ROOT_VARIABLE: &str = "ETM_TEST_LOOKUP_ROOT";
 const SEED_VARIABLE: &str = "ETM_TEST_LOOKUP_SEED";
-
-fn skip() -> bool {
-    let reason = if !nix::unistd::geteuid().is_root() {
-        "needs root to load eBPF programs"
-    } else if datapath::object().is_empty() {
-        "built without the eBPF object: run `cargo xtask build-ebpf` first"
-    } else {
-        return false;
-    };
-    println!("SKIP {reason}");
-    true
-}
-
-/// A pin root that is gone afterwards, whatever happened.
-struct Root(PathBuf);
-
-impl Root {
-    fn new(test: &str) -> Root {
-        Root(PathBuf::from(format!("/sys/fs/bpf/etm-test-{}-{test}", std::process::id())))
-    }
-}
-
-impl Drop for Root {
-    fn drop(&mut self) {
-        let _ = datapath::detach(&self.0);
-    }
-}
 
 /// Few blocks on purpose (67), so that some prefixes find none.
 fn open(root: &Path, fast_path: bool) -> Opened {
@@ -58,13 +30,13 @@ fn open(root: &Path, fast_path: bool) -> Opened {
         slots: SLOTS,
         uplink_rows: 1,
         prefixes4: 1024,
-        prefixes6: 4,
+        prefixes6: 1024,
         fast_path,
         uplinks: vec!["up".into()],
         hook: Hook::Auto,
         kernel_log: KernelLogLevel::Off,
     };
-    Datapath::open(&DatapathConfig { prefixes6: 1024, ..config }).unwrap()
+    Datapath::open(&config).unwrap()
 }
 
 /// The egress program over the maps pinned under a root, fast or by the tries alone.
@@ -72,34 +44,15 @@ struct Program(Ebpf);
 
 impl Program {
     fn load(root: &Path, fast: u32) -> Program {
-        let mut loader = EbpfLoader::new();
-        loader.btf(None).override_global(names::GLOBAL_SLOTS, &SLOTS, true).override_global(
-            names::GLOBAL_FAST,
-            &fast,
-            true,
-        );
-        for map in [
-            names::PREFIX4,
-            names::PREFIX6,
-            names::DIR24,
-            names::DIR6,
-            names::NODE,
-            names::DEFAULT,
-            names::UPLINKS,
-            names::COUNT,
-            names::UNCOUNTED,
-            names::TOTAL,
-        ] {
-            loader.map_pin_path(map, root.join(map));
-        }
-        let mut object = loader.load(datapath::object()).unwrap();
-        let mut uplinks: HashMap<&mut MapData, u32, Uplink> =
-            object.map_mut(names::UPLINKS).unwrap().try_into().unwrap();
-        uplinks.insert(LOOPBACK, Uplink::default(), 0).unwrap();
-        let program: &mut SchedClassifier =
-            object.program_mut(names::EGRESS_PROGRAM).unwrap().try_into().unwrap();
-        program.load().unwrap();
-        Program(object)
+        let loading = Loading {
+            object: datapath::object(),
+            program: names::EGRESS_PROGRAM,
+            slots: SLOTS,
+            fast: fast != 0,
+            globals: &[],
+            maps: &[],
+        };
+        Program(loading.load(root).unwrap())
     }
 
     fn send(&self, destination: IpAddr) {
@@ -272,38 +225,34 @@ impl Known {
 
 #[test]
 fn after_random_changes_both_ways_count_for_the_longest_prefix() {
-    if skip() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let root = Root::new("random");
-    let mut opened = open(&root.0, true);
+    let mut opened = open(root.path(), true);
     let mut dice = Dice(42);
     let mut oracle = Oracle::of(&mut opened);
     for round in 0..6 {
         let changes = oracle.changes(&mut dice, 60);
         oracle.apply(&mut opened, &changes);
-        oracle.check(&root.0, &mut opened, &[0, 1], &format!("round {round}"));
+        oracle.check(root.path(), &mut opened, &[0, 1], &format!("round {round}"));
     }
     assert!(opened.table.slow() > 0, "the test reaches prefixes that only the trie knows");
 }
 
 #[test]
 fn without_the_arrays_the_tries_answer() {
-    if skip() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let root = Root::new("tries");
-    let mut opened = open(&root.0, false);
+    let mut opened = open(root.path(), false);
     let mut oracle = Oracle::of(&mut opened);
     let changes = oracle.changes(&mut Dice(7), 60);
     oracle.apply(&mut opened, &changes);
-    oracle.check(&root.0, &mut opened, &[0], "tries");
+    oracle.check(root.path(), &mut opened, &[0], "tries");
     opened.datapath.keep();
     drop(opened);
     // The arrays can be switched on and off between runs: they are derived.
     for fast_path in [true, false, true] {
-        let mut opened = open(&root.0, fast_path);
-        oracle.check(&root.0, &mut opened, &[u32::from(fast_path)], "switched");
+        let mut opened = open(root.path(), fast_path);
+        oracle.check(root.path(), &mut opened, &[u32::from(fast_path)], "switched");
         opened.datapath.keep();
     }
 }
@@ -326,14 +275,12 @@ fn writer_to_be_killed() {
 
 #[test]
 fn a_killed_writer_leaves_a_table_that_can_be_adopted() {
-    if skip() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let root = Root::new("killed");
     for seed in 1..=12_u64 {
         let mut child = Command::new(env::current_exe().unwrap())
             .args(["--exact", "writer_to_be_killed", "--nocapture"])
-            .env(ROOT_VARIABLE, &root.0)
+            .env(ROOT_VARIABLE, root.path())
             .env(SEED_VARIABLE, seed.to_string())
             .stdout(Stdio::piped())
             .spawn()
@@ -345,14 +292,14 @@ fn a_killed_writer_leaves_a_table_that_can_be_adopted() {
         child.kill().unwrap();
         child.wait().unwrap();
 
-        let mut opened = open(&root.0, true);
+        let mut opened = open(root.path(), true);
         let mut oracle = Oracle::of(&mut opened);
         assert!(seed < 3 || !oracle.table.is_empty(), "the writer wrote something");
-        oracle.check(&root.0, &mut opened, &[1], &format!("after kill {seed}"));
+        oracle.check(root.path(), &mut opened, &[1], &format!("after kill {seed}"));
         // The table goes on from there.
         let changes = oracle.changes(&mut Dice(seed + 100), 30);
         oracle.apply(&mut opened, &changes);
-        oracle.check(&root.0, &mut opened, &[1], &format!("going on after kill {seed}"));
+        oracle.check(root.path(), &mut opened, &[1], &format!("going on after kill {seed}"));
         opened.datapath.keep();
     }
 }

@@ -11,13 +11,12 @@ use aya_log::EbpfLogger;
 use etm_agent::core::input::Uncounted;
 use etm_agent::datapath;
 use etm_common::{Count, Lease, MarkSetting, Off, UPLINK_WITHOUT_ETHERNET, Uplink, names};
+use etm_tests::dataplane::{LOOPBACK, turn};
 use std::sync::Mutex;
 use std::time::Duration;
 
 const SLOTS: u32 = 8;
 const UPLINKS: u32 = 2;
-/// The loopback interface of whatever namespace the test runs in.
-const LOOPBACK: u32 = 1;
 /// TC_ACT_UNSPEC and TCX_NEXT.
 const NEXT: u32 = u32::MAX;
 
@@ -28,19 +27,6 @@ const V4_HOST: u32 = 3;
 const V6_WIDE: u32 = 4;
 const V6_NARROW: u32 = 5;
 const BEYOND: u32 = SLOTS;
-
-/// True where the tests of this file cannot run; says why.
-fn skip() -> bool {
-    let reason = if !nix::unistd::geteuid().is_root() {
-        "needs root to load eBPF programs"
-    } else if datapath::object().is_empty() {
-        "built without the eBPF object: run `cargo xtask build-ebpf` first"
-    } else {
-        return false;
-    };
-    println!("SKIP {reason}");
-    true
-}
 
 /// A loaded object with a small table.
 struct Programs(Ebpf);
@@ -321,9 +307,7 @@ fn refused_cases() -> Vec<Case> {
 
 #[test]
 fn each_packet_is_counted_once_for_its_prefix_or_for_a_reason() {
-    if skip() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     for (title, packet, expected) in [ipv4_cases(), ipv6_cases(), refused_cases()].concat() {
         let mut programs = Programs::with_table(true);
         programs.run(names::EGRESS_PROGRAM, &packet, &Context::default(), 3);
@@ -334,9 +318,7 @@ fn each_packet_is_counted_once_for_its_prefix_or_for_a_reason() {
 
 #[test]
 fn without_a_default_route_an_unknown_destination_is_a_reason() {
-    if skip() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut programs = Programs::with_table(false);
     let packet = ethernet(&[], IP4, &v4([192, 0, 2, 1]));
     programs.run(names::EGRESS_PROGRAM, &packet, &Context::default(), 1);
@@ -346,9 +328,7 @@ fn without_a_default_route_an_unknown_destination_is_a_reason() {
 
 #[test]
 fn an_interface_without_link_layer_header_begins_with_ip() {
-    if skip() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     // The kernel takes octets 12 and 13 of what it is given for the protocol: here they are in the source address.
     for (title, packet, slot) in
         [("IPv4", v4([198, 18, 7, 7]), V4_HOST), ("IPv6", v6(v6_addr(7, 1)), V6_NARROW)]
@@ -363,9 +343,7 @@ fn an_interface_without_link_layer_header_begins_with_ip() {
 
 #[test]
 fn a_super_packet_counts_as_its_segments_with_all_their_headers() {
-    if skip() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut programs = Programs::with_table(true);
     let packet = ethernet(&[], IP4, &v4_with([198, 18, 7, 7], 5, 2900));
     let context = Context::default()
@@ -378,9 +356,7 @@ fn a_super_packet_counts_as_its_segments_with_all_their_headers() {
 
 #[test]
 fn a_tcp_packet_that_is_not_segmented_counts_as_one() {
-    if skip() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     // gso_segs is set on every TCP packet, gso_size only on super-packets.
     let mut programs = Programs::with_table(true);
     let packet = ethernet(&[], IP4, &v4([198, 18, 7, 7]));
@@ -390,9 +366,7 @@ fn a_tcp_packet_that_is_not_segmented_counts_as_one() {
 
 #[test]
 fn an_interface_that_is_no_uplink_is_not_counted() {
-    if skip() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     let mut programs = Programs::load(SILENT);
     let packet = ethernet(&[], IP4, &v4([198, 18, 7, 7]));
     programs.run(names::EGRESS_PROGRAM, &packet, &Context::default(), 1);
@@ -417,9 +391,7 @@ impl log::Log for &Lines {
 
 #[test]
 fn a_malformed_packet_is_told_of_where_debug_lines_are_on() {
-    if skip() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     for (level, expected) in [(SILENT, 0), (DEBUG, 1)] {
         let lines = Lines::default();
         let mut programs = Programs::load(level);
@@ -458,9 +430,7 @@ fn boottime() -> Duration {
 
 #[test]
 fn packets_are_marked_while_the_lease_is_fresh_and_nobody_switched_off() {
-    if skip() {
-        return;
-    }
+    let Some(_turn) = turn() else { return };
     for (title, off, deadline, before, after) in MARK_CASES {
         let mut programs = Programs::load(SILENT);
         let deadline_ns = deadline.map_or(0, |seconds| {

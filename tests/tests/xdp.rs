@@ -8,14 +8,21 @@ use aya::{Ebpf, EbpfLoader};
 use etm_agent::core::decision::TableChange;
 use etm_agent::core::input::SlotCount;
 use etm_agent::datapath::{
-    self, Datapath, DatapathConfig, DatapathError, Forwarder, Hook, KernelLogLevel, LinkHeader, Opened,
+    self, Datapath, DatapathConfig, DatapathError, Forwarder, Hook, LinkHeader, Opened,
 };
 use etm_agent::types::{Count, IfIndex, SlotId, UplinkId};
+use etm_tests::agent::{self, Agent, AgentOptions, Site};
+use etm_tests::dataplane::{self, Root, Size, turn};
+use etm_tests::lab::{Lab, LabOptions};
+use etm_tests::poll::{pass_time, wait_until};
+use etm_tests::scene::{self, PATIENCE};
+use etm_tests::topology::Role;
+use etm_tests::traffic::{Demand, FRAME, Generator, Sink};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike as _, bind, send, socket};
+use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,40 +35,24 @@ const SLOT: SlotId = SlotId(3);
 /// Of each frame.
 const LEN: u64 = 114;
 
-/// One test at a time: a child that another test forks holds the lock on a pin root until it executes its program.
-/// None where the tests of this file cannot run; says why.
+/// One test at a time, with the forwarder's object. None where the tests of this file cannot run; says why.
 fn start() -> Option<(MutexGuard<'static, ()>, PathBuf)> {
-    static SERIAL: Mutex<()> = Mutex::new(());
-    let here = std::env::current_exe().unwrap();
-    let forwarder =
-        here.ancestors().map(|dir| dir.join("ebpf/etm-forwarder.bpf.o")).find(|path| path.is_file());
-    let reason = match forwarder {
-        _ if !nix::unistd::geteuid().is_root() => "needs root for network namespaces and eBPF",
-        Some(object) if !datapath::object().is_empty() => {
-            return Some((SERIAL.lock().unwrap_or_else(PoisonError::into_inner), object));
+    let turn = turn()?;
+    match dataplane::object("etm-forwarder.bpf.o") {
+        Ok(object) => Some((turn, object)),
+        Err(error) => {
+            println!("SKIP {error}");
+            None
         }
-        _ => "built without the eBPF objects: run `cargo xtask build-ebpf` first",
-    };
-    println!("SKIP {reason}");
-    None
+    }
 }
 
 fn run(line: &str) -> String {
-    let mut words = line.split(' ');
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    dataplane::run(line).unwrap()
 }
 
-/// Runs `body` on a thread with a new network namespace, which ends with it.
 fn in_namespace(body: impl FnOnce() + Send + 'static) {
-    let thread = thread::spawn(|| {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        body();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
+    dataplane::in_namespace(body).unwrap();
 }
 
 /// 192.0.2.0/24 behind `in`, 198.18.0.0/16 behind `out`, 198.19.0.0/16 behind `else`.
@@ -87,42 +78,18 @@ fn make_links() {
     }
 }
 
-/// A pin root that is gone afterwards, whatever happened.
-struct Root(PathBuf);
-
-impl Root {
-    fn new(test: &str) -> Root {
-        Root(PathBuf::from(format!("/sys/fs/bpf/etm-test-{}-{test}", std::process::id())))
-    }
-
-    fn config(&self) -> DatapathConfig {
-        DatapathConfig {
-            pin_root: self.0.clone(),
-            slots: 16,
-            uplink_rows: 1,
-            prefixes4: 4,
-            prefixes6: 4,
-            fast_path: false,
-            uplinks: vec!["out".into()],
-            hook: Hook::Auto,
-            kernel_log: KernelLogLevel::Off,
-        }
-    }
-
-    /// With one prefix for what lies behind `out`, and counting there.
-    fn open(&self) -> Opened {
-        let mut opened = Datapath::open(&self.config()).unwrap();
-        opened.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap();
-        let prefix = "198.18.0.0/16".parse().unwrap();
-        opened.table.apply(&[TableChange::Insert { prefix, slot: SLOT }]).unwrap();
-        opened
-    }
+fn config(root: &Root) -> DatapathConfig {
+    let size = Size { prefixes4: 4, prefixes6: 4, uplinks: 1, fast_path: false };
+    DatapathConfig { slots: 16, uplinks: vec!["out".into()], ..root.config(size) }
 }
 
-impl Drop for Root {
-    fn drop(&mut self) {
-        let _ = datapath::detach(&self.0);
-    }
+/// With one prefix for what lies behind `out`, and counting there.
+fn open(root: &Root) -> Opened {
+    let mut opened = Datapath::open(&config(root)).unwrap();
+    opened.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap();
+    let prefix = "198.18.0.0/16".parse().unwrap();
+    opened.table.apply(&[TableChange::Insert { prefix, slot: SLOT }]).unwrap();
+    opened
 }
 
 /// How a forwarder is loaded.
@@ -135,14 +102,9 @@ struct Kind {
 
 /// The forwarder on `in`, with ETM's map by its pin, or with one of its own that nobody fills.
 fn forwarder(object: &Path, root: Option<&Root>, kind: Kind) -> Ebpf {
-    let mut loader = EbpfLoader::new();
-    loader.btf(None).override_global("STATES", &kind.states, true);
-    if let Some(root) = root {
-        loader.map_pin_path("etm_xdp_call", root.0.join("etm_xdp_call"));
-    }
-    let mut object = loader.load_file(object).unwrap();
+    let call = root.map(|root| root.path().join("etm_xdp_call"));
+    let mut object = load_forwarder(object, call.as_deref(), kind.states);
     let program: &mut Xdp = object.program_mut("forward").unwrap().try_into().unwrap();
-    program.load().unwrap();
     program.attach("in", kind.mode).unwrap();
     if kind.mode == XdpMode::Driver {
         // A veth takes redirected frames only where its peer has a program too. This one passes what is for others.
@@ -150,6 +112,18 @@ fn forwarder(object: &Path, root: Option<&Root>, kind: Kind) -> Ebpf {
             program.attach(peer, kind.mode).unwrap();
         }
     }
+    object
+}
+
+fn load_forwarder(object: &Path, call: Option<&Path>, states: u32) -> Ebpf {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None).override_global("STATES", &states, true);
+    if let Some(call) = call {
+        loader.map_pin_path("etm_xdp_call", call);
+    }
+    let mut object = loader.load_file(object).unwrap();
+    let program: &mut Xdp = object.program_mut("forward").unwrap().try_into().unwrap();
+    program.load().unwrap();
     object
 }
 
@@ -214,7 +188,7 @@ fn each_packet_is_counted_once(test: &'static str, kind: Kind) {
     in_namespace(move || {
         make_links();
         let root = Root::new(test);
-        let mut opened = root.open();
+        let mut opened = open(&root);
         opened.datapath.serve_forwarders().unwrap();
         let _forwarder = forwarder(&object, Some(&root), kind);
         let inlet = inlet();
@@ -274,7 +248,7 @@ fn counting_in_xdp_survives_the_agent_and_ends_with_its_pins() {
     in_namespace(move || {
         make_links();
         let root = Root::new("xdp-restart");
-        let mut first = root.open();
+        let mut first = open(&root);
         first.datapath.serve_forwarders().unwrap();
         first.datapath.keep();
         let _forwarder = forwarder(&object, Some(&root), Kind { mode: XdpMode::Skb, states: 0 });
@@ -287,7 +261,7 @@ fn counting_in_xdp_survives_the_agent_and_ends_with_its_pins() {
         };
         offer(20);
         wait_for("out-peer", 20);
-        let mut second = root.open();
+        let mut second = open(&root);
         second.datapath.serve_forwarders().unwrap();
         second.datapath.keep();
         offer(20);
@@ -295,7 +269,7 @@ fn counting_in_xdp_survives_the_agent_and_ends_with_its_pins() {
         assert_eq!(second.counters.redirected(UPLINK).unwrap(), count(40));
         assert_eq!(second.counters.total(UPLINK).unwrap(), count(40));
         drop(second);
-        datapath::detach(&root.0).unwrap();
+        datapath::detach(root.path()).unwrap();
         offer(20);
         wait_for("out-peer", 60);
     });
@@ -307,7 +281,7 @@ fn an_interface_that_another_program_holds_is_named_with_what_to_do() {
     in_namespace(move || {
         make_links();
         let root = Root::new("xdp-held");
-        let mut opened = root.open();
+        let mut opened = open(&root);
         let error = opened.datapath.check_forwarder(IN).unwrap_err();
         assert!(matches!(error, DatapathError::XdpNothing { .. }), "{error}");
         assert!(error.to_string().contains("start the forwarder first"), "{error}");
@@ -332,12 +306,12 @@ fn the_doctor_shows_what_is_on_the_hooks_whosever_it_is() {
     in_namespace(move || {
         make_links();
         let root = Root::new("doctor");
-        let mut opened = root.open();
+        let mut opened = open(&root);
         opened.datapath.attach_inside(IN).unwrap();
         let _forwarder = forwarder(&object, Some(&root), Kind { mode: XdpMode::Skb, states: 0 });
         run("tc qdisc add dev else clsact");
 
-        let found = datapath::examine(&root.0);
+        let found = datapath::examine(root.path());
         let shown: Vec<_> = found
             .interfaces
             .iter()
@@ -374,9 +348,74 @@ fn the_doctor_sees_a_clsact_filter_by_name() {
     in_namespace(|| {
         make_links();
         let root = Root::new("doctor-clsact");
-        let mut opened = Datapath::open(&DatapathConfig { hook: Hook::Clsact, ..root.config() }).unwrap();
+        let mut opened = Datapath::open(&DatapathConfig { hook: Hook::Clsact, ..config(&root) }).unwrap();
         opened.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap();
-        let found = datapath::examine(&root.0);
+        let found = datapath::examine(root.path());
         assert_eq!(found.used, ["clsact egress of out: etm_egress"]);
     });
+}
+
+/// A whole lab with a forwarder on its inside interface: ETM counts what it redirects and what it leaves to the kernel,
+/// and its books hold, though no queue sees the first.
+fn books_hold_in_a_lab(uplink_bps: u64, basis: &str) {
+    let Some((_serial, object)) = start() else { return };
+    let Some(_turn) = scene::turn() else { return };
+    let lab = Lab::up(LabOptions { uplink_bps, ..LabOptions::default() }).unwrap();
+    let options = AgentOptions::observe();
+    let text = agent::config(&Site::of(&lab), &options);
+    let text = text.replacen("[datapath]\n", "[datapath]\nxdp = [\"in0\"]\n", 1);
+    let config = agent::write_text(&lab, &text).unwrap();
+    let sink = Sink::start(&lab.namespace(Role::Sink)).unwrap();
+    let agent = Agent::start_by(&lab, &config, options.log).unwrap();
+    wait_until("etm-agent to be ready", PATIENCE, || agent.ready(lab.table())).unwrap();
+    let call = lab.pin_root().join("etm_xdp_call");
+    let border = lab.namespace(Role::Border);
+    let attached = || {
+        let mut object = load_forwarder(&object, Some(&call), 0);
+        let program: &mut Xdp = object.program_mut("forward").unwrap().try_into().unwrap();
+        program.attach("in0", XdpMode::Skb).unwrap();
+        Ok(object)
+    };
+    let forwarder = border.inside(attached).unwrap();
+    let flows = Demand::by_home(30.0, 10.0, 6.0).flows(lab.table(), FRAME);
+    let mut generator = Generator::start(&lab.namespace(Role::Content), &flows, FRAME).unwrap();
+    // A window of the books, and some.
+    pass_time(Duration::from_secs(13));
+    generator.stop();
+    assert_eq!(sink.drain(&generator, PATIENCE).unwrap(), 0, "packets lost in the lab");
+    let mut arrived: BTreeMap<String, u64> = BTreeMap::new();
+    for ((provider, _), received) in sink.received() {
+        *arrived.entry(provider.uplink().to_owned()).or_default() += received.ledger.total.packets;
+    }
+    let books = wait_until("the totals to stand still", PATIENCE, || {
+        let books = agent.books().map_err(|error| error.to_string())?;
+        let counted: BTreeMap<String, u64> =
+            books.iter().map(|uplink| (uplink.name.clone(), uplink.counted.packets)).collect();
+        if counted == arrived { Ok(books) } else { Err(format!("counted {counted:?}, arrived {arrived:?}")) }
+    })
+    .unwrap();
+    let dump = run(&format!("bpftool -j map dump pinned {}", lab.pin_root().join("etm_xdp_seen").display()));
+    let seen: Vec<serde_json::Value> = serde_json::from_str(&dump).unwrap();
+    let redirected = |row: &serde_json::Value| -> u64 {
+        let cpus = row["formatted"]["values"].as_array().unwrap();
+        cpus.iter().map(|cpu| cpu["value"]["packets"].as_u64().unwrap()).sum()
+    };
+    let by_xdp: u64 = seen.iter().take(3).map(redirected).sum();
+    let all: u64 = arrived.values().sum();
+    assert!(by_xdp > all / 4 && by_xdp < all, "{by_xdp} of {all} packets were redirected: IPv4 alone");
+    for uplink in books {
+        assert_eq!((&*uplink.basis, &*uplink.book), (basis, "exact"), "{uplink:?}");
+        assert_eq!((uplink.worst.packet_error, uplink.worst.failed), (0, 0), "{uplink:?}");
+    }
+    drop(forwarder);
+}
+
+#[test]
+fn the_books_hold_where_a_forwarder_passes_by_the_qdisc() {
+    books_hold_in_a_lab(500_000_000, "qdisc");
+}
+
+#[test]
+fn the_books_hold_where_a_forwarder_hands_frames_to_a_device_without_qdisc() {
+    books_hold_in_a_lab(0, "device");
 }

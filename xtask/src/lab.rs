@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use crate::process::{self, Error, Result};
@@ -47,6 +48,17 @@ pub(crate) struct BenchArgs {
     args: Vec<OsString>,
 }
 
+/// Figures for docs, from data that is not in the repository: `views --data DIR [--json]`.
+///
+/// Builds in release mode, then runs `etm-lab report`. Needs no root and no eBPF.
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct ReportArgs {
+    /// Name of the report and its options, e.g. `views --data DIR`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
 /// Entry point of `cargo xtask lab`.
 pub(crate) fn lab(args: &LabArgs) -> Result<ExitCode> {
     become_etm_lab("lab", &args.args)
@@ -60,6 +72,12 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<ExitCode> {
 /// Entry point of `cargo xtask bench`.
 pub(crate) fn bench(args: &BenchArgs) -> Result<ExitCode> {
     become_etm_lab("bench", &args.args)
+}
+
+/// Entry point of `cargo xtask report`.
+pub(crate) fn report(args: &ReportArgs) -> Result<ExitCode> {
+    process::run(workspace::cargo("build").args(["--release", "--bin", "etm-lab", "-p", "etm-tests"]))?;
+    exec(&workspace::target_dir().join("release"), "report", &args.args)
 }
 
 fn become_etm_lab(command: &str, args: &[OsString]) -> Result<ExitCode> {
@@ -82,8 +100,12 @@ fn become_etm_lab(command: &str, args: &[OsString]) -> Result<ExitCode> {
         "etm-tests",
     ]))?;
     let bins = workspace::target_dir().join("release");
+    exec(&bins, command, args)
+}
+
+fn exec(bins: &Path, command: &str, args: &[OsString]) -> Result<ExitCode> {
     let mut lab = Command::new(bins.join("etm-lab"));
-    lab.arg(command).args(args).env("ETM_BIN_DIR", &bins);
+    lab.arg(command).args(args).env("ETM_BIN_DIR", bins);
     // Becoming it, rather than waiting for it, gives it our signals and gives our caller its exit status.
     let source = lab.exec();
     Err(Error::Start { command: process::shown(&lab), source })

@@ -28,6 +28,7 @@ enum Command {
     Lab(lab::LabArgs),
     Demo(lab::DemoArgs),
     Bench(lab::BenchArgs),
+    Report(lab::ReportArgs),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Lab(args) => lab::lab(&args),
         Command::Demo(args) => lab::demo(&args),
         Command::Bench(args) => lab::bench(&args),
+        Command::Report(args) => lab::report(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("xtask: {error}");

@@ -1,8 +1,9 @@
 //! `etm`: asks a running agent, and switches it off even when it does not answer.
 
+use super::replay::{self, Moment};
 use super::{doctor, plan, render};
 
-use crate::control::schema::{Events, Ordered, Overrides, Prefixes, Providers, Status};
+use crate::control::schema::{Events, Ordered, Overrides, Prefixes, Providers, Recording, Status};
 use crate::control::{self, ClientError};
 use crate::core::view::ExplainView;
 use crate::runtime;
@@ -44,6 +45,20 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         input: PathBuf,
     },
+    /// Hand a recording to the decision again: the same must follow, bit for bit. Needs no agent and no privilege.
+    Replay {
+        /// A directory of `etm record`, or one file of it.
+        recording: PathBuf,
+        /// Show what this configuration would have done instead.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Begin here: `90s` after the begin, or 2026-11-23T11:30:00Z; from the keyframe before.
+        #[arg(long, value_name = "TIME")]
+        from: Option<Moment>,
+        /// End here.
+        #[arg(long, value_name = "TIME")]
+        until: Option<Moment>,
+    },
     /// What this machine offers, what ETM uses of it, and what else is on the same hooks. Needs no agent.
     Doctor {
         /// Pins of the agent.
@@ -78,6 +93,12 @@ enum AgentCommand {
         #[arg(long, value_name = "N", default_value_t = 0)]
         since: u64,
     },
+    /// Record every input of the decision, for `etm replay` (docs/recording.md).
+    Record {
+        /// What to do.
+        #[command(subcommand)]
+        what: RecordCommand,
+    },
     /// Back to plain routing, and stay there until `on`.
     Off {
         /// The guardian's socket. Default: guardian.sock beside the agent's.
@@ -92,6 +113,17 @@ enum AgentCommand {
     },
     /// Act again as the mode says.
     On,
+}
+
+/// What to do about recording.
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum RecordCommand {
+    /// Begin, in the directory of the configuration.
+    Start,
+    /// End.
+    Stop,
+    /// Whether, where and how much.
+    Status,
 }
 
 /// Exit status where no agent answers.
@@ -109,6 +141,13 @@ pub fn main() -> ExitCode {
     };
     match &args.command {
         Command::Plan { input } => plan_offline(input, args.json),
+        Command::Replay { recording, config, from, until } => replayed(&replay::Wanted {
+            recording: recording.clone(),
+            config: config.clone(),
+            from: *from,
+            until: *until,
+            json: args.json,
+        }),
         Command::Doctor { pin_root } => examine(pin_root, args.json),
         Command::Agent(command) => ask_agent(command, Ask { socket: &args.socket, json: args.json }),
     }
@@ -139,6 +178,20 @@ fn ask_agent(command: &AgentCommand, ask: Ask<'_>) -> ExitCode {
 fn plan_offline(input: &Path, as_json: bool) -> ExitCode {
     match plan::run(input, as_json) {
         Ok(text) => show(&text),
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(error.status())
+        }
+    }
+}
+
+/// Fails where something else follows than was recorded.
+fn replayed(wanted: &replay::Wanted) -> ExitCode {
+    match replay::run(wanted) {
+        Ok((text, equal)) => {
+            let shown = show(&text);
+            if equal { shown } else { ExitCode::FAILURE }
+        }
         Err(error) => {
             complain(&error);
             ExitCode::from(error.status())
@@ -196,6 +249,14 @@ async fn execute(command: &AgentCommand, ask: Ask<'_>) -> Result<String, ClientE
             let resource = format!("/v1/events?since={since}");
             ask.get(&resource, |answer: &Events| render::events(&answer.events)).await
         }
+        AgentCommand::Record { what } => {
+            let shown = |answer: &Recording| render::recording(answer);
+            match what {
+                RecordCommand::Status => ask.get("/v1/record", shown).await,
+                RecordCommand::Start => ask.post("/v1/record/start", shown).await,
+                RecordCommand::Stop => ask.post("/v1/record/stop", shown).await,
+            }
+        }
         AgentCommand::Off { guardian, force, pin_root } => {
             let beside = || ask.socket.with_file_name("guardian.sock");
             let guardian = guardian.clone().unwrap_or_else(beside);
@@ -216,6 +277,14 @@ impl Ask<'_> {
         T: DeserializeOwned + Serialize,
     {
         let answer: T = control::get(self.socket, resource).await?;
+        if self.json { json(&answer) } else { Ok(render(&answer)) }
+    }
+
+    async fn post<T>(&self, resource: &str, render: impl Fn(&T) -> String) -> Result<String, ClientError>
+    where
+        T: DeserializeOwned + Serialize,
+    {
+        let answer: T = control::order(self.socket, resource).await?;
         if self.json { json(&answer) } else { Ok(render(&answer)) }
     }
 

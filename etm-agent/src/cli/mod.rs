@@ -5,3 +5,4 @@ pub mod client;
 mod doctor;
 mod plan;
 mod render;
+mod replay;

@@ -1,6 +1,6 @@
 //! Answers as text for people: aligned columns, SI bits, no colour. Never the only way to a figure: `--json` has all.
 
-use crate::control::schema::{GuardianState, GuardianView, Ordered, Status};
+use crate::control::schema::{GuardianState, GuardianView, Ordered, Recording, Status};
 use crate::core::view::{BookState, EventView, ExplainView, OverrideView, PrefixView, Role, UplinkView};
 use crate::types::Timestamp;
 use std::fmt::Write;
@@ -115,6 +115,7 @@ pub(super) fn providers(uplinks: &[UplinkView]) -> String {
                 uplink.name.clone(),
                 uplink.providers.join(","),
                 if uplink.up { "up" } else { "down" }.to_owned(),
+                uplink.billing.clone(),
                 uplink.capacity_bps.to_string(),
                 uplink.limit_bps.to_string(),
                 uplink.offered_bps.to_string(),
@@ -130,6 +131,7 @@ pub(super) fn providers(uplinks: &[UplinkView]) -> String {
         "UPLINK",
         "PROVIDERS",
         "LINK",
+        "BILLED",
         "CAPACITY",
         "LIMIT",
         "OFFERED",
@@ -139,7 +141,7 @@ pub(super) fn providers(uplinks: &[UplinkView]) -> String {
         "DROPPED",
         "BOOKS",
     ];
-    table(&header, &[3, 4, 5, 6, 7, 8, 9], &rows)
+    table(&header, &[4, 5, 6, 7, 8, 9, 10], &rows)
 }
 
 fn book(state: BookState) -> &'static str {
@@ -247,6 +249,23 @@ pub(super) fn events(events: &[EventView]) -> String {
 
 pub(super) fn ordered(ordered: &Ordered) -> String {
     format!("{}; {} overrides ended\n", ordered.state.as_str(), ordered.ended)
+}
+
+pub(super) fn recording(answer: &Recording) -> String {
+    let mut text = match (&answer.file, answer.recording) {
+        (Some(file), true) => format!("recording to {file}\n"),
+        (None, true) => format!("recording begins in {}\n", answer.directory),
+        (_, false) => format!("not recording; recordings are in {}\n", answer.directory),
+    };
+    let _ = writeln!(
+        text,
+        "since the agent's start: {} inputs, {} bytes in {} files, {} inputs lost",
+        answer.inputs_recorded, answer.bytes_written, answer.files_written, answer.inputs_lost
+    );
+    if let Some(error) = &answer.error {
+        let _ = writeln!(text, "trouble: {error}");
+    }
+    text
 }
 
 #[cfg(test)]

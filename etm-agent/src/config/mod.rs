@@ -1,8 +1,10 @@
 //! Text of the configuration file becomes validated settings, or a report with line and caret.
 //! Never opens a file, never resolves a name, never looks at the machine: that is the runtime's.
 
+mod billing;
 pub mod offline;
 mod raw;
+mod record;
 mod report;
 mod settings;
 mod validate;
@@ -10,7 +12,7 @@ mod validate;
 pub use report::ConfigError;
 pub use settings::{
     AgentSettings, BgpSettings, DatapathSettings, GuardianSettings, HookChoice, KernelSettings,
-    SessionSettings, Settings,
+    RecordSettings, SessionSettings, Settings,
 };
 
 /// The documented configuration: every key with its default, commented out where it is optional.

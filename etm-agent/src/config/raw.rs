@@ -21,6 +21,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) datapath: Datapath,
     #[serde(default)]
+    pub(super) record: Record,
+    #[serde(default)]
     pub(super) interface: Vec<Interface>,
     #[serde(default)]
     pub(super) provider: Vec<Provider>,
@@ -60,6 +62,19 @@ pub(super) struct PolicyTable {
     pub(super) hold: Option<Text>,
     pub(super) max_overrides: Option<usize>,
     pub(super) max_moved: Option<Text>,
+    #[serde(default)]
+    pub(super) decision: DecisionTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DecisionTable {
+    pub(super) always_compare_med: Option<bool>,
+    pub(super) deterministic_med: Option<bool>,
+    pub(super) med_missing_worst: Option<bool>,
+    pub(super) router_id: Option<bool>,
+    pub(super) cluster_list: Option<bool>,
+    pub(super) peer_address: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -91,6 +106,15 @@ pub(super) struct Datapath {
     pub(super) kernel_log: Option<bool>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Record {
+    pub(super) directory: Option<Text>,
+    pub(super) at_start: Option<bool>,
+    pub(super) file_megabytes: Option<Spanned<u64>>,
+    pub(super) files: Option<Spanned<usize>>,
+}
+
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum HookText {
@@ -113,6 +137,10 @@ pub(super) struct Interface {
 pub(super) struct Provider {
     pub(super) name: Text,
     pub(super) asn: Option<u32>,
+    pub(super) billing: Option<Text>,
+    pub(super) billed_tags: Option<Spanned<i8>>,
+    #[serde(default)]
+    pub(super) covering: bool,
     pub(super) exits: Spanned<Vec<Exit>>,
 }
 

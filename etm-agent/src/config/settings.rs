@@ -17,6 +17,8 @@ pub struct Settings {
     pub kernel: KernelSettings,
     /// Kernel counting.
     pub datapath: DatapathSettings,
+    /// Recording.
+    pub record: RecordSettings,
     /// BGP; none without sessions.
     pub bgp: Option<BgpSettings>,
     /// The process that announces.
@@ -85,6 +87,19 @@ pub struct DatapathSettings {
     pub fast_path: bool,
     /// The kernel programs write a debug line for each malformed packet.
     pub kernel_log: bool,
+}
+
+/// Recording of the decision's inputs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordSettings {
+    /// Directory of the files.
+    pub directory: PathBuf,
+    /// Record from the start on, not only after `etm record start`.
+    pub at_start: bool,
+    /// Size after which a new file is begun, bytes.
+    pub file_bytes: u64,
+    /// Files kept.
+    pub files: usize,
 }
 
 /// Where the counting program is attached.

@@ -1,6 +1,7 @@
 //! Good and bad configurations, and what is said about them.
 
 use super::*;
+use crate::core::billing::{Billing, Layer};
 use crate::core::policy::{Mode, Role};
 use crate::types::{BitRate, Community, Share, UplinkId};
 use std::time::Duration;
@@ -48,6 +49,7 @@ fn the_example_is_good_and_so_is_every_commented_default_in_it() {
     assert_eq!(full.kernel, settings.kernel);
     assert_eq!(full.datapath, settings.datapath);
     assert_eq!(full.agent, settings.agent);
+    assert_eq!(full.record, settings.record);
     assert_eq!(full.policy.uplinks, settings.policy.uplinks);
     assert_eq!(full.bgp.unwrap().hold_time, settings.bgp.unwrap().hold_time);
 }
@@ -76,6 +78,33 @@ fn an_unknown_key_is_shown_with_line_and_caret() {
     let text = report(&GOOD.replace("capacity", "capcity"));
     assert!(text.contains("unknown field `capcity`"), "{text}");
     assert!(text.contains("etm.toml:4:1") && text.contains("^^^^^^^"), "{text}");
+}
+
+#[test]
+fn an_uplink_is_billed_as_its_providers_say() {
+    let more = "exits = [{ interface = \"up-a\", gateways = [\"10.1.0.9\"] }]";
+    let text =
+        GOOD.replace("name = \"transit-a\"\n", "name = \"transit-a\"\nbilling = \"l1\"\nbilled_tags = 1\n");
+    let second = format!("{text}[[provider]]\nname = \"peer\"\nbilling = \"l1\"\nbilled_tags = 1\n{more}\n");
+    let settings = parse("etm.toml", &second).unwrap();
+    assert_eq!(settings.policy.uplinks[0].billing, Billing::new(Layer::Wire, 1));
+    assert_eq!(parse("etm.toml", GOOD).unwrap().policy.uplinks[0].billing, Billing::default());
+
+    let third = format!("{text}[[provider]]\nname = \"peer\"\n{more}\n");
+    let said = report(&third);
+    for words in
+        ["interface `up-a` is billed as l2 by `peer` and as l1 +1 tags by `transit-a`", "the same `billing`"]
+    {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    for (from, to, words) in [
+        ("\"l1\"", "\"ethernet\"", "`ethernet` is no basis of billing"),
+        ("= 1", "= 3", "between -2 and 2"),
+        ("\"l1\"", "\"l3\"", "no tag is billed"),
+    ] {
+        let said = report(&text.replacen(from, to, 1));
+        assert!(said.contains(words), "{words}: {said}");
+    }
 }
 
 #[test]

@@ -1,12 +1,16 @@
 //! From the file as typed to what it means. Finds every fault, not only the first.
 
+use super::billing;
+mod guardian;
+
 use super::raw::{self, Raw, Text};
+use super::record;
 use super::report::Fault;
 use super::settings::{
-    AgentSettings, BgpSettings, DatapathSettings, GuardianSettings, HookChoice, KernelSettings,
-    SessionSettings, Settings,
+    AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
 };
-use crate::core::policy::{Exit, Peer, Policy, Provider, Role, StaticRoute, Uplink};
+use crate::core::billing::Billing;
+use crate::core::policy::{DecisionProcess, Exit, Peer, Policy, Provider, Role, StaticRoute, Uplink};
 use crate::types::{
     Asn, BitRate, Community, ExitId, Family, Prefix, ProviderId, RouterId, Share, UplinkId, parse_duration,
 };
@@ -14,7 +18,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -26,7 +30,8 @@ const MAX_UPLINKS: usize = 64;
 
 pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let mut check = Check::default();
-    let uplinks = check.uplinks(&raw.interface);
+    let mut uplinks = check.uplinks(&raw.interface);
+    check.faults.extend(billing::settle(&raw.provider, &mut uplinks));
     let (providers, exits) = check.providers(&raw.provider, &uplinks);
     let kernel = check.kernel(&raw.kernel);
     let bgp = raw.bgp.as_ref().map(|bgp| check.bgp(bgp, &exits, kernel.lease));
@@ -36,7 +41,10 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let policy = Policy {
         mode: raw.agent.mode,
         interval,
-        peers: bgp.iter().flat_map(|bgp| bgp.sessions.iter().map(session_peer)).collect(),
+        peers: bgp
+            .iter()
+            .flat_map(|bgp| bgp.sessions.iter().map(|session| session_peer(session, bgp.asn)))
+            .collect(),
         static_routes: check.static_routes(&raw.static_route, &exits),
         exclude: raw.policy.exclude.iter().filter_map(|text| check.parse::<Prefix>(text)).collect(),
         hold: check.duration(raw.policy.hold.as_ref(), Duration::from_secs(300)),
@@ -45,6 +53,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         max_throws: raw.kernel.max_throws.unwrap_or(256),
         community,
         daemon_protocols: raw.kernel.daemon_protocols.clone().unwrap_or_else(|| DAEMON_PROTOCOLS.to_vec()),
+        process: process(&raw.policy.decision),
         stale_after,
         uplinks,
         providers,
@@ -60,6 +69,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
             bird_socket: raw.agent.bird_socket.as_ref().map(PathBuf::from),
         },
         datapath: check.datapath(&raw.datapath),
+        record: record::settings(&raw.record, &mut check.faults),
         policy,
         kernel,
         bgp,
@@ -67,12 +77,25 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     if check.faults.is_empty() { Ok(settings) } else { Err(check.faults) }
 }
 
+fn process(raw: &raw::DecisionTable) -> DecisionProcess {
+    let default = DecisionProcess::default();
+    DecisionProcess {
+        always_compare_med: raw.always_compare_med.unwrap_or(default.always_compare_med),
+        deterministic_med: raw.deterministic_med.unwrap_or(default.deterministic_med),
+        med_missing_worst: raw.med_missing_worst.unwrap_or(default.med_missing_worst),
+        router_id: raw.router_id.unwrap_or(default.router_id),
+        cluster_list: raw.cluster_list.unwrap_or(default.cluster_list),
+        peer_address: raw.peer_address.unwrap_or(default.peer_address),
+    }
+}
+
 fn path(given: Option<&str>, default: &str) -> PathBuf {
     PathBuf::from(given.unwrap_or(default))
 }
 
-fn session_peer(session: &SessionSettings) -> Peer {
-    Peer { name: session.name.clone(), role: session.role }
+fn session_peer(session: &SessionSettings, own: Asn) -> Peer {
+    let (address, external) = (Some(session.peer), session.peer_as != own);
+    Peer { name: session.name.clone(), role: session.role, address, external }
 }
 
 #[derive(Default)]
@@ -170,7 +193,13 @@ impl Check {
             } else if let Some(text) = interface.headroom.as_ref().filter(|_| headroom >= limit) {
                 self.fault(text.span(), "the headroom must be smaller than the limit");
             }
-            uplinks.push(Uplink { name: name.clone(), capacity, limit, headroom });
+            uplinks.push(Uplink {
+                name: name.clone(),
+                capacity,
+                limit,
+                headroom,
+                billing: Billing::default(),
+            });
         }
         if let Some(extra) = interfaces.get(MAX_UPLINKS) {
             self.fault(extra.name.span(), format!("at most {MAX_UPLINKS} interfaces can be counted"));
@@ -189,7 +218,11 @@ impl Check {
             if provider.exits.get_ref().is_empty() {
                 self.fault(provider.exits.span(), format!("provider `{name}` has no exit"));
             }
-            providers.push(Provider { name: name.clone(), asn: provider.asn.map(Asn) });
+            providers.push(Provider {
+                name: name.clone(),
+                asn: provider.asn.map(Asn),
+                covering: provider.covering,
+            });
             for (number, exit) in provider.exits.get_ref().iter().enumerate() {
                 let default_name = if provider.exits.get_ref().len() == 1 {
                     name.clone()
@@ -332,23 +365,6 @@ impl Check {
             keep_on_exit: raw.keep_on_exit.unwrap_or(true),
             fast_path: raw.fast_path.unwrap_or(true),
             kernel_log: raw.kernel_log.unwrap_or(false),
-        }
-    }
-
-    fn guardian(&mut self, raw: &raw::Guardian, control_socket: &Path) -> GuardianSettings {
-        let adopt = self.duration(raw.adopt.as_ref(), Duration::from_secs(30));
-        if let Some(text) = raw.adopt.as_ref().filter(|_| adopt > Duration::from_secs(300)) {
-            self.fault(text.span(), "announcements without a decision may live on for at most 300s");
-        }
-        if let Some(text) = raw.socket.as_ref().filter(|text| !text.get_ref().starts_with('/')) {
-            self.fault(text.span(), "the guardian's socket must be an absolute path");
-        }
-        let given = raw.socket.as_ref().map(|text| PathBuf::from(text.get_ref()));
-        GuardianSettings {
-            socket: given.unwrap_or_else(|| control_socket.with_file_name("guardian.sock")),
-            start: raw.start.unwrap_or(true),
-            kill_hung: raw.kill_hung.unwrap_or(true),
-            adopt,
         }
     }
 

@@ -9,6 +9,7 @@
 //! | `GET /v1/overrides` | `Overrides` |
 //! | `GET /v1/explain?prefix=P` | `ExplainView` |
 //! | `GET /v1/events?since=N` | `Events`, the decision log after entry N |
+//! | `GET /v1/record`, `POST /v1/record/start`, `POST /v1/record/stop` | `Recording` |
 //! | `POST /v1/off`, `POST /v1/on` | `Ordered` |
 //!
 //! Errors are `Problem` with status 400 (bad request), 404, 503 (busy or stopping).
@@ -42,6 +43,12 @@ pub enum Query {
         /// Entries after this number.
         since: u64,
     },
+    /// Whether and where inputs are recorded.
+    Record,
+    /// Record from now on.
+    RecordStart,
+    /// End the recording.
+    RecordStop,
     /// Back to plain routing.
     Off,
     /// Act again.
@@ -64,6 +71,8 @@ pub enum Answer {
     Explain(Box<crate::core::view::ExplainView>),
     /// To `Query::Events`.
     Events(Events),
+    /// To `Query::Record`, `Query::RecordStart` and `Query::RecordStop`.
+    Recording(Box<Recording>),
     /// To `Query::Off` and `Query::On`.
     Ordered(Ordered),
     /// The order could not be carried out.
@@ -207,6 +216,27 @@ pub struct Ordered {
     pub state: State,
     /// Overrides that it ended.
     pub ended: usize,
+}
+
+/// `etm record`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recording {
+    /// True while inputs are to be recorded.
+    pub recording: bool,
+    /// Where.
+    pub directory: String,
+    /// The file being written.
+    pub file: Option<String>,
+    /// Files begun since the agent started.
+    pub files_written: u64,
+    /// Bytes written since then; up to a second behind.
+    pub bytes_written: u64,
+    /// Inputs recorded since then; up to a second behind.
+    pub inputs_recorded: u64,
+    /// Inputs that were not recorded though they should have been: the disk was too slow, or failed.
+    pub inputs_lost: u64,
+    /// Why nothing is written now.
+    pub error: Option<String>,
 }
 
 /// Why a request was not answered.

@@ -248,8 +248,10 @@ fn joined(holds: &[Hold]) -> String {
 }
 
 /// The log.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Audit {
+    /// For people; nothing is decided from them.
+    #[serde(skip)]
     entries: VecDeque<Event>,
     last: u64,
     handed_out: u64,

@@ -36,8 +36,8 @@ pub enum BookState {
     Lossy,
     /// The books differ.
     Failed,
-    /// They differ on a device without queueing discipline, which counts a super-packet once and without the
-    /// headers of its later segments: nothing can be concluded.
+    /// They differ on a device without queueing discipline, whether its account is read as super-packets or as their
+    /// segments: some it sends whole and some not, and nothing can be concluded.
     Unchecked,
     /// The link is down: the kernel throws the queue away uncounted.
     Down,
@@ -83,7 +83,7 @@ pub struct WorstWindows {
 }
 
 /// Where the constant between two books may lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Interval {
     low: i128,
     high: i128,
@@ -102,7 +102,7 @@ impl Interval {
 }
 
 /// One of the two books: packets, or bytes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Ledger {
     constant: Option<Interval>,
     /// The largest difference of consecutive missing samples, and how many there were.
@@ -141,11 +141,44 @@ impl Ledger {
     }
 }
 
-/// The books of one uplink.
-#[derive(Clone, Debug, Default)]
-pub struct Book {
+/// A device's account, read in one way.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Reading {
     packets: Ledger,
     bytes: Ledger,
+}
+
+impl Reading {
+    /// Takes a sample of which the device says to have sent `sent`. Bytes are compared only while nothing is dropped.
+    fn take(&mut self, sample: &UplinkSample, sent: Count, dropping: bool) {
+        let device = sample.device;
+        let accounted = i128::from(sent.packets) + i128::from(device.dropped);
+        // A super-packet counts as its segments when it is sent, and as one while it waits: what waits is bounded, not known.
+        let waiting = i128::from(device.backlog.packets);
+        let waiting_segments = i128::from(device.backlog.bytes / SMALLEST_SEGMENT).max(waiting);
+        self.packets.take(Interval {
+            low: accounted + waiting - i128::from(sample.after.packets),
+            high: accounted + waiting_segments - i128::from(sample.before.packets),
+        });
+        if dropping {
+            // Nobody counts the bytes of dropped packets: the byte book starts anew after them.
+            self.bytes = Ledger::default();
+            return;
+        }
+        let accounted = i128::from(sent.bytes) + i128::from(device.backlog.bytes);
+        self.bytes.take(Interval {
+            low: accounted - i128::from(sample.after.bytes),
+            high: accounted - i128::from(sample.before.bytes),
+        });
+    }
+}
+
+/// The books of one uplink.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Book {
+    /// As the device says, and as if each of its packets that was a super-packet counted as its segments. A qdisc counts
+    /// segments; a device counts what it is given, which depends on what it can segment itself. One of the two must hold.
+    readings: [Reading; 2],
     /// First sample of the window, and the drops at that moment.
     opened: Option<(Timestamp, Count, u64)>,
     last: Option<UplinkSample>,
@@ -168,25 +201,11 @@ impl Book {
         }
         self.last = Some(sample);
         let device = sample.device;
-        let accounted = i128::from(device.sent.packets) + i128::from(device.dropped);
-        // A super-packet counts as its segments when it is sent, and as one while it waits: what waits is bounded, not known.
-        let waiting = i128::from(device.backlog.packets);
-        let waiting_segments = i128::from(device.backlog.bytes / SMALLEST_SEGMENT).max(waiting);
-        self.packets.take(Interval {
-            low: accounted + waiting - i128::from(sample.after.packets),
-            high: accounted + waiting_segments - i128::from(sample.before.packets),
-        });
         let (opened_at, offered_then, dropped_then) =
             *self.opened.get_or_insert((sample.at, sample.before, device.dropped));
-        if device.dropped == dropped_then {
-            let accounted = i128::from(device.sent.bytes) + i128::from(device.backlog.bytes);
-            self.bytes.take(Interval {
-                low: accounted - i128::from(sample.after.bytes),
-                high: accounted - i128::from(sample.before.bytes),
-            });
-        } else {
-            // Nobody counts the bytes of dropped packets: the byte book starts anew after them.
-            self.bytes = Ledger::default();
+        let whole = if device.basis == Basis::Device { device.excess } else { Count::default() };
+        for (reading, excess) in self.readings.iter_mut().zip([Count::default(), whole]) {
+            reading.take(&sample, device.sent + excess, device.dropped != dropped_then);
         }
         if sample.at.since(opened_at) < WINDOW {
             return None;
@@ -197,11 +216,16 @@ impl Book {
     fn close(&mut self, offered_then: Count, dropped_then: u64) -> WindowReport {
         let Some(last) = self.last else { return self.report };
         let dropped = last.device.dropped.saturating_sub(dropped_then);
+        let errors = self.readings.each_mut().map(|reading| {
+            let bytes = if dropped == 0 { std::mem::take(&mut reading.bytes.differing) } else { 0 };
+            (std::mem::take(&mut reading.packets.differing), bytes)
+        });
+        let (packet_error, byte_error) = errors.into_iter().min().unwrap_or_default();
         let mut report = WindowReport {
             offered: last.after.since(offered_then),
             dropped,
-            packet_error: std::mem::take(&mut self.packets.differing),
-            byte_error: if dropped == 0 { std::mem::take(&mut self.bytes.differing) } else { 0 },
+            packet_error,
+            byte_error,
             state: BookState::Exact,
         };
         let packet_ppm = report.packet_error * 1_000_000 / report.offered.packets.max(1);
@@ -259,7 +283,7 @@ fn restarted(before: &UplinkSample, now: &UplinkSample) -> bool {
 }
 
 /// The books of all uplinks.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Conservation {
     books: Vec<Book>,
 }
@@ -309,6 +333,7 @@ mod tests {
                 dropped,
                 backlog: count(backlog),
                 basis: Basis::Qdisc,
+                excess: Count::default(),
             },
         }
     }
@@ -392,6 +417,28 @@ mod tests {
         assert_eq!(exact[0].state, BookState::Exact);
         let (book, unlike) = run((0..=10).map(|s| device(sample(s, s * 1_000, 10, 0, 0), s * 500)));
         assert_eq!((unlike[0].state, book.worst().packet_error), (BookState::Unchecked, 0));
+    }
+
+    #[test]
+    fn a_device_that_sends_super_packets_whole_is_exact_by_what_they_stand_for() {
+        // Half of the packets are segments of super-packets: 20 each, with headers of 66 bytes.
+        let whole = |s: u64, unseen: u64| {
+            let mut sample = sample(s, s * 10_000, 100, 0, 0);
+            let excess = Count { packets: s * 4_750, bytes: s * 4_750 * 66 };
+            (sample.device.basis, sample.device.excess) = (Basis::Device, excess);
+            sample.device.sent.packets -= excess.packets;
+            sample.device.sent.packets += unseen;
+            sample.device.sent.bytes -= excess.bytes;
+            sample
+        };
+        let (book, reports) = run((0..=10).map(|s| whole(s, 0)));
+        assert_eq!(
+            (reports[0].state, reports[0].packet_error, reports[0].byte_error),
+            (BookState::Exact, 0, 0)
+        );
+        assert_eq!(book.worst().unchecked, 0);
+        let (_, reports) = run((0..=10).map(|s| whole(s, s * 300)));
+        assert_eq!(reports[0].state, BookState::Unchecked);
     }
 
     #[test]

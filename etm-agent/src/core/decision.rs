@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What routing should look like.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
     /// Grows by one with each decision that differs from the one before.
     pub generation: Generation,
@@ -24,7 +24,7 @@ pub struct Decision {
 }
 
 /// One route of ETM's own kernel table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum KernelAction {
     /// Send through this next hop.
     Via {
@@ -38,7 +38,7 @@ pub enum KernelAction {
 }
 
 /// One route announced to inject sessions.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announcement {
     /// The exit it stands for; with the receiver it gives the NEXT_HOP.
     pub exit: ExitId,
@@ -47,7 +47,7 @@ pub struct Announcement {
 }
 
 /// Changes of the kernel's prefix tables, in the order in which they must be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TableChange {
     /// Count `prefix` in `slot` from now on.
     Insert {
@@ -66,7 +66,7 @@ pub enum TableChange {
 }
 
 /// A prefix that is, or would be, sent another way.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Override {
     /// Destination.
     pub prefix: Prefix,
@@ -100,7 +100,7 @@ pub enum OverrideReason {
 }
 
 /// A row of the live statistics map.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveRow {
     /// Destination.
     pub prefix: Prefix,
@@ -113,7 +113,7 @@ pub struct LiveRow {
 }
 
 /// What an earlier run left, for this one to go on with.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Adopted {
     /// What the tries hold.
     pub entries: Vec<(Prefix, SlotId)>,

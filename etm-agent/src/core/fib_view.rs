@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// All routes of the main table.
 ///
 /// While the table is read again the former reading stands: a half-read table would look as if routes were gone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct FibView {
     routes: Table,
     /// The reading under way.

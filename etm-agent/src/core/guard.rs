@@ -146,3 +146,22 @@ impl State {
         }
     }
 }
+
+/// The serde form of a list as one JSON text: what names its variants by a tag has no form in compact encodings.
+pub(super) mod as_text {
+    use super::Hold;
+    use serde::de::Error as _;
+    use serde::ser::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// One text.
+    pub(crate) fn serialize<S: Serializer>(holds: &[Hold], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&serde_json::to_string(holds).map_err(S::Error::custom)?)
+    }
+
+    /// Back from it.
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Hold>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        serde_json::from_str(&text).map_err(D::Error::custom)
+    }
+}

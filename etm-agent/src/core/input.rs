@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Something happened outside.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Input {
     /// A BGP session changed state.
     Session(SessionEvent),
@@ -60,7 +60,7 @@ pub enum SessionChange {
 }
 
 /// Changes of one session's Adj-RIB-In, in the order received.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RouteBatch {
     /// Which session.
     pub peer: PeerId,
@@ -69,7 +69,7 @@ pub struct RouteBatch {
 }
 
 /// One change of an Adj-RIB-In.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum RouteChange {
     /// A route, new or replacing the one with the same prefix and path id.
     Announce {
@@ -101,7 +101,7 @@ pub struct LinkEvent {
 }
 
 /// News of the kernel's main table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FibEvent {
     /// What was known is void; a dump follows.
     Reset,
@@ -112,7 +112,7 @@ pub enum FibEvent {
 }
 
 /// One change of the kernel's main table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FibChange {
     /// A route exists, new or replacing the one with the same prefix and metric.
     Set(KernelRoute),
@@ -126,7 +126,7 @@ pub enum FibChange {
 }
 
 /// A route of the kernel's main table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelRoute {
     /// Destination.
     pub prefix: Prefix,
@@ -141,7 +141,7 @@ pub struct KernelRoute {
 }
 
 /// All counters at one moment.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// When the per-prefix rows were read.
     pub at: Timestamp,
@@ -165,7 +165,7 @@ pub struct TableFill {
 }
 
 /// A row of the kernel's counters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotCount {
     /// Row.
     pub slot: SlotId,
@@ -209,7 +209,7 @@ impl Uncounted {
 ///
 /// `before` and `after` are ETM's own totals (counted and uncounted) immediately before and after
 /// `device` was read: the device's own total lies between them, or a packet was missed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UplinkSample {
     /// Which uplink.
     pub uplink: UplinkId,
@@ -226,7 +226,7 @@ pub struct UplinkSample {
 }
 
 /// The device's own statistics, cumulative.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceCount {
     /// Sent: by the root qdisc where it keeps statistics (bytes in wire basis), else by the device (skb length).
     pub sent: Count,
@@ -236,6 +236,9 @@ pub struct DeviceCount {
     pub backlog: Count,
     /// Where `sent` comes from.
     pub basis: Basis,
+    /// What to add to `sent` if it counts super-packets as one packet each (`Basis::Device` may): the other segments
+    /// that the kernel program counted, and their headers. Cumulative.
+    pub excess: Count,
 }
 
 /// In what basis a device counts sent bytes.
@@ -250,7 +253,7 @@ pub enum Basis {
 }
 
 /// Slots that no packet can reach any more, with what they last held.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Released {
     /// The slots.
     pub slots: Vec<SlotId>,
@@ -259,7 +262,7 @@ pub struct Released {
 }
 
 /// What the kernel adapter reports after trying to converge.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Installed {
     /// The decision it converged to.
     pub generation: Generation,
@@ -272,7 +275,7 @@ pub struct Installed {
 }
 
 /// What an inject session reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
     /// Which session.
     pub peer: PeerId,

@@ -5,6 +5,8 @@
 //!
 //! In reading order, each file importing only those before it.
 
+pub mod billing;
+
 pub mod policy;
 
 pub mod input;
@@ -43,3 +45,5 @@ pub mod projection;
 pub mod view;
 
 pub mod controller;
+
+pub mod record;

@@ -5,14 +5,16 @@ use super::audit::EndReason;
 use super::decision::{Announcement, KernelAction, Override, OverrideReason};
 use super::fib_view::FibView;
 use super::policy::Policy;
+use super::preference::Candidate;
 use super::rib::Rib;
 use super::topology::Topology;
 use crate::types::{BitRate, ExitId, IfIndex, Prefix, PrefixMap, Timestamp};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// All overrides, planned or in effect.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Overrides {
     map: PrefixMap<Override>,
 }
@@ -57,9 +59,12 @@ impl Overrides {
         self.iter().map(|entry| entry.rate).sum()
     }
 
-    /// True where a change of the route for `prefix` can matter to an override: its own, or one around it.
-    pub fn concerned_by(&self, prefix: Prefix) -> bool {
-        !self.map.is_empty() && !self.map.covering(prefix).is_empty()
+    /// True where a change of the route for `prefix` can matter to an override: its own, or one around it; with
+    /// covering routes also one inside it.
+    pub fn concerned_by(&self, prefix: Prefix, topology: &Topology) -> bool {
+        !self.map.is_empty()
+            && (!self.map.covering(prefix).is_empty()
+                || topology.has_covering() && self.map.covered_by(prefix).next().is_some())
     }
 
     /// Sends `prefix` through `to`.
@@ -163,8 +168,11 @@ impl Overrides {
         let mut announcements = BTreeMap::new();
         for entry in self.iter() {
             let candidates = rib.candidates(entry.prefix, topology);
-            if let Some(candidate) = candidates.into_iter().find(|candidate| candidate.exit == entry.to) {
-                announcements.insert(entry.prefix, Announcement { exit: entry.to, attrs: candidate.attrs });
+            // A covering route serves in this router's kernel: nobody announced the prefix with its attributes.
+            let own = |candidate: &&Candidate| (candidate.exit, candidate.prefix) == (entry.to, entry.prefix);
+            if let Some(candidate) = candidates.iter().find(own) {
+                announcements
+                    .insert(entry.prefix, Announcement { exit: entry.to, attrs: rib.attrs(candidate) });
             }
         }
         announcements
@@ -176,7 +184,7 @@ impl Overrides {
 pub fn next_hop(entry: &Override, rib: &Rib, topology: &Topology) -> Option<(IpAddr, IfIndex)> {
     let candidates = rib.candidates(entry.prefix, topology);
     let candidate = candidates.iter().find(|candidate| candidate.exit == entry.to)?;
-    Some((candidate.attrs.next_hop, topology.ifindex(entry.to)?))
+    Some((candidate.next_hop, topology.ifindex(entry.to)?))
 }
 
 /// A placement away from home.

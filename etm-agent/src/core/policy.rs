@@ -1,5 +1,6 @@
 //! The operator's validated intent. `config` builds it; nothing here is ever an output of ETM.
 
+use super::billing::Billing;
 use crate::types::{Asn, BitRate, Community, ExitId, PeerId, Prefix, ProviderId, Share, UplinkId};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -27,7 +28,7 @@ impl Mode {
 }
 
 /// An interface of this router that leads to providers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Uplink {
     /// Interface name.
     pub name: String,
@@ -37,6 +38,8 @@ pub struct Uplink {
     pub limit: Share,
     /// Share of the capacity below the limit that ETM leaves free when it fills a receiver.
     pub headroom: Share,
+    /// The basis of `capacity`, and of every rate that is compared with it.
+    pub billing: Billing,
 }
 
 impl Uplink {
@@ -58,16 +61,18 @@ impl Uplink {
 }
 
 /// An AS that takes our traffic.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provider {
     /// Name the operator gave.
     pub name: String,
     /// Its AS number, where given: routes through it must then begin with it.
     pub asn: Option<Asn>,
+    /// Its routes count as candidates for what they cover, too: it gives only a default or a partial table.
+    pub covering: bool,
 }
 
 /// One way out.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// Provider name, with a number where the provider has several exits.
     pub name: String,
@@ -90,16 +95,51 @@ pub enum Role {
 }
 
 /// A source of routes, or a receiver of overrides.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
     /// Name the operator gave.
     pub name: String,
     /// What the session is for.
     pub role: Role,
+    /// Its address, where it has one.
+    pub address: Option<IpAddr>,
+    /// True where it is of another AS.
+    pub external: bool,
+}
+
+/// How routes to one prefix are compared, where RFC 4271 leaves a choice. The default is what that RFC says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionProcess {
+    /// MEDs of different neighbouring ASes are compared too.
+    pub always_compare_med: bool,
+    /// Routes of one neighbouring AS are compared with each other first (RFC 4271 section 9.1.2.2 c). Without, each is
+    /// compared with the best one so far, in the order of arrival, as some routers do.
+    pub deterministic_med: bool,
+    /// A route without MED has the worst one, not 0 (RFC 4451 section 2.3).
+    pub med_missing_worst: bool,
+    /// Lower BGP Identifier, or ORIGINATOR_ID, first (section 9.1.2.2 f).
+    pub router_id: bool,
+    /// Shorter CLUSTER_LIST first (RFC 4456 section 9).
+    pub cluster_list: bool,
+    /// Lower address of the peer first (section 9.1.2.2 g).
+    pub peer_address: bool,
+}
+
+impl Default for DecisionProcess {
+    fn default() -> DecisionProcess {
+        DecisionProcess {
+            always_compare_med: false,
+            deterministic_med: true,
+            med_missing_worst: false,
+            router_id: true,
+            cluster_list: true,
+            peer_address: true,
+        }
+    }
 }
 
 /// A candidate route that is configured, not learnt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StaticRoute {
     /// Destination.
     pub prefix: Prefix,
@@ -108,7 +148,7 @@ pub struct StaticRoute {
 }
 
 /// Everything the decision needs to know of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// What may be done.
     pub mode: Mode,
@@ -138,6 +178,8 @@ pub struct Policy {
     pub community: Community,
     /// Kernel route protocols (rtm_protocol) under which the routing daemon installs BGP routes.
     pub daemon_protocols: Vec<u8>,
+    /// How routes are compared.
+    pub process: DecisionProcess,
     /// Longest time without a sample or with a failed check before decisions freeze.
     pub stale_after: Duration,
 }
@@ -165,6 +207,7 @@ pub(crate) mod tests {
             capacity: BitRate(50_000_000),
             limit: Share::percent(90),
             headroom: Share::percent(5),
+            billing: Billing::default(),
         };
         let exit = |name: &str, index: u16, gateways: [&str; 2]| Exit {
             name: name.to_owned(),
@@ -177,13 +220,18 @@ pub(crate) mod tests {
             interval: Duration::from_secs(1),
             uplinks: vec![uplink("up-a"), uplink("up-b")],
             providers: ["transit-a", "transit-b"]
-                .map(|name| Provider { name: name.to_owned(), asn: None })
+                .map(|name| Provider { name: name.to_owned(), asn: None, covering: false })
                 .to_vec(),
             exits: vec![
                 exit("transit-a", 0, ["10.0.1.1", "fd00:1::1"]),
                 exit("transit-b", 1, ["10.0.2.1", "fd00:2::1"]),
             ],
-            peers: vec![Peer { name: "border".to_owned(), role: Role::Learn }],
+            peers: vec![Peer {
+                name: "border".to_owned(),
+                role: Role::Learn,
+                address: None,
+                external: false,
+            }],
             static_routes: Vec::new(),
             exclude: Vec::new(),
             hold: Duration::from_secs(60),
@@ -192,6 +240,7 @@ pub(crate) mod tests {
             max_throws: 256,
             community: "64500:179".parse().unwrap(),
             daemon_protocols: vec![12],
+            process: DecisionProcess::default(),
             stale_after: Duration::from_secs(5),
         }
     }

@@ -107,9 +107,12 @@ fn item(now: Timestamp, prefix: Prefix, slot: SlotId, sources: &Sources<'_>) -> 
     if !choices.contains(&home) || (choices.len() < 2 && entry.is_none()) {
         return None;
     }
+    let home_uplink = sources.topology.uplink_of(home).and_then(|id| sources.policy.uplinks.get(id.index()));
+    let billing = home_uplink.map(|uplink| uplink.billing).unwrap_or_default();
     Some(Item {
         prefix,
-        rate: sources.rates.demand(slot),
+        // As its home would bill it: `loads` puts it back there.
+        rate: sources.rates.demand_as(slot, billing),
         smoothed: sources.rates.smoothed(slot),
         home,
         current: entry.map_or(home, |entry| entry.to),

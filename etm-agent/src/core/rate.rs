@@ -1,11 +1,13 @@
-//! Cumulative rows become rates: what left per (prefix row, uplink) over the last interval.
+//! Cumulative rows become rates: what left per (prefix row, uplink) over the last interval, as the uplink bills it.
 //!
 //! One smoothing, here: an exponential mean with a time constant of `SMOOTHING`, used only to decide
 //! that load has really gone (giving a prefix back). Overload is judged on the exact last interval.
 
+use super::billing::Billing;
 use super::decision::Adopted;
 use super::input::SlotCount;
 use crate::types::{BitRate, Count, SlotId, Timestamp, UplinkId};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -14,10 +16,14 @@ pub const SMOOTHING: Duration = Duration::from_secs(10);
 
 /// Rates of all rows. Memory follows the rows that ever carried traffic, not the size of the table:
 /// four bytes per row of the table, and a whole record only for those.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rates {
     uplinks: usize,
+    /// Basis of each uplink.
+    billings: Vec<Billing>,
     last_at: Option<Timestamp>,
+    /// Length of the last interval.
+    span: Duration,
     /// Place of a row's record plus one; zero where it has none.
     places: Vec<u32>,
     records: Vec<Record>,
@@ -25,11 +31,13 @@ pub struct Rates {
     active: Vec<usize>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Record {
     row: usize,
     last: Count,
     base: Count,
+    /// Over the last interval, as the kernel counts.
+    delta: Count,
     rate: BitRate,
     smoothed: BitRate,
     listed: bool,
@@ -40,7 +48,9 @@ impl Rates {
     pub fn new(uplinks: usize, adopted: &Adopted) -> Rates {
         let mut rates = Rates {
             uplinks: uplinks.max(1),
+            billings: Vec::new(),
             last_at: None,
+            span: Duration::ZERO,
             places: Vec::new(),
             records: Vec::new(),
             active: Vec::new(),
@@ -52,6 +62,12 @@ impl Rates {
             rates.records[place].base = Count::default();
         }
         rates
+    }
+
+    /// The same with a basis for each uplink instead of the kernel's.
+    #[must_use]
+    pub fn billed(self, billings: Vec<Billing>) -> Rates {
+        Rates { billings, ..self }
     }
 
     fn row(&self, slot: SlotId, uplink: UplinkId) -> usize {
@@ -75,9 +91,9 @@ impl Rates {
         match self.places[row].checked_sub(1) {
             Some(place) => usize::try_from(place).unwrap_or(usize::MAX),
             None => {
-                let (last, base) = (Count::default(), Count::default());
+                let (last, base, delta) = (Count::default(), Count::default(), Count::default());
                 let (rate, smoothed) = (BitRate::ZERO, BitRate::ZERO);
-                self.records.push(Record { row, last, base, rate, smoothed, listed: false });
+                self.records.push(Record { row, last, base, delta, rate, smoothed, listed: false });
                 self.places[row] = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
                 self.records.len() - 1
             }
@@ -91,6 +107,7 @@ impl Rates {
             let record = &mut self.records[place];
             (record.last, record.base) = (row.count, row.count);
             (record.rate, record.smoothed) = (BitRate::ZERO, BitRate::ZERO);
+            record.delta = Count::default();
         }
     }
 
@@ -98,10 +115,12 @@ impl Rates {
     pub fn sample(&mut self, at: Timestamp, changed: &[SlotCount]) -> bool {
         let span = self.last_at.map(|last| at.since(last));
         self.last_at = Some(at);
+        self.span = span.unwrap_or_default();
         for place in &self.active {
-            self.records[*place].rate = BitRate::ZERO;
+            (self.records[*place].rate, self.records[*place].delta) = (BitRate::ZERO, Count::default());
         }
         for row in changed {
+            let billing = self.billing(row.uplink);
             let place = self.place_of(self.row(row.slot, row.uplink));
             let record = &mut self.records[place];
             // These counters never restart. A row that went back was read before its slot was released, and is old.
@@ -111,7 +130,7 @@ impl Rates {
             let delta = row.count.since(record.last);
             record.last = row.count;
             if let Some(span) = span {
-                record.rate = BitRate::from_bytes(delta.bytes, span);
+                (record.rate, record.delta) = (billing.rate(delta, span), delta);
             }
             if !std::mem::replace(&mut record.listed, true) {
                 self.active.push(place);
@@ -131,12 +150,28 @@ impl Rates {
         true
     }
 
+    fn billing(&self, uplink: UplinkId) -> Billing {
+        self.billings.get(uplink.index()).copied().unwrap_or_default()
+    }
+
     /// Rate of a row over the last interval.
     pub fn rate(&self, slot: SlotId, uplink: UplinkId) -> BitRate {
         self.record(slot, uplink).map_or(BitRate::ZERO, |record| record.rate)
     }
 
-    /// Rate of a prefix row over all uplinks, last interval.
+    /// The same as the kernel counts it, whatever the uplink bills.
+    pub fn counted_rate(&self, slot: SlotId, uplink: UplinkId) -> BitRate {
+        let delta = self.record(slot, uplink).map_or(0, |record| record.delta.bytes);
+        BitRate::from_bytes(delta, self.span)
+    }
+
+    /// What an uplink of this basis would be billed for a prefix row, wherever its packets left in the last interval.
+    pub fn demand_as(&self, slot: SlotId, billing: Billing) -> BitRate {
+        let counted = self.over_uplinks(slot).fold(Count::default(), |sum, record| sum + record.delta);
+        billing.rate(counted, self.span)
+    }
+
+    /// Rate of a prefix row over all uplinks, last interval, each as it bills.
     pub fn demand(&self, slot: SlotId) -> BitRate {
         self.over_uplinks(slot).map(|record| record.rate).sum()
     }
@@ -144,6 +179,19 @@ impl Rates {
     /// Smoothed rate of a prefix row over all uplinks.
     pub fn smoothed(&self, slot: SlotId) -> BitRate {
         self.over_uplinks(slot).map(|record| record.smoothed).sum()
+    }
+
+    /// A row as read last.
+    pub fn last(&self, slot: SlotId, uplink: UplinkId) -> Count {
+        self.record(slot, uplink).map_or(Count::default(), |record| record.last)
+    }
+
+    /// True where every index leads somewhere.
+    pub fn is_whole(&self, uplinks: usize) -> bool {
+        let inside = |place: &u32| usize::try_from(*place).is_ok_and(|place| place <= self.records.len());
+        self.uplinks == uplinks.max(1)
+            && self.places.iter().all(inside)
+            && self.active.iter().all(|place| *place < self.records.len())
     }
 
     /// What was counted in a row since the prefix has it.
@@ -254,6 +302,26 @@ mod tests {
         assert_eq!(rates.demand(SlotId(0)), BitRate::ZERO);
         rates.sample(Timestamp(2 * SECOND), &[row(0, 0, 1_500_125)]);
         assert_eq!(rates.demand(SlotId(0)), BitRate(1_000));
+    }
+
+    #[test]
+    fn each_uplink_has_its_own_basis_and_demand_is_told_in_any() {
+        use super::super::billing::Layer;
+        let wire = Billing::new(Layer::Wire, 0);
+        let mut rates = Rates::new(2, &Adopted::default()).billed(vec![Billing::default(), wire]);
+        rates.sample(Timestamp(0), &[]);
+        // 1,000 packets of 1,000 bytes by each.
+        rates.sample(Timestamp(SECOND), &[row(0, 0, 1_000_000), row(0, 1, 1_000_000)]);
+        let (slot, [l2, l1]) = (SlotId(0), [0, 1].map(UplinkId));
+        assert_eq!((rates.rate(slot, l2), rates.rate(slot, l1)), (BitRate(8_000_000), BitRate(8_192_000)));
+        assert_eq!(rates.counted_rate(slot, l1), BitRate(8_000_000));
+        assert_eq!(rates.demand(slot), BitRate(16_192_000));
+        assert_eq!(rates.demand_as(slot, wire), BitRate(16_384_000));
+        rates.sample(Timestamp(2 * SECOND), &[]);
+        assert_eq!(
+            (rates.demand_as(slot, wire), rates.counted_rate(slot, l1)),
+            (BitRate::ZERO, BitRate::ZERO)
+        );
     }
 
     proptest! {

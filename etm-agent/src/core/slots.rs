@@ -3,10 +3,11 @@
 
 use super::decision::{Adopted, TableChange};
 use crate::types::{Prefix, PrefixMap, SlotId};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Owner of the rows.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Slots {
     of_prefix: PrefixMap<SlotId>,
     prefix_of: Vec<Option<Prefix>>,
@@ -65,6 +66,11 @@ impl Slots {
     /// Every prefix that has a row, in prefix order.
     pub fn iter(&self) -> impl Iterator<Item = (Prefix, SlotId)> + '_ {
         self.of_prefix.iter().map(|(prefix, slot)| (prefix, *slot))
+    }
+
+    /// As `iter`, of the prefixes after `prefix`.
+    pub fn iter_after(&self, prefix: Option<Prefix>) -> impl Iterator<Item = (Prefix, SlotId)> + '_ {
+        self.of_prefix.iter_after(prefix).map(|(prefix, slot)| (prefix, *slot))
     }
 
     /// Counts `prefix` from now on. Without a free row it is refused, and counts for its covering prefix.

@@ -3,21 +3,26 @@
 
 use super::input::LinkEvent;
 use super::policy::Policy;
-use crate::types::{Asn, ExitId, IfIndex, UplinkId};
+use crate::types::{Asn, ExitId, IfIndex, PeerId, UplinkId};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// Live view of the configured exits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Topology {
     exit_of: BTreeMap<IpAddr, ExitId>,
     uplink_of: Vec<UplinkId>,
     asn_of: Vec<Option<Asn>>,
+    covering: Vec<bool>,
+    has_covering: bool,
+    /// By `PeerId`: of another AS or not, and the address.
+    peers: Vec<(bool, Option<IpAddr>)>,
     links: Vec<Link>,
 }
 
 /// What is known of an uplink's link.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// Interface index while it exists.
     pub ifindex: Option<IfIndex>,
@@ -37,8 +42,16 @@ impl Topology {
                 exit_of.insert(*gateway, id);
             }
         }
+        let covering: Vec<bool> = policy
+            .exits
+            .iter()
+            .map(|exit| policy.providers.get(exit.provider.index()).is_some_and(|provider| provider.covering))
+            .collect();
         Topology {
             exit_of,
+            has_covering: covering.contains(&true),
+            covering,
+            peers: policy.peers.iter().map(|peer| (peer.external, peer.address)).collect(),
             uplink_of: policy.exits.iter().map(|exit| exit.uplink).collect(),
             asn_of: policy
                 .exits
@@ -47,6 +60,11 @@ impl Topology {
                 .collect(),
             links: vec![Link::default(); policy.uplinks.len()],
         }
+    }
+
+    /// The same with links as known.
+    pub fn with_links(policy: &Policy, links: Vec<Link>) -> Topology {
+        Topology { links, ..Topology::new(policy) }
     }
 
     /// Takes note of a link report; true where `up` or the index changed.
@@ -93,5 +111,25 @@ impl Topology {
     /// AS by which every path through `exit` must begin, where the operator gave it.
     pub fn asn_of(&self, exit: ExitId) -> Option<Asn> {
         self.asn_of.get(exit.index()).copied().flatten()
+    }
+
+    /// True where routes through `exit` count as candidates for what they cover.
+    pub fn is_covering(&self, exit: ExitId) -> bool {
+        self.covering.get(exit.index()).copied().unwrap_or(false)
+    }
+
+    /// True where some exit is covering.
+    pub fn has_covering(&self) -> bool {
+        self.has_covering
+    }
+
+    /// True where `peer` is of another AS.
+    pub fn is_external(&self, peer: PeerId) -> bool {
+        self.peers.get(usize::from(peer.0)).is_some_and(|(external, _)| *external)
+    }
+
+    /// The address of `peer`, where it has one.
+    pub fn address_of(&self, peer: PeerId) -> Option<IpAddr> {
+        self.peers.get(usize::from(peer.0)).and_then(|(_, address)| *address)
     }
 }

@@ -64,6 +64,9 @@ pub struct SessionView {
     pub up: bool,
     /// Every family's table is complete (learn).
     pub complete: bool,
+    /// Routes held, those of a lost session included until they are cleared away (learn).
+    #[serde(default)]
+    pub routes: u64,
     /// Why it is down.
     pub reason: Option<String>,
     /// Decision it was told last (inject).
@@ -79,6 +82,8 @@ pub struct UplinkView {
     pub providers: Vec<String>,
     /// Link is up.
     pub up: bool,
+    /// Basis of its rates and of its capacity: `l1`, `l2+fcs`, `l2`, `l3`, and tags beyond the kernel's count.
+    pub billing: String,
     /// Capacity, bit/s.
     pub capacity_bps: BitRate,
     /// Above this it is overloaded, bit/s.

@@ -1,7 +1,7 @@
-//! Type information for the live statistics map, written by hand.
+//! Type information for the maps that the agent makes itself, written by hand.
 //!
 //! bpftool shows an array as text only if its element type is named `char`, which no Rust type is. Standard: the
-//! kernel's Documentation/bpf/btf.rst. Never more than that one key and that one value.
+//! kernel's Documentation/bpf/btf.rst. Never more than two keys and two values.
 
 use etm_common::limits::{INTERFACE_TEXT, PREFIX_TEXT};
 
@@ -22,6 +22,10 @@ const UPLINK: u32 = 5;
 pub(super) const KEY: u32 = 6;
 /// Type id of the value.
 pub(super) const VALUE: u32 = 7;
+/// Type id of the key of the rows' owners.
+pub(super) const ROW: u32 = U32;
+/// Type id of a row's owner.
+pub(super) const OWNER: u32 = 8;
 
 #[derive(Default)]
 struct Blob {
@@ -87,6 +91,8 @@ pub(super) fn blob() -> Vec<u8> {
     blob.member("bytes", U64, 0);
     blob.member("packets", U64, 8);
     blob.member("bits_per_second", U64, 16);
+    blob.head("etm_row_owner", STRUCT, 1, uplink);
+    blob.member("uplink", UPLINK, 0);
 
     let types = u32::try_from(blob.types.len()).unwrap_or_default();
     let strings = u32::try_from(blob.strings.len()).unwrap_or_default();

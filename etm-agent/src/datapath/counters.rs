@@ -24,17 +24,18 @@ const _: () = {
 pub(super) struct Grid {
     rows: Rows,
     slots: usize,
-    uplinks: u16,
+    /// Row of each uplink, by `UplinkId`.
+    row_of: Vec<u16>,
     /// No slot from here on was ever used: readers need not look there. Only grows, so that totals never shrink.
     used: AtomicUsize,
 }
 
 impl Grid {
     /// Looks through all rows once for the highest that is not zero.
-    pub(super) fn new(rows: Rows, slots: usize, uplinks: u16) -> Grid {
+    pub(super) fn new(rows: Rows, slots: usize, row_of: Vec<u16>) -> Grid {
         let last = |rows: &[Row]| rows.iter().rposition(|row| row.get() != Count::default());
         let used = rows.chunks(slots.max(1)).filter_map(last).max().map_or(0, |last| last + 1);
-        Grid { rows, slots, uplinks, used: AtomicUsize::new(used) }
+        Grid { rows, slots, row_of, used: AtomicUsize::new(used) }
     }
 
     /// Slots per uplink.
@@ -51,14 +52,19 @@ impl Grid {
         slot < self.slots
     }
 
+    /// The row of an uplink; one that does not exist has one beyond the end.
+    fn row(&self, uplink: UplinkId) -> u16 {
+        self.row_of.get(uplink.index()).copied().unwrap_or(u16::MAX)
+    }
+
     /// The used rows of one uplink.
     fn of(&self, uplink: UplinkId) -> &[Row] {
-        let start = uplink.index() * self.slots;
+        let start = usize::from(self.row(uplink)) * self.slots;
         self.rows.get(start..start + self.used.load(Ordering::Acquire)).unwrap_or_default()
     }
 
     fn uplinks(&self) -> impl Iterator<Item = UplinkId> + use<> {
-        (0..self.uplinks).map(UplinkId)
+        (0..u16::try_from(self.row_of.len()).unwrap_or(u16::MAX)).map(UplinkId)
     }
 
     /// Appends the rows of one uplink that differ from what was seen.
@@ -94,7 +100,7 @@ const TWO_THREADS: usize = 1 << 20;
 pub struct Counters {
     grid: Arc<Grid>,
     uncounted: Rows,
-    totals: PerCpuArray<MapData, etm_common::Count>,
+    totals: PerCpuArray<MapData, etm_common::Total>,
     redirected: PerCpuArray<MapData, etm_common::Count>,
     /// Low half of the bytes of each row at the last call of `changed`, in the order of the rows. A row that grew by
     /// an exact multiple of 4 GiB in between is seen when it grows again.
@@ -108,7 +114,7 @@ impl Counters {
     pub(super) fn new(
         grid: Arc<Grid>,
         uncounted: Rows,
-        totals: PerCpuArray<MapData, etm_common::Count>,
+        totals: PerCpuArray<MapData, etm_common::Total>,
         redirected: PerCpuArray<MapData, etm_common::Count>,
     ) -> Counters {
         let seen = vec![0; grid.rows.len()];
@@ -146,12 +152,23 @@ impl Counters {
     /// Everything that was offered to an uplink since the maps were made, whatever it was counted for: the sum that the
     /// program keeps per CPU, read by one system call, so that a reading takes microseconds at any size of the table.
     pub fn total(&self, uplink: UplinkId) -> Result<Count, DatapathError> {
-        sum_of_cpus(&self.totals, names::TOTAL, u32::from(uplink.0))
+        Ok(self.total_and_excess(uplink)?.0)
+    }
+
+    /// The same, and by how much it exceeds what a device says that sends super-packets whole.
+    pub fn total_and_excess(&self, uplink: UplinkId) -> Result<(Count, Count), DatapathError> {
+        let read = |cause| DatapathError::Map { doing: "read", map: names::TOTAL, cause };
+        let (mut offered, mut excess) = (Sum::default(), Sum::default());
+        for cpu in self.totals.get(&u32::from(self.grid.row(uplink)), 0).map_err(read)?.iter() {
+            offered += count(cpu.offered);
+            excess += count(cpu.excess);
+        }
+        Ok((offered.0, excess.0))
     }
 
     /// The part of `total` that forwarders redirected in XDP: no qdisc of the uplink saw it.
     pub fn redirected(&self, uplink: UplinkId) -> Result<Count, DatapathError> {
-        sum_of_cpus(&self.redirected, names::XDP_SEEN, u32::from(uplink.0))
+        sum_of_cpus(&self.redirected, names::XDP_SEEN, u32::from(self.grid.row(uplink)))
     }
 
     /// What forwarders redirected in XDP to interfaces that are no uplinks, and what to nobody knows where.
@@ -170,7 +187,7 @@ impl Counters {
 
     /// What was counted for no prefix, by reason in the order of `Uncounted::ALL`.
     pub fn uncounted(&self, uplink: UplinkId) -> [Count; 4] {
-        let start = uplink.index() * Uncounted::ALL.len();
+        let start = usize::from(self.grid.row(uplink)) * Uncounted::ALL.len();
         std::array::from_fn(|reason| self.uncounted.get(start + reason).map_or(Count::default(), Row::get))
     }
 }
@@ -183,9 +200,13 @@ fn sum_of_cpus(
     let read = |cause| DatapathError::Map { doing: "read", map: name, cause };
     let mut sum = Sum::default();
     for cpu in map.get(&row, 0).map_err(read)?.iter() {
-        sum += Count { bytes: cpu.bytes, packets: cpu.packets };
+        sum += count(*cpu);
     }
     Ok(sum.0)
+}
+
+fn count(kernel: etm_common::Count) -> Count {
+    Count { bytes: kernel.bytes, packets: kernel.packets }
 }
 
 /// Cumulative counters wrap; they never saturate.

@@ -46,6 +46,7 @@ pub fn detach(pin_root: &Path) -> Result<Detached, DatapathError> {
         names::COUNT,
         names::UNCOUNTED,
         names::TOTAL,
+        names::ROWS,
         names::LEASE,
         names::OFF,
         names::MARKED,

@@ -85,7 +85,7 @@ impl Live {
 }
 
 /// Closed and filled with zeros; cut where it is too long, which no prefix and no interface name is.
-fn text<const N: usize>(text: &str) -> [u8; N] {
+pub(super) fn text<const N: usize>(text: &str) -> [u8; N] {
     let mut bytes = [0; N];
     if let Some((_, room)) = bytes.split_last_mut() {
         // Writing to a slice fails only by filling it.

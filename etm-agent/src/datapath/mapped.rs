@@ -38,8 +38,10 @@ fn halves(word: u64) -> [u32; 2] {
     [word & 0xffff_ffff, word >> 32].map(|half| u32::try_from(half).unwrap_or_default())
 }
 
-/// All counter rows of an array; never written from here.
+/// All counter rows of an array; never written through this type.
 pub(super) type Rows = Mapped<Row>;
+/// The same rows as words that may be written: two for each.
+pub(super) type Cells = Mapped<AtomicU64>;
 /// All words of a derived array (`etm_common::word`).
 pub(super) type Words = Mapped<AtomicU32>;
 
@@ -51,6 +53,10 @@ pub(super) trait Shared {
 
 impl Shared for Row {
     const PROTECTION: libc::c_int = libc::PROT_READ;
+}
+
+impl Shared for AtomicU64 {
+    const PROTECTION: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 }
 
 impl Shared for AtomicU32 {

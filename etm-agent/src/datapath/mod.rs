@@ -22,6 +22,7 @@ mod live;
 mod mapped;
 mod pins;
 mod place;
+mod rows;
 mod shape;
 mod survey;
 mod sys;
@@ -129,7 +130,8 @@ pub struct Opened {
 pub struct Datapath {
     object: Ebpf,
     uplinks: HashMap<MapData, u32, Uplink>,
-    rows: u16,
+    /// Row of the counters of each uplink.
+    row_of: Vec<u16>,
     hook: Hook,
     /// Why there is no program for forwarders in XDP.
     no_xdp: Option<DatapathError>,
@@ -190,15 +192,16 @@ impl Datapath {
         ifindex: IfIndex,
         header: LinkHeader,
     ) -> Result<Attached, DatapathError> {
-        if uplink.0 >= self.rows {
-            return Err(DatapathError::UplinkRow { uplink: uplink.0, rows: self.rows });
-        }
+        let Some(&row) = self.row_of.get(uplink.index()) else {
+            let rows = u16::try_from(self.row_of.len()).unwrap_or(u16::MAX);
+            return Err(DatapathError::UplinkRow { uplink: uplink.0, rows });
+        };
         let flags = match header {
             LinkHeader::Ethernet => 0,
             LinkHeader::None => UPLINK_WITHOUT_ETHERNET,
         };
         // Before the program runs there: it counts nothing on an interface that it does not find.
-        let value = Uplink { index: u32::from(uplink.0), flags };
+        let value = Uplink { index: u32::from(row), flags };
         self.uplinks.insert(ifindex.get(), value, 0).map_err(uplinks_failed("write"))?;
         self.attach(names::EGRESS_PROGRAM, Place { ifindex, direction: Direction::Egress })
     }
@@ -318,7 +321,7 @@ fn load(config: &DatapathConfig, shapes: &[shape::Shape]) -> Result<Ebpf, Datapa
         .override_global(names::GLOBAL_SLOTS, &config.slots, true)
         .override_global(names::GLOBAL_FAST, &fast, true)
         .override_global(names::GLOBAL_LOG_LEVEL, &level, true);
-    for shape in shapes.iter().filter(|shape| shape.name != names::LIVE) {
+    for shape in shapes.iter().filter(|shape| ![names::LIVE, names::ROWS].contains(&shape.name)) {
         loader.map_max_entries(shape.name, shape.entries);
         loader.map_pin_path(shape.name, config.pin_root.join(shape.name));
     }
@@ -343,12 +346,15 @@ fn handles(
     log: Option<KernelLog>,
     pins: Pins,
 ) -> Result<Opened, DatapathError> {
+    let open_uplinks = take(&mut object, names::UPLINKS)?.try_into();
+    let mut attached = open_uplinks.map_err(uplinks_failed("open"))?;
+    let row_of = rows::bind(config, &pins, &mut attached)?;
     let slots = usize::try_from(config.slots).unwrap_or_default();
     let uplinks = usize::from(config.uplink_rows);
     let counted: Rows = map(&mut object, names::COUNT, slots * uplinks)?;
     let uncounted: Rows = map(&mut object, names::UNCOUNTED, uplinks * reasons_per_uplink())?;
     let arrays = if config.fast_path { Some(map_arrays(config, &mut object)?) } else { None };
-    let grid = Arc::new(Grid::new(counted, slots, config.uplink_rows));
+    let grid = Arc::new(Grid::new(counted, slots, row_of.clone()));
     let capacity = u64::from(config.prefixes4) + u64::from(config.prefixes6);
     let (v4, v6) = (take(&mut object, names::PREFIX4)?, take(&mut object, names::PREFIX6)?);
     let mut table = PrefixTable::new(v4, v6, capacity, Arc::clone(&grid), arrays)?;
@@ -369,9 +375,9 @@ fn handles(
         log,
         adopted,
         datapath: Datapath {
-            uplinks: take(&mut object, names::UPLINKS)?.try_into().map_err(uplinks_failed("open"))?,
+            uplinks: attached,
             object,
-            rows: config.uplink_rows,
+            row_of,
             hook: config.hook,
             no_xdp: None,
             made: Vec::new(),

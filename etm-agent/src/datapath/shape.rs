@@ -7,7 +7,7 @@ use super::DatapathConfig;
 use super::error::DatapathError;
 use aya::maps::MapInfo;
 use etm_common::limits::{MAX_LIVE, MAX_UPLINKS};
-use etm_common::{Count, Lease, LiveKey, LiveValue, Off, Uplink, names, reasons, word};
+use etm_common::{Count, Lease, LiveKey, LiveValue, Off, RowOwner, Total, Uplink, names, reasons, word};
 use std::io;
 use std::path::Path;
 
@@ -34,7 +34,7 @@ pub(super) struct Shape {
 }
 
 /// Shapes of all maps that are pinned, in the order in which they are made.
-pub(super) fn shapes(config: &DatapathConfig) -> Result<[Shape; 16], DatapathError> {
+pub(super) fn shapes(config: &DatapathConfig) -> Result<[Shape; 17], DatapathError> {
     let rows = u64::from(config.slots) * u64::from(config.uplink_rows);
     let entries = u32::try_from(rows).map_err(|_| DatapathError::Size {
         what: "slots times uplinks",
@@ -60,7 +60,7 @@ pub(super) fn shapes(config: &DatapathConfig) -> Result<[Shape; 16], DatapathErr
         hash(names::UPLINKS, 4, size::<Uplink>(), MAX_UPLINKS),
         array(names::COUNT, size::<Count>(), entries, MMAPABLE),
         array(names::UNCOUNTED, size::<Count>(), uncounted, MMAPABLE),
-        Shape { kind: PERCPU_ARRAY, ..array(names::TOTAL, size::<Count>(), MAX_UPLINKS, 0) },
+        Shape { kind: PERCPU_ARRAY, ..array(names::TOTAL, size::<Total>(), MAX_UPLINKS, 0) },
         array(names::LEASE, size::<Lease>(), 1, 0),
         array(names::OFF, size::<Off>(), 1, 0),
         Shape { kind: PERCPU_ARRAY, ..array(names::MARKED, size::<Count>(), 2, 0) },
@@ -69,6 +69,7 @@ pub(super) fn shapes(config: &DatapathConfig) -> Result<[Shape; 16], DatapathErr
             kind: PERCPU_ARRAY,
             ..array(names::XDP_SEEN, size::<Count>(), names::XDP_SEEN_UNKNOWN + 1, 0)
         },
+        hash(names::ROWS, 4, size::<RowOwner>(), MAX_UPLINKS),
         hash(names::LIVE, size::<LiveKey>(), size::<LiveValue>(), MAX_LIVE),
     ])
 }

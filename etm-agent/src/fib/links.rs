@@ -1,4 +1,5 @@
-//! Presence, administrative state and carrier of the uplinks, by name, with the least possible delay.
+//! Presence, administrative state and carrier of the uplinks, with the least possible delay: by name, and once found
+//! by index too, so that an uplink stays itself when it is renamed.
 //! A socket and a task of its own, so that no flood of routes can delay a link-down. Never changes an interface.
 
 use crate::core::input::LinkEvent;
@@ -119,7 +120,10 @@ impl LinkMonitor {
     fn news(&mut self) -> Vec<LinkEvent> {
         let mut news = Vec::new();
         for (uplink, name) in &self.uplinks {
-            let link = self.links.values().find(|link| link.name == *name);
+            let named = self.links.values().find(|link| link.name == *name);
+            // Renamed it is the same uplink, as long as no other interface takes the name.
+            let before = self.told.get(uplink).and_then(|told| told.ifindex);
+            let link = named.or_else(|| self.links.get(&before?));
             let event = LinkEvent {
                 uplink: *uplink,
                 ifindex: link.map(|link| link.ifindex),

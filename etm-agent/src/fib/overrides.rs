@@ -8,7 +8,7 @@ use crate::core::decision::{Decision, KernelAction};
 use crate::core::input::Installed;
 use crate::fib::OwnTable;
 use crate::fib::error::FibError;
-use crate::fib::plan::{self, Change, Routes};
+use crate::fib::plan::{self, Change, Routes, Step};
 use crate::fib::route_codec::{
     self as codec, OWN_METRIC, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWROUTE, RouteRow,
 };
@@ -18,6 +18,7 @@ use crate::types::{Prefix, Timestamp};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::RouteMessage;
+use std::borrow::Cow;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
@@ -172,18 +173,25 @@ impl Overrides {
         let mut pass = Pass::default();
         let throws = plan::throws_first(&self.installed, wanted);
         let refused = self.apply(&throws, &mut pass).await?;
-        let (mut target, left_out) = plan::without_unprotected(wanted, &refused);
-        pass.leave_out(left_out);
+        // Copied only where something is refused: 200,000 routes are not copied to be left as they are.
+        let mut target = Cow::Borrowed(wanted);
+        if !refused.is_empty() {
+            let (kept, left_out) = plan::without_unprotected(wanted, &refused);
+            target = Cow::Owned(kept);
+            pass.leave_out(left_out);
+        }
         let changes = plan::overrides(&self.installed, &target);
         for group in changes.chunk_by(|one, next| one.prefix.len() == next.prefix.len()) {
             // An earlier refusal may have taken a covering override out of the target.
             let group: Vec<Change> = group
                 .iter()
-                .filter(|change| target.get(&change.prefix) == change.to.as_ref())
+                .filter(|change| target.get(&change.prefix).copied() == change.step.after())
                 .copied()
                 .collect();
             let refused = self.apply(&group, &mut pass).await?;
-            self.route_plainly(&refused, &mut target, &mut pass).await?;
+            if !refused.is_empty() {
+                self.route_plainly(&refused, target.to_mut(), &mut pass).await?;
+            }
         }
         let removals = plan::removals(&self.installed, &target);
         self.apply(&removals, &mut pass).await?;
@@ -202,8 +210,7 @@ impl Overrides {
             target.remove(prefix);
             if let Some(throw) = plan::instead_of_refused(target, *prefix) {
                 target.insert(*prefix, throw);
-                let from = self.installed.get(prefix).copied();
-                throws.push(Change { prefix: *prefix, from, to: Some(throw) });
+                throws.extend(plan::change(&self.installed, *prefix, Some(throw)));
             }
         }
         let unprotected = self.apply(&throws, pass).await?;
@@ -217,15 +224,11 @@ impl Overrides {
 
     /// Sends changes in order; returns the prefixes that were refused.
     async fn apply(&mut self, changes: &[Change], pass: &mut Pass) -> Result<Vec<Prefix>, FibError> {
-        let requests: Vec<Request<RouteMessage>> =
-            changes.iter().filter_map(|change| request(self.own, *change)).collect();
-        if requests.is_empty() {
-            return Ok(Vec::new());
-        }
-        let verdicts = self.requests.transact(&requests).await?;
+        let own = self.own;
+        let verdicts = self.requests.transact(changes.len(), |index| request(own, changes[index])).await?;
         let mut refused = Vec::new();
         for (change, verdict) in changes.iter().zip(verdicts) {
-            match (verdict, change.to) {
+            match (verdict, change.step.after()) {
                 (Ok(()), Some(action)) => {
                     self.installed.insert(change.prefix, action);
                     pass.outcome.changed += 1;
@@ -259,14 +262,10 @@ impl Overrides {
     }
 
     async fn delete_rows(&mut self, rows: &[RouteRow]) -> Result<(), FibError> {
-        let requests: Vec<Request<RouteMessage>> = rows
-            .iter()
-            .map(|row| Request { kind: RTM_DELROUTE, flags: 0, body: codec::own_row(self.own, row) })
-            .collect();
-        let verdicts = match requests.is_empty() {
-            true => return Ok(()),
-            false => self.requests.transact(&requests).await?,
-        };
+        let own = self.own;
+        let request =
+            |index: usize| Request { kind: RTM_DELROUTE, flags: 0, body: codec::own_row(own, &rows[index]) };
+        let verdicts = self.requests.transact(rows.len(), request).await?;
         let refusal =
             verdicts.into_iter().filter_map(Result::err).find(|refusal| refusal.errno != libc::ESRCH);
         refusal
@@ -315,7 +314,7 @@ struct Pass {
 impl Pass {
     fn refuse(&mut self, own: OwnTable, change: &Change, refusal: &Refusal) {
         self.view_is_wrong |= matches!(refusal.errno, libc::EEXIST | libc::ENOENT | libc::ESRCH);
-        let reason = match (refusal.errno, change.to) {
+        let reason = match (refusal.errno, change.step.after()) {
             (libc::EEXIST, Some(_)) => format!("table {} holds a route of another program for it", own.table),
             (_, Some(_)) => refusal.to_string(),
             (_, None) => format!("it could not be removed: {refusal}"),
@@ -331,15 +330,14 @@ impl Pass {
     }
 }
 
-fn request(own: OwnTable, change: Change) -> Option<Request<RouteMessage>> {
-    let (kind, flags, action) = match (change.from, change.to) {
-        (None, Some(to)) => (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, to),
+fn request(own: OwnTable, change: Change) -> Request<RouteMessage> {
+    let (kind, flags, action) = match change.step {
+        Step::Add(to) => (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, to),
         // CREATE for the case that the kernel dropped it with its interface a moment ago.
-        (Some(_), Some(to)) => (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, to),
-        (Some(from), None) => (RTM_DELROUTE, 0, from),
-        (None, None) => return None,
+        Step::Replace { to, .. } => (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, to),
+        Step::Remove(from) => (RTM_DELROUTE, 0, from),
     };
-    Some(Request { kind, flags, body: codec::own_route(own, change.prefix, action) })
+    Request { kind, flags, body: codec::own_route(own, change.prefix, action) }
 }
 
 /// A report is due for a new generation, after a change, and where other prefixes fail than were told.

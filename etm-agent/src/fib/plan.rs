@@ -16,10 +16,33 @@ pub(super) type Routes = BTreeMap<Prefix, KernelAction>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Change {
     pub(super) prefix: Prefix,
+    pub(super) step: Step,
+}
+
+/// What happens to one route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Add(KernelAction),
+    Replace { from: KernelAction, to: KernelAction },
+    Remove(KernelAction),
+}
+
+impl Step {
     /// What is installed before.
-    pub(super) from: Option<KernelAction>,
+    pub(super) fn before(self) -> Option<KernelAction> {
+        match self {
+            Step::Add(_) => None,
+            Step::Replace { from, .. } | Step::Remove(from) => Some(from),
+        }
+    }
+
     /// What is installed after.
-    pub(super) to: Option<KernelAction>,
+    pub(super) fn after(self) -> Option<KernelAction> {
+        match self {
+            Step::Add(to) | Step::Replace { to, .. } => Some(to),
+            Step::Remove(_) => None,
+        }
+    }
 }
 
 /// Throws that must be there before anything else changes.
@@ -49,7 +72,7 @@ pub(super) fn removals(installed: &Routes, wanted: &Routes) -> Vec<Change> {
         .filter(|prefix| !wanted.contains_key(prefix))
         .filter_map(|prefix| change(installed, *prefix, None))
         .collect();
-    changes.sort_by_key(|change| (change.from == Some(KernelAction::Throw), change.prefix.len()));
+    changes.sort_by_key(|change| (change.step.before() == Some(KernelAction::Throw), change.prefix.len()));
     changes
 }
 
@@ -85,9 +108,15 @@ fn covering(routes: &Routes, prefix: Prefix) -> impl Iterator<Item = Prefix> + '
     })
 }
 
-fn change(installed: &Routes, prefix: Prefix, to: Option<KernelAction>) -> Option<Change> {
-    let from = installed.get(&prefix).copied();
-    (from != to).then_some(Change { prefix, from, to })
+/// The change that makes it so, if it is not so.
+pub(super) fn change(installed: &Routes, prefix: Prefix, to: Option<KernelAction>) -> Option<Change> {
+    let step = match (installed.get(&prefix).copied(), to) {
+        (None, Some(to)) => Step::Add(to),
+        (Some(from), Some(to)) if from != to => Step::Replace { from, to },
+        (Some(from), None) => Step::Remove(from),
+        (Some(_), Some(_)) | (None, None) => return None,
+    };
+    Some(Change { prefix, step })
 }
 
 #[cfg(test)]
@@ -115,8 +144,8 @@ mod tests {
     }
 
     fn apply(routes: &mut Routes, change: Change) {
-        assert_eq!(routes.get(&change.prefix).copied(), change.from, "{change:?}");
-        match change.to {
+        assert_eq!(routes.get(&change.prefix).copied(), change.step.before(), "{change:?}");
+        match change.step.after() {
             Some(action) => routes.insert(change.prefix, action),
             None => routes.remove(&change.prefix),
         };

@@ -138,29 +138,31 @@ impl Endpoint {
     ///
     /// Only the last of each system call asks for an acknowledgement: the kernel works through a datagram in
     /// order and reports each refusal with its sequence number, so silence before that acknowledgement is success.
+    ///
+    /// `request` is asked for one at a time: 200,000 of them at once would be 60 MB.
     pub(super) async fn transact<T: Emitable>(
         &mut self,
-        requests: &[Request<T>],
+        count: usize,
+        request: impl Fn(usize) -> Request<T>,
     ) -> Result<Vec<Result<(), Refusal>>, FibError> {
-        let mut verdicts = Vec::with_capacity(requests.len());
+        let mut verdicts = vec![Ok(()); count];
         let mut out = Vec::with_capacity(BATCH * 96);
-        for chunk in requests.chunks(BATCH) {
+        for (number, verdicts) in verdicts.chunks_mut(BATCH).enumerate() {
             out.clear();
             // A batch never straddles the end of the numbers: verdicts are found by distance from the first.
             if self.sequence > u32::MAX - 2 * NUMBERS {
                 self.sequence = 1;
             }
             let first = self.sequence;
-            for (index, request) in chunk.iter().enumerate() {
-                let last = index + 1 == chunk.len();
+            for index in 0..verdicts.len() {
+                let request = request(number * BATCH + index);
+                let last = index + 1 == verdicts.len();
                 let flags = NLM_F_REQUEST | request.flags | if last { NLM_F_ACK } else { 0 };
                 let sequence = self.next_sequence();
                 wire::push(&mut out, request.kind, flags, sequence, &request.body);
             }
             self.send(&out)?;
-            let start = verdicts.len();
-            verdicts.resize(start + chunk.len(), Ok(()));
-            self.collect(first, &mut verdicts[start..]).await?;
+            self.collect(first, verdicts).await?;
         }
         Ok(verdicts)
     }
@@ -173,14 +175,19 @@ impl Endpoint {
         const RTM_GETLINK: u16 = 18;
         let mut loopback = [0_u8; 16];
         loopback[4..8].copy_from_slice(&1_i32.to_ne_bytes());
-        let request = Request { kind: RTM_GETLINK, flags: 0, body: wire::Raw(&loopback) };
-        self.transact(&[request]).await.map(|_| ())
+        let request = |_| Request { kind: RTM_GETLINK, flags: 0, body: wire::Raw(&loopback) };
+        self.transact(1, request).await.map(|_| ())
     }
 
     async fn collect(&mut self, first: u32, verdicts: &mut [Result<(), Refusal>]) -> Result<(), FibError> {
         let last = verdicts.len() - 1;
         loop {
-            let datagram = self.receive().await?;
+            // The kernel answers before the request's system call returns, so there is no need to be woken.
+            let length = match self.try_receive()? {
+                Some(datagram) => datagram.len(),
+                None => self.receive().await?.len(),
+            };
+            let datagram = &self.buffer[..length];
             for message in Messages(datagram).filter(|message| message.kind == wire::NLMSG_ERROR) {
                 // An answer to an earlier request that was given up would be outside.
                 let Ok(index) = usize::try_from(message.sequence.wrapping_sub(first)) else { continue };

@@ -120,7 +120,13 @@ impl StatsReader {
             false => u64::from(root.drops),
         };
         *known = Widened { handle: root.handle, bytes: root.sent.bytes, drops };
-        DeviceCount { sent: root.sent, dropped: drops, backlog: root.backlog, basis: Basis::Qdisc }
+        DeviceCount {
+            sent: root.sent,
+            dropped: drops,
+            backlog: root.backlog,
+            basis: Basis::Qdisc,
+            excess: Count::default(),
+        }
     }
 
     /// Nothing where the device has no qdisc to show: it is down, or never was up.
@@ -240,6 +246,7 @@ fn read_device(payload: &[u8]) -> Option<DeviceCount> {
         dropped: wire::u64_at(stats, TX_DROPPED)?,
         backlog: Count::default(),
         basis: Basis::Device,
+        excess: Count::default(),
     })
 }
 

@@ -5,6 +5,7 @@
 use super::announce::Stance;
 use super::clock::boottime;
 use super::guarded::Lifeline;
+use super::record::Tap;
 use super::sampler::{histogram, quantiles, record};
 use super::sessions::Shown;
 use super::table::Job;
@@ -77,6 +78,8 @@ pub(super) struct Decider {
     pub(super) stance: watch::Sender<Stance>,
     /// Until when what was found may be kept without a decision; zero where nothing is known to be held.
     pub(super) adopt: watch::Receiver<Timestamp>,
+    /// What is recorded, where something is.
+    pub(super) tap: Tap,
 }
 
 impl Decider {
@@ -100,19 +103,29 @@ impl Decider {
                     self.obey_switch();
                     self.feed(Input::Tick);
                 }
+                () = std::future::ready(()), if self.controller.has_chores() => self.feed(Input::Tick),
             }
         }
     }
 
     fn feed(&mut self, input: Input) {
-        let outcome = self.controller.handle(boottime(), input);
+        let outcome = self.handle(input);
         self.act(outcome);
+    }
+
+    /// The one way into the controller: what goes in and comes out here is what recordings hold.
+    fn handle(&mut self, input: Input) -> Outcome {
+        let copy = self.tap.before(&self.controller, &input);
+        let now = boottime();
+        let outcome = self.controller.handle(now, input);
+        self.tap.after(now, copy, &outcome);
+        outcome
     }
 
     fn round(&mut self, sample: Sample) {
         self.obey_switch();
         let (begun, read_at) = (Instant::now(), sample.at);
-        let outcome = self.controller.handle(boottime(), Input::Sample(sample));
+        let outcome = self.handle(Input::Sample(sample));
         record(&mut self.rounds, begun.elapsed());
         self.act(outcome);
         // The lease says: counters were read then, and a decision was made from them. After a pause of the process
@@ -213,11 +226,19 @@ impl Decider {
             Query::Overrides => Answer::Overrides(Overrides { overrides: self.controller.overrides() }),
             Query::Explain { prefix } => Answer::Explain(Box::new(self.controller.explain(prefix))),
             Query::Events { since } => Answer::Events(Events { events: self.controller.events(since) }),
+            Query::Record => Answer::Recording(Box::new(self.tap.view())),
+            Query::RecordStart => self.record(true),
+            Query::RecordStop => self.record(false),
             Query::Off => self.order(Order::Off),
             Query::On => self.order(Order::On),
         };
         // A client that went away needs no answer.
         let _ = request.reply.send(answer);
+    }
+
+    fn record(&mut self, on: bool) -> Answer {
+        self.tap.switch(on);
+        Answer::Recording(Box::new(self.tap.view()))
     }
 
     /// The kernel's switch first: it is what takes the effect away, at once.
@@ -269,7 +290,7 @@ impl Decider {
         (lease, off): (Lease, OffSwitch),
         (decisions, learning): (watch::Sender<Arc<Decision>>, watch::Sender<bool>),
         (stance, adopt): Lifeline,
-        jobs: SyncSender<Job>,
+        (jobs, tap): (SyncSender<Job>, Tap),
         identity: Identity,
     ) -> Decider {
         Decider {
@@ -284,6 +305,7 @@ impl Decider {
             rounds: histogram(),
             stance,
             adopt,
+            tap,
         }
     }
 }

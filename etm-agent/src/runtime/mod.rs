@@ -11,6 +11,7 @@
 //! | stance | watch | decider -> announcements | latest wins |
 //! | adopt | watch | announcements -> decider | latest wins |
 //! | jobs | sync 16 | decider -> table thread | kept by the decider, in order |
+//! | records | sync 8192 and 64 MB | decider -> recorder | counted, a gap in the recording |
 //! | notes | sync 64 | link monitor, supervisor -> sampler | sender waits |
 //! | stop | watch, one per stage | supervisor -> all | - |
 
@@ -23,6 +24,7 @@ mod guarded;
 mod guardian;
 mod machine;
 mod open;
+mod record;
 mod sampler;
 mod sessions;
 mod start;

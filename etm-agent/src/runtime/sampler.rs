@@ -146,7 +146,8 @@ impl Sampler {
             device.sent.packets = device.sent.packets.wrapping_add(redirected.packets);
         }
         let at = boottime();
-        let after = self.counters.total(uplink)?;
+        let (after, excess) = self.counters.total_and_excess(uplink)?;
+        device.excess = excess;
         let uncounted = self.counters.uncounted(uplink);
         Ok(UplinkSample { uplink, at, before, after, uncounted, device })
     }

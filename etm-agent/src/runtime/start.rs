@@ -6,6 +6,7 @@ use super::error::AgentError;
 use super::guarded::{Ends, Guarded, Origin};
 use super::machine::{self, enforcing, own_table};
 use super::open::{Opening, header};
+use super::record::{self, Recorder};
 use super::sampler::{Attachment, Note, Sampler};
 use super::sessions::{self, Session, Shown};
 use super::stop::{End, Parts};
@@ -16,7 +17,7 @@ use crate::control::{self, Request};
 use crate::core::controller::Controller;
 use crate::core::decision::{Adopted, Decision};
 use crate::core::input::{Input, LinkEvent, Sample, TableFill};
-use crate::core::policy::Role;
+use crate::core::policy::{Policy, Role};
 use crate::datapath::{Counters, Datapath, KernelLog, Live, OffSwitch, Opened, PrefixTable};
 use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use tokio::task::JoinSet;
 pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -> Result<Parts, AgentError> {
     let Opening { interfaces, datapath, routes, socket, lock } = opening;
     let Opened { datapath, table, counters, lease, off, live, log, mut adopted } = datapath;
-    let controller = controller(settings, &routes, &mut adopted, &off)?;
+    let controller = controller(settings, &interfaces.uplinks, &routes, &mut adopted, &off)?;
     let (guarded, lifeline) = Guarded::of(settings, controller.enforcing())?;
     let (inputs, inputs_rx) = mpsc::channel(4096);
     let (requests, requests_rx) = mpsc::channel(16);
@@ -46,6 +47,7 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let shown = guarded.beside(settings, &sessions);
     let identity = identity(settings, &shown, guarded.view(), sample_times);
+    let (tap, recorder) = record::pair(&settings.record);
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -61,7 +63,8 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
         _lock: lock,
     };
     let tasks = &mut parts.tasks;
-    let decider = Decider::new(controller, (lease, off), (decisions, learning), lifeline, jobs, identity);
+    let decider =
+        Decider::new(controller, (lease, off), (decisions, learning), lifeline, (jobs, tap), identity);
     let sources = Sources {
         directives: directives_rx,
         links: links_rx,
@@ -70,6 +73,7 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
         inputs: inputs_rx,
     };
     spawn_decider(tasks, decider, sources)?;
+    spawn_recorder(tasks, recorder)?;
     let uplinks = &interfaces.uplinks;
     let sampler = sampler(settings, (datapath, counters, log), uplinks, fill_rx, (samples, durations))?;
     spawn_sampler(tasks, sampler, notes_rx)?;
@@ -79,15 +83,14 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
         Ends { decisions: decisions_rx.clone(), inputs: inputs.clone(), directives, stop: sessions_rx };
     guarded.announce(tasks, settings, origin, ends);
     spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
-    spawn_daemon_watch(tasks, settings.clone(), rest_rx.clone());
-    spawn_control(tasks, socket, requests, rest_rx);
-    spawn_sessions(tasks, sessions);
+    spawn_conversations(tasks, settings, (socket, requests), sessions, rest_rx);
     Ok(parts)
 }
 
 /// The decision, knowing what an earlier run left where it may go on with it.
 fn controller(
     settings: &Settings,
+    uplinks: &[LinkReport],
     routes: &fib::Overrides,
     adopted: &mut Adopted,
     off: &OffSwitch,
@@ -96,7 +99,16 @@ fn controller(
         adopted.routes = routes.installed().clone();
     }
     let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
-    Ok(Controller::new(settings.policy.clone(), slots, adopted, off.is_off()?))
+    Ok(Controller::new(policy(settings, uplinks), slots, adopted, off.is_off()?))
+}
+
+/// The operator's, with what only the machine knows: interfaces without link header have no frames to bill.
+fn policy(settings: &Settings, uplinks: &[LinkReport]) -> Policy {
+    let mut policy = settings.policy.clone();
+    for (uplink, _) in policy.uplinks.iter_mut().zip(uplinks).filter(|(_, link)| !link.ethernet) {
+        uplink.billing = uplink.billing.without_header();
+    }
+    policy
 }
 
 fn sampler(
@@ -180,6 +192,13 @@ fn spawn_sampler(tasks: &mut Tasks, sampler: Sampler, notes: Receiver<Note>) -> 
     spawn_thread(tasks, "sampler", move || End::Datapath(Box::new(sampler.run(&notes))))
 }
 
+fn spawn_recorder(tasks: &mut Tasks, recorder: Recorder) -> Result<(), AgentError> {
+    spawn_thread(tasks, "recorder", move || {
+        recorder.run();
+        End::Plain
+    })
+}
+
 fn spawn_table(
     tasks: &mut Tasks,
     (table, live): (PrefixTable, Live),
@@ -258,6 +277,19 @@ fn spawn_routes(
         ("the kernel routes", end)
     });
     Ok(())
+}
+
+/// Whoever talks to others: the routing daemon's watch, the control socket, BGP sessions.
+fn spawn_conversations(
+    tasks: &mut Tasks,
+    settings: &Settings,
+    (socket, requests): (control::Socket, mpsc::Sender<Request>),
+    sessions: Vec<Session>,
+    stop: watch::Receiver<bool>,
+) {
+    spawn_daemon_watch(tasks, settings.clone(), stop.clone());
+    spawn_control(tasks, socket, requests, stop);
+    spawn_sessions(tasks, sessions);
 }
 
 fn spawn_control(

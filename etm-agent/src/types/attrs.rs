@@ -164,6 +164,9 @@ pub struct RouteAttrs {
     pub large_communities: Vec<LargeCommunity>,
     /// ORIGINATOR_ID of a reflected route (RFC 4456).
     pub originator: Option<Ipv4Addr>,
+    /// Length of CLUSTER_LIST (RFC 4456); 0 of a route that was not reflected.
+    #[serde(default)]
+    pub cluster_hops: u8,
 }
 
 impl RouteAttrs {
@@ -178,6 +181,7 @@ impl RouteAttrs {
             communities: Vec::new(),
             large_communities: Vec::new(),
             originator: None,
+            cluster_hops: 0,
         }
     }
 }

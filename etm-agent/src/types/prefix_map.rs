@@ -3,6 +3,11 @@
 
 use super::prefix::{Family, Prefix};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::de::{SeqAccess, Visitor};
+use serde::ser::SerializeSeq;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+use std::marker::PhantomData;
 use std::net::IpAddr;
 
 /// Map from prefixes of both families to `T`.
@@ -66,6 +71,14 @@ impl<T> PrefixMap<T> {
         }
     }
 
+    /// The value of `prefix`, set to `value` first where there is none.
+    pub fn get_or_insert(&mut self, prefix: Prefix, value: T) -> &mut T {
+        match prefix.net() {
+            IpNet::V4(net) => self.v4.entry(net).or_insert(value),
+            IpNet::V6(net) => self.v6.entry(net).or_insert(value),
+        }
+    }
+
     /// Takes `prefix` out.
     pub fn remove(&mut self, prefix: Prefix) -> Option<T> {
         match prefix.net() {
@@ -105,10 +118,73 @@ impl<T> PrefixMap<T> {
         v4.chain(v6)
     }
 
+    /// The entries after `prefix` (all without one), IPv4 first, in prefix order.
+    pub fn iter_after(&self, prefix: Option<Prefix>) -> impl Iterator<Item = (Prefix, &T)> + '_ {
+        let (v4, v6) = match prefix.map(Prefix::net) {
+            None => (Some(self.v4.iter()), self.v6.iter()),
+            Some(IpNet::V4(net)) => (Some(self.v4.iter_from(&net, false)), self.v6.iter()),
+            Some(IpNet::V6(net)) => (None, self.v6.iter_from(&net, false)),
+        };
+        let v4 = v4.into_iter().flatten().map(|(net, value)| (Prefix::from(net), value));
+        v4.chain(v6.map(|(net, value)| (Prefix::from(net), value)))
+    }
+
+    /// As `iter_after`, to change values.
+    pub fn iter_mut_after(&mut self, prefix: Option<Prefix>) -> impl Iterator<Item = (Prefix, &mut T)> + '_ {
+        let (v4, v6) = match prefix.map(Prefix::net) {
+            None => (Some(self.v4.iter_mut()), self.v6.iter_mut()),
+            Some(IpNet::V4(net)) => (Some(self.v4.iter_from_mut(&net, false)), self.v6.iter_mut()),
+            Some(IpNet::V6(net)) => (None, self.v6.iter_from_mut(&net, false)),
+        };
+        let v4 = v4.into_iter().flatten().map(|(net, value)| (Prefix::from(net), value));
+        v4.chain(v6.map(|(net, value)| (Prefix::from(net), value)))
+    }
+
+    /// Bytes of memory held, without what values hold themselves.
+    pub fn memory(&self) -> usize {
+        self.v4.mem_size() + self.v6.mem_size()
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.v4.clear();
         self.v6.clear();
+    }
+}
+
+/// As a sequence of pairs, in prefix order.
+impl<T: Serialize> Serialize for PrefixMap<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // The number is given beforehand: binary forms begin with it.
+        let mut seq = serializer.serialize_seq(Some(self.len()))?;
+        for entry in self.iter() {
+            seq.serialize_element(&entry)?;
+        }
+        seq.end()
+    }
+}
+
+struct Pairs<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Pairs<T> {
+    type Value = PrefixMap<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("pairs of a prefix and its value")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<PrefixMap<T>, A::Error> {
+        let mut map = PrefixMap::new();
+        while let Some((prefix, value)) = seq.next_element::<(Prefix, T)>()? {
+            map.insert(prefix, value);
+        }
+        Ok(map)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for PrefixMap<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PrefixMap<T>, D::Error> {
+        deserializer.deserialize_seq(Pairs(PhantomData))
     }
 }
 

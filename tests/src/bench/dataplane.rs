@@ -11,10 +11,11 @@ use etm_common::Count;
 use serde_json::{Value, json};
 
 use super::BenchOptions;
-use super::kernel::{self, Program, Root, Size, Way, failed};
+use super::kernel::{self, Program, Way};
 use super::mixes::Mix;
 use super::routes::{self, Dice};
 use super::update;
+use crate::dataplane::{Root, Size, failed};
 use crate::error::LabError;
 
 /// Room of the largest configuration.

@@ -13,9 +13,10 @@ use etm_agent::types::{Prefix, PrefixMap, SlotId};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
-use super::kernel::{Program, failed};
+use super::kernel::Program;
 use super::mixes::full;
 use super::routes::{Dice, inside};
+use crate::dataplane::failed;
 use crate::error::LabError;
 
 const RATE: u32 = 10_000;

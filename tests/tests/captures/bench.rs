@@ -17,7 +17,6 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 const OUT: IfIndex = IfIndex(40);
 /// TC_ACT_UNSPEC and TCX_NEXT.
@@ -200,8 +199,5 @@ fn link_address(ifindex: IfIndex) -> SockaddrStorage {
 
 /// Runs a command line of words, and returns what it says.
 pub(crate) fn run(line: &str) -> String {
-    let mut words = line.split(' ');
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    etm_tests::dataplane::run(line).unwrap()
 }

@@ -12,12 +12,11 @@ mod made;
 mod pcap;
 
 use bench::{Begins, Bench, Grown, Way, run};
-use etm_agent::datapath;
+use etm_tests::dataplane;
 use facts::{EXCEPTIONS, Fact};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
 
 /// Where the captures are; none where the tests cannot run, after saying why.
 fn data(set: &str) -> Option<PathBuf> {
@@ -37,24 +36,11 @@ fn data(set: &str) -> Option<PathBuf> {
 
 /// True where no program can be run; says why.
 fn skip() -> bool {
-    let reason = if !nix::unistd::geteuid().is_root() {
-        "needs root for network namespaces and eBPF"
-    } else if datapath::object().is_empty() {
-        "built without the eBPF object: run `cargo xtask build-ebpf` first"
-    } else {
-        return false;
-    };
-    println!("SKIP {reason}");
-    true
+    dataplane::turn().is_none()
 }
 
-/// Runs `body` on a thread with a new network namespace, which ends with it.
 fn in_namespace<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
-    let thread = thread::spawn(|| {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        body()
-    });
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    dataplane::in_namespace(body).unwrap()
 }
 
 /// What the packets of a LINKTYPE begin with, where the program is made for it.

@@ -24,13 +24,42 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("guardian", &["core::custody", "core::decision", "types"]),
     ("control", &["core", "types"]),
     ("telemetry", &["types"]),
+    // Writes the decision's state and inputs as core::record makes them bytes.
+    ("recording", &["core::record", "core::controller", "core::input", "types"]),
     (
         "runtime",
-        &["datapath", "fib", "peering", "guardian", "control", "telemetry", "config", "core", "types"],
+        &[
+            "datapath",
+            "fib",
+            "peering",
+            "guardian",
+            "control",
+            "recording",
+            "telemetry",
+            "config",
+            "core",
+            "types",
+        ],
     ),
     // Views are the control API's answers, made in core; the client prints them.
     // `etm plan --input` solves in the client itself, without an agent.
-    ("cli", &["runtime", "control", "config", "core::view", "core::plan", "core::plan_check", "types"]),
+    // So does `etm replay`, which hands a recording to a decision of its own.
+    (
+        "cli",
+        &[
+            "runtime",
+            "control",
+            "config",
+            "recording",
+            "core::view",
+            "core::plan",
+            "core::plan_check",
+            "core::record",
+            "core::controller",
+            "core::policy",
+            "types",
+        ],
+    ),
     // main.rs and src/bin: arguments in, exit status out.
     ("main", &["cli"]),
 ];

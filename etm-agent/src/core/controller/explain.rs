@@ -1,7 +1,7 @@
 //! Why a prefix goes where it goes. Never computes a new decision: it reads the one that stands.
 
 use super::super::fib_view::NotOurs;
-use super::super::preference::{Candidate, DecidedBy, compare};
+use super::super::preference::{Candidate, compare};
 use super::super::projection::excluded;
 use super::super::view::{CandidateView, ExplainView};
 use super::Controller;
@@ -114,7 +114,13 @@ impl Controller {
             .enumerate()
             .map(|(rank, candidate)| {
                 let note = self.usable_note(prefix, home, rate, &ranked, rank);
-                self.candidate_view(candidate.peer, &candidate.attrs, Some(candidate.exit), true, note)
+                self.candidate_view(
+                    candidate.peer,
+                    &self.rib.attrs(candidate),
+                    Some(candidate.exit),
+                    true,
+                    note,
+                )
             })
             .collect();
         for (peer, path_id, attrs) in self.rib.received(prefix) {
@@ -138,6 +144,9 @@ impl Controller {
     ) -> String {
         let candidate = &ranked[rank];
         let mut notes = Vec::new();
+        if candidate.prefix != prefix {
+            notes.push(format!("a route for {} that covers it", candidate.prefix));
+        }
         if home == Some(candidate.exit) {
             notes.push("plain routing's choice".to_owned());
         }
@@ -147,8 +156,8 @@ impl Controller {
             notes.push("used by the override".to_owned());
         }
         if rank > 0 {
-            let by = compare(&ranked[rank - 1], candidate).1;
-            notes.push(format!("after {} by {}", self.exit_name(ranked[rank - 1].exit), step_text(by)));
+            let by = compare(&ranked[rank - 1], candidate, self.policy.process).1;
+            notes.push(format!("after {} by {}", self.exit_name(ranked[rank - 1].exit), by.as_str()));
         }
         if notes.is_empty() || (home != Some(candidate.exit) && self.overrides.get(prefix).is_none()) {
             notes.push(self.room_note(candidate.exit, rate));
@@ -199,16 +208,6 @@ impl Controller {
             usable,
             note,
         }
-    }
-}
-
-fn step_text(step: DecidedBy) -> &'static str {
-    match step {
-        DecidedBy::LocalPref => "LOCAL_PREF",
-        DecidedBy::AsPathLength => "AS_PATH length",
-        DecidedBy::Origin => "ORIGIN",
-        DecidedBy::Med => "MED",
-        DecidedBy::Tie => "the tie-break (lowest next hop)",
     }
 }
 

@@ -9,6 +9,11 @@ use super::super::rib::Presence;
 use super::{Controller, Session};
 use crate::types::{BitRate, Prefix, Timestamp};
 
+/// Prefixes visited by one slice of clearing up: about a millisecond.
+pub(super) const CHORES: usize = 4096;
+/// The same along with each batch of routes, so that a flood of them cannot put it off for ever.
+pub(super) const CHORES_BESIDE_ROUTES: usize = 128;
+
 impl Controller {
     pub(super) fn session(&mut self, now: Timestamp, event: SessionEvent) {
         let Some(peer) = self.policy.peers.get(usize::from(event.peer.0)) else { return };
@@ -34,6 +39,7 @@ impl Controller {
                 if role == Role::Learn {
                     // Its prefixes stay counted: the session will be back, and `sweep_slots` ends what is not.
                     self.rib.drop_peer(event.peer);
+                    self.do_chores(CHORES);
                     self.settle(now);
                 }
             }
@@ -43,17 +49,32 @@ impl Controller {
     /// Once every table is complete, prefixes that nobody announces are not counted any more: left by a session that
     /// went down, or by an earlier run.
     fn sweep_slots(&mut self) {
-        let learn = self.policy.peers.iter().zip(&self.sessions).filter(|(peer, _)| peer.role == Role::Learn);
-        if learn.into_iter().any(|(_, session)| !session.up || !session.awaited.is_empty()) {
+        self.slot_sweep = Some(None);
+        self.do_chores(CHORES);
+    }
+
+    fn tables_complete(&self) -> bool {
+        let mut learn =
+            self.policy.peers.iter().zip(&self.sessions).filter(|(peer, _)| peer.role == Role::Learn);
+        learn.all(|(_, session)| session.up && session.awaited.is_empty())
+    }
+
+    /// Clearing up that can wait, `prefixes` prefixes of it: it must not hold up what cannot.
+    pub(super) fn do_chores(&mut self, prefixes: usize) {
+        self.rib.clear_away(prefixes);
+        let Some(after) = self.slot_sweep else { return };
+        if !self.tables_complete() {
+            self.slot_sweep = None;
             return;
         }
-        let gone: Vec<Prefix> = self
-            .slots
-            .iter()
-            .map(|(prefix, _)| prefix)
-            .filter(|prefix| !self.rib.contains(*prefix))
-            .collect();
-        gone.into_iter().for_each(|prefix| self.slots.remove(prefix));
+        let next: Vec<Prefix> =
+            self.slots.iter_after(after).take(prefixes).map(|(prefix, _)| prefix).collect();
+        self.slot_sweep = (next.len() == prefixes).then(|| next.last().copied());
+        for prefix in next {
+            if !self.rib.contains(prefix) {
+                self.slots.remove(prefix);
+            }
+        }
     }
 
     /// Applies routes; true where an override may be concerned.
@@ -63,7 +84,7 @@ impl Controller {
         let mut concerned = false;
         for (prefix, presence) in touched {
             self.note_presence(prefix, presence);
-            concerned |= self.overrides.concerned_by(prefix);
+            concerned |= self.overrides.concerned_by(prefix, &self.topology);
         }
         concerned
     }
@@ -104,7 +125,7 @@ impl Controller {
             if self.slots.get(prefix).is_some_and(|slot| self.rates.demand(slot) > BitRate::ZERO) {
                 self.unsettled.insert(prefix, now);
             }
-            concerned |= self.overrides.concerned_by(prefix);
+            concerned |= self.overrides.concerned_by(prefix, &self.topology);
         }
         // While a reading is under way nothing is concluded from it: the former table stands.
         if self.fib.synced() && (concerned || !was_synced) {

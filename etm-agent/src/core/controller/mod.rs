@@ -5,8 +5,11 @@
 
 mod explain;
 mod intake;
+mod restore;
 mod round;
 mod show;
+
+pub use restore::OtherShape;
 
 use super::audit::{Audit, EndReason, Event, EventKind};
 use super::conservation::Conservation;
@@ -21,6 +24,7 @@ use super::rib::Rib;
 use super::slots::Slots;
 use super::topology::Topology;
 use crate::types::{BitRate, Family, Generation, PathId, Prefix, RouteAttrs, Timestamp, UplinkId};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -39,7 +43,7 @@ pub struct Outcome {
 }
 
 /// A session as the decision sees it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Session {
     up: bool,
     awaited: Vec<Family>,
@@ -48,7 +52,7 @@ struct Session {
 }
 
 /// An uplink's totals between two samples.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Meter {
     last: Option<UplinkSample>,
     offered: BitRate,
@@ -59,7 +63,7 @@ struct Meter {
 }
 
 /// The decision maker's whole state.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Controller {
     policy: Policy,
     topology: Topology,
@@ -80,6 +84,7 @@ pub struct Controller {
     samples: u64,
     last_sample: Option<Timestamp>,
     table: TableFill,
+    #[serde(with = "super::guard::as_text")]
     holds: Vec<Hold>,
     mismatch_ppm: u32,
     mismatch_run: u8,
@@ -95,6 +100,8 @@ pub struct Controller {
     changed: bool,
     /// True once nothing held back a decision.
     decided: bool,
+    /// Where the sweep of rows without a route has come to, while there is one.
+    slot_sweep: Option<Option<Prefix>>,
 }
 
 impl Controller {
@@ -104,10 +111,11 @@ impl Controller {
         let uplinks = policy.uplinks.len();
         let mut controller = Controller {
             topology: Topology::new(&policy),
-            rib: Rib::new(policy.community),
+            rib: Rib::new(policy.community, policy.process),
             fib: FibView::default(),
             slots: Slots::new(slot_capacity, adopted),
-            rates: Rates::new(uplinks, adopted),
+            rates: Rates::new(uplinks, adopted)
+                .billed(policy.uplinks.iter().map(|uplink| uplink.billing).collect()),
             conservation: Conservation::new(uplinks),
             overrides: Overrides::default(),
             audit: Audit::default(),
@@ -134,6 +142,7 @@ impl Controller {
             decision: Arc::new(Decision::default()),
             changed: true,
             decided: false,
+            slot_sweep: None,
             policy,
         };
         controller.load_static_routes();
@@ -171,6 +180,7 @@ impl Controller {
                 if self.apply_routes(batch) {
                     self.settle(now);
                 }
+                self.do_chores(intake::CHORES_BESIDE_ROUTES);
             }
             Input::Link(event) => self.link(now, event),
             Input::Fib(event) => self.fib_event(now, event),
@@ -182,7 +192,7 @@ impl Controller {
             Input::Installed(installed) => self.kernel_answered(installed),
             Input::Told(told) => self.peer_answered(told),
             Input::Order(order) => self.order(now, order),
-            Input::Tick => {}
+            Input::Tick => self.do_chores(intake::CHORES),
         }
         self.refresh_holds(now);
         Outcome {
@@ -203,6 +213,11 @@ impl Controller {
     /// Not before the first decision: what an earlier run left lives on its lease, not on ours.
     pub fn wants_lease(&self) -> bool {
         self.enforcing() && self.inherited.is_none()
+    }
+
+    /// True while there is clearing up to do: a tick does the next slice of it.
+    pub fn has_chores(&self) -> bool {
+        self.rib.is_clearing() || self.slot_sweep.is_some()
     }
 
     /// True while the operator's switch is off.

@@ -64,10 +64,12 @@ impl Controller {
     /// Totals of one uplink: rates, and the books.
     fn meter(&mut self, now: Timestamp, sample: UplinkSample) {
         let Some(meter) = self.meters.get_mut(sample.uplink.index()) else { return };
+        let billing = self.policy.uplinks.get(sample.uplink.index()).map(|uplink| uplink.billing);
+        let billing = billing.unwrap_or_default();
         if let Some(last) = meter.last {
             let span = sample.at.since(last.at);
-            meter.offered = BitRate::from_bytes(sample.after.since(last.after).bytes, span);
-            meter.sent = BitRate::from_bytes(sample.device.sent.since(last.device.sent).bytes, span);
+            meter.offered = billing.rate(sample.after.since(last.after), span);
+            meter.sent = billing.rate(sample.device.sent.since(last.device.sent), span);
         }
         meter.last = Some(sample);
         if !self.topology.link(sample.uplink).up {
@@ -284,7 +286,8 @@ impl Controller {
 
     fn live_row(&self, slot: SlotId, uplink: UplinkId) -> Option<LiveRow> {
         let prefix = self.slots.prefix(slot)?;
-        let (count, rate) = (self.rates.count(slot, uplink), self.rates.rate(slot, uplink));
+        // Bytes and rate in one basis, that of the counters.
+        let (count, rate) = (self.rates.count(slot, uplink), self.rates.counted_rate(slot, uplink));
         Some(LiveRow { prefix, uplink, count, rate })
     }
 }

@@ -9,7 +9,7 @@ use super::super::view::{
     EventView, OverrideView, PrefixUplinkView, PrefixView, SessionView, StatusView, UplinkView,
 };
 use super::{Controller, uplink_id};
-use crate::types::{BitRate, Count, Prefix, SlotId, Timestamp};
+use crate::types::{BitRate, Count, PeerId, Prefix, SlotId, Timestamp};
 
 impl Controller {
     /// `etm status`.
@@ -42,9 +42,11 @@ impl Controller {
     }
 
     fn session_views(&self) -> Vec<SessionView> {
-        let sessions = self.policy.peers.iter().zip(&self.sessions);
+        let ids = (0..=u16::MAX).map(PeerId);
+        let sessions = self.policy.peers.iter().zip(&self.sessions).zip(ids);
         sessions
-            .map(|(peer, session)| SessionView {
+            .map(|((peer, session), id)| SessionView {
+                routes: self.rib.routes_of(id),
                 name: peer.name.clone(),
                 role: peer.role,
                 up: session.up,
@@ -75,6 +77,7 @@ impl Controller {
             name: uplink.name.clone(),
             providers,
             up: self.topology.link(id).up,
+            billing: uplink.billing.to_string(),
             capacity_bps: uplink.capacity,
             limit_bps: uplink.limit_rate(),
             offered_bps: meter.offered,

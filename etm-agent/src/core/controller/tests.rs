@@ -163,6 +163,7 @@ impl World {
                     dropped,
                     backlog: Count::default(),
                     basis: Basis::Qdisc,
+                    excess: Count::default(),
                 },
             }
         });

@@ -57,6 +57,9 @@ impl<'a> Received<'a> {
             PathAttribute::Med(med) => self.attrs.med = Some(*med),
             PathAttribute::LocalPref(pref) if internal => self.attrs.local_pref = *pref,
             PathAttribute::OriginatorId(id) if internal => self.attrs.originator = Some(*id),
+            PathAttribute::ClusterList(ids) if internal => {
+                self.attrs.cluster_hops = u8::try_from(ids.len()).unwrap_or(u8::MAX);
+            }
             PathAttribute::MpReachNlri(reach) => self.reach = Some(reach),
             PathAttribute::MpUnreachNlri(unreach) => self.unreach = Some(unreach),
             other => self.take_communities(other),

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use etm_tests::bench::BenchOptions;
 use etm_tests::demo::{self, Format};
 use etm_tests::error::LabError;
+use etm_tests::report::{self, ViewOptions};
 use etm_tests::{bench, state};
 
 mod lab_command;
@@ -40,15 +41,37 @@ enum Command {
         /// Routing table instead of a generated one: lines `prefix<TAB>anything`, also as .zst.
         #[arg(long)]
         table: Option<PathBuf>,
+        /// Smaller sizes, to see that it runs; where a bench has them.
+        #[arg(long)]
+        quick: bool,
+        /// One part of a bench that has several, such as `ingest` of `bgp`.
+        #[arg(long)]
+        part: Option<String>,
         /// One JSON object per line on standard output.
         #[arg(long)]
         json: bool,
     },
+    /// What the planner makes of real data that is not in the repository.
+    #[command(subcommand)]
+    Report(Report),
     /// Remove a lab when its owner ends (started by the lab itself).
     #[command(hide = true)]
     Reap {
         /// Lab id.
         id: String,
+    },
+}
+
+#[derive(Subcommand)]
+enum Report {
+    /// Peak utilisation and money before and after, on real tables of several providers (docs/real-views.md).
+    Views {
+        /// Directory with `ribs/` and `demand/` (else ETM_DATA); without it nothing is done, and a line says so.
+        #[arg(long)]
+        data: Option<PathBuf>,
+        /// One JSON object per line on standard output, instead of tables.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -59,7 +82,13 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Lab(command) => lab_command::run(command),
         Command::Demo { json } => run_demo(json),
-        Command::Bench { name, table, json } => run_bench(name.as_deref(), &BenchOptions { json, table }),
+        Command::Bench { name, table, quick, part, json } => {
+            run_bench(name.as_deref(), &BenchOptions { json, table, quick, part })
+        }
+        Command::Report(Report::Views { data, json }) => {
+            let data = data.or_else(|| std::env::var_os("ETM_DATA").map(PathBuf::from));
+            report::views(&ViewOptions { data, json }).map(|_| ExitCode::SUCCESS)
+        }
         Command::Reap { id } => state::reap(&id).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error: LabError| {

@@ -95,6 +95,7 @@ fn all_attributes_arrive_and_are_shared_by_the_prefixes() {
             communities: vec![Community(64601 << 16 | 1), Community(64601 << 16 | 2)],
             large_communities: vec![LargeCommunity { global: 64601, local1: 1, local2: 2 }],
             originator: Some(Ipv4Addr::new(10, 0, 0, 5)),
+            cluster_hops: 0,
         }
     );
     assert_eq!(counts, Dispositions::default());

@@ -1,0 +1,84 @@
+//! A state that was written down, taken up again: is it whole, and may another configuration go on with it?
+//! Never repairs.
+
+use super::super::policy::Policy;
+use super::super::topology::Topology;
+use super::{Controller, uplink_id};
+use crate::types::{Count, Prefix, SlotId, UplinkId};
+use std::net::IpAddr;
+
+/// Why a state cannot go on under another configuration: recorded inputs name things by their place in it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the other configuration has other {what} than the recorded one; keep their names, order and gateways, and change capacities, limits or policy"
+)]
+pub struct OtherShape {
+    what: &'static str,
+}
+
+impl Controller {
+    /// True where lists that belong together have the lengths that they must have.
+    pub fn is_whole(&self) -> bool {
+        let uplinks = self.policy.uplinks.len();
+        self.sessions.len() == self.policy.peers.len()
+            && self.meters.len() == uplinks
+            && self.projected.len() == uplinks
+            && self.policy.exits.iter().all(|exit| exit.uplink.index() < uplinks)
+            && self.rates.is_whole(uplinks)
+    }
+
+    /// The same state under another configuration.
+    pub fn under(mut self, policy: Policy) -> Result<Controller, OtherShape> {
+        let was = &self.policy;
+        let uplinks = |policy: &Policy| -> Vec<String> {
+            policy.uplinks.iter().map(|uplink| uplink.name.clone()).collect()
+        };
+        let differs = |what| Err(OtherShape { what });
+        if uplinks(was) != uplinks(&policy) {
+            return differs("interfaces");
+        }
+        if was.exits != policy.exits || was.providers != policy.providers {
+            return differs("providers or exits");
+        }
+        if was.peers != policy.peers {
+            return differs("BGP sessions");
+        }
+        if was.static_routes != policy.static_routes {
+            return differs("static routes");
+        }
+        if was.community != policy.community {
+            return differs("communities");
+        }
+        let links: Vec<_> =
+            (0..policy.uplinks.len()).map(|index| self.topology.link(uplink_id(index))).collect();
+        self.topology = Topology::with_links(&policy, links);
+        self.policy = policy;
+        self.changed = true;
+        Ok(self)
+    }
+
+    /// The configuration.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The prefix counted in a row.
+    pub fn prefix_in(&self, slot: SlotId) -> Option<Prefix> {
+        self.slots.prefix(slot)
+    }
+
+    /// A row of the counters as read last.
+    pub fn last_count(&self, slot: SlotId, uplink: UplinkId) -> Count {
+        self.rates.last(slot, uplink)
+    }
+
+    /// The uplink behind a next hop.
+    pub fn uplink_behind(&self, gateway: IpAddr) -> Option<UplinkId> {
+        self.topology.uplink_of(self.topology.exit_of(gateway)?)
+    }
+
+    /// The uplink by which plain routing sends exactly `prefix`.
+    pub fn home_uplink(&self, prefix: Prefix) -> Option<UplinkId> {
+        self.topology.uplink_of(self.fib.home(prefix, &self.policy, &self.topology).ok()?)
+    }
+}
