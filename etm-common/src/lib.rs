@@ -8,6 +8,7 @@
 mod layout;
 pub mod limits;
 pub mod names;
+pub mod near;
 pub mod reasons;
 mod values;
 pub mod word;

@@ -23,6 +23,9 @@ pub const NODE: &str = "etm_node";
 pub const DEFAULT: &str = "etm_default";
 /// Hash: interface index -> [`crate::Uplink`].
 pub const UPLINKS: &str = "etm_uplinks";
+/// Array of u64 by the low bits of the interface index ([`crate::near`]): what most packets find instead of searching
+/// [`UPLINKS`], from which it is derived.
+pub const NEAR: &str = "etm_near";
 /// Array of [`crate::Count`], row = uplink * slots + slot.
 pub const COUNT: &str = "etm_count";
 /// Array of [`crate::Count`], row = uplink * reasons + reason.
@@ -96,6 +99,7 @@ const _: () = {
         NODE,
         DEFAULT,
         UPLINKS,
+        NEAR,
         COUNT,
         UNCOUNTED,
         TOTAL,

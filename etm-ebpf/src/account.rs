@@ -2,14 +2,14 @@
 //! Never returns a verdict, and never leaves a packet of an uplink uncounted.
 
 use crate::lookup;
-use crate::maps::{COUNT, ETM_SLOTS, TOTAL, UNCOUNTED, UPLINKS};
+use crate::maps::{COUNT, ETM_SLOTS, NEAR, TOTAL, UNCOUNTED, UPLINKS};
 use crate::parse::{Destination, destination};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf_macros::debug;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use etm_common::reasons::{BAD_SLOT, MALFORMED, NO_PREFIX, REASONS};
-use etm_common::{Count, UPLINK_WITHOUT_ETHERNET, Uplink};
+use etm_common::{Count, UPLINK_WITHOUT_ETHERNET, Uplink, near};
 
 /// Counts the packet.
 #[inline(always)]
@@ -21,22 +21,30 @@ pub fn account(ctx: &TcContext) {
         Ok(destination) => slot(destination),
         Err(reason) => Err(reason),
     };
-    count(ctx, uplink, found);
+    count(ctx, &uplink, found);
 }
 
 /// What is known of the interface that the packet leaves by.
 #[inline(always)]
-pub fn uplink(ctx: &TcContext) -> Option<&'static Uplink> {
+pub fn uplink(ctx: &TcContext) -> Option<Uplink> {
     // SAFETY: `ctx.skb.skb` is the context that the kernel passed in; its fields are read by the rules of __sk_buff.
     uplink_at(unsafe { (*ctx.skb.skb).ifindex })
 }
 
 /// What is known of an interface, if it is an uplink.
 #[inline(always)]
-pub fn uplink_at(ifindex: u32) -> Option<&'static Uplink> {
-    // SAFETY: the entry may change under us while the agent reorders uplinks; it is two aligned u32 and each
+pub fn uplink_at(ifindex: u32) -> Option<Uplink> {
+    if let Some(word) = NEAR.get_ptr(ifindex & (near::WORDS - 1)) {
+        // SAFETY: a live element, written whole by the agent.
+        let word = unsafe { word.read_volatile() };
+        if (word >> near::IFINDEX_SHIFT) as u32 == ifindex {
+            let [index, flags] = [word, word >> near::FLAGS_SHIFT].map(|part| (part & near::LOW) as u32);
+            return Some(Uplink { index, flags });
+        }
+    }
+    // SAFETY: the entry may change under us while the agent enters an interface anew; it is two aligned u32 and each
     // combination of old and new is a row that exists.
-    unsafe { UPLINKS.get(ifindex) }
+    unsafe { UPLINKS.get(ifindex) }.copied()
 }
 
 /// The slot of the longest prefix that holds the destination, or the reason why there is none.

@@ -6,7 +6,7 @@ use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray};
 use aya_ebpf::macros::btf_map;
 use etm_common::limits::MAX_UPLINKS;
 use etm_common::names::XDP_SEEN_UNKNOWN;
-use etm_common::{Count, Lease, Off, Total, Uplink};
+use etm_common::{Count, Lease, Off, Total, Uplink, near};
 
 // The const parameters of aya's maps are usize; the flag is a u32 of the kernel's interface.
 const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
@@ -39,6 +39,10 @@ pub static DEFAULT: Array<[u32; 2], 1, MMAPABLE> = Array::new();
 #[btf_map(name = "etm_uplinks")]
 pub static UPLINKS: HashMap<u32, Uplink, { MAX_UPLINKS as usize }> = HashMap::new();
 
+/// Low bits of the interface index -> the word of `etm_common::near`.
+#[btf_map(name = "etm_near")]
+pub static NEAR: Array<u64, { near::WORDS as usize }> = Array::new();
+
 /// uplink * slots + slot -> what left there.
 #[btf_map(name = "etm_count")]
 pub static COUNT: Array<Count, 1, MMAPABLE> = Array::new();
@@ -62,6 +66,10 @@ pub static OFF: Array<Off, 1> = Array::new();
 /// Packets that passed plain and packets that were marked. Per CPU: every packet from inside comes by.
 #[btf_map(name = "etm_marked")]
 pub static MARKED: PerCpuArray<Count, 2> = PerCpuArray::new();
+
+/// The kernel's last tick that this CPU saw, and boot time then. Never pinned: each program reads its own clock.
+#[btf_map(name = "etm_tick")]
+pub static TICK: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
 
 /// `etm_xdp`, for forwarders. Made here so that the loader pins it; this object's own programs never call it.
 #[btf_map(name = "etm_xdp_call")]

@@ -33,7 +33,7 @@ pub fn account(ctx: &XdpContext) {
                     Ok(destination) => slot(destination),
                     Err(reason) => Err(reason),
                 };
-                book(ctx, uplink, found, amount);
+                book(ctx, &uplink, found, amount);
                 uplink.index
             }
         },

@@ -47,6 +47,8 @@ fn package_of(program: &str) -> &'static str {
         "nsenter" => "util-linux",
         "bpftool" => "bpftool",
         "tcpdump" => "tcpdump",
+        "gobgp" | "gobgpd" => "gobgpd",
+        "vtysh" | "/usr/lib/frr/bgpd" | "/usr/lib/frr/zebra" => "frr",
         "zstd" => "zstd",
         "gzip" => "gzip",
         _ => "iproute2",

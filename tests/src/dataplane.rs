@@ -6,11 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aya::maps::{HashMap, MapData};
+use aya::maps::{Array, HashMap, MapData};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use etm_agent::datapath::{self, Datapath, DatapathConfig, Hook, KernelLogLevel, Opened};
-use etm_common::{Uplink, names};
+use etm_common::{Uplink, names, near};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::command;
@@ -129,7 +129,7 @@ impl Drop for Root {
 }
 
 /// Maps of the data plane that a counting program uses.
-pub const COUNTING: [&str; 10] = [
+pub const COUNTING: [&str; 11] = [
     names::PREFIX4,
     names::PREFIX6,
     names::DIR24,
@@ -137,6 +137,7 @@ pub const COUNTING: [&str; 10] = [
     names::NODE,
     names::DEFAULT,
     names::UPLINKS,
+    names::NEAR,
     names::COUNT,
     names::UNCOUNTED,
     names::TOTAL,
@@ -180,6 +181,10 @@ impl Loading<'_> {
         let mut uplinks: HashMap<&mut MapData, u32, Uplink> =
             map.try_into().map_err(failed("open the map of uplinks"))?;
         uplinks.insert(LOOPBACK, Uplink::default(), 0).map_err(failed("enter an uplink"))?;
+        let map = object.map_mut(names::NEAR).ok_or_else(|| incomplete(names::NEAR))?;
+        let mut words: Array<&mut MapData, u64> = map.try_into().map_err(failed("open the near words"))?;
+        let word = u64::from(LOOPBACK) << near::IFINDEX_SHIFT;
+        words.set(LOOPBACK, word, 0).map_err(failed("enter an uplink"))?;
         classifier(&mut object, self.program)?.load().map_err(failed("load a counting program"))?;
         Ok(object)
     }

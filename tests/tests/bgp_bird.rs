@@ -75,6 +75,7 @@ async fn learn_all() -> (BTreeSet<Candidate>, Duration) {
                     SessionChange::Up { .. } => up = Instant::now(),
                     SessionChange::EndOfRib(family) => drop(complete.insert(family)),
                     SessionChange::Down { reason } => panic!("{reason}"),
+                    other => panic!("{other:?}"),
                 },
                 Input::Routes(batch) => {
                     for change in batch.changes {
@@ -209,7 +210,7 @@ async fn inject(
     };
     let address = |family| Some(next_hop(family).parse().unwrap());
     let next_hops = NextHops { v4: address(Family::V4), v6: address(Family::V6), per_exit: BTreeMap::new() };
-    let inject = InjectConfig { out, next_hops };
+    let inject = InjectConfig::new(out, next_hops);
     config.check_inject(&inject).unwrap();
     let session = run_inject(config, inject, decisions, Ports { inputs, status, stop, clock });
     let drain = async { while received.recv().await.is_some() {} };

@@ -27,13 +27,13 @@ pub(crate) fn install(packages: &[String]) -> Result<()> {
     if lists_are_empty() {
         process::run(&mut apt(&["update"]))?;
     } else if process::run(&mut install_command(packages)).is_ok() {
-        return disable_bird(packages);
+        return disable_daemons(packages);
     } else {
         eprintln!("setup: apt could not install them; its lists may be old, refreshing them");
         process::run(&mut apt(&["update"]))?;
     }
     process::run(&mut install_command(packages))?;
-    disable_bird(packages)
+    disable_daemons(packages)
 }
 
 fn apt(args: &[&str]) -> Command {
@@ -59,11 +59,20 @@ fn lists_are_empty() -> bool {
     })
 }
 
-/// The lab starts its own BIRDs in its own namespaces; the system's must not begin to speak at the next boot.
-fn disable_bird(packages: &[String]) -> Result<()> {
-    if packages.iter().any(|name| name == "bird2") && Path::new("/run/systemd/system").is_dir() {
-        eprintln!("setup: bird2 was installed for the lab only, so its system service is disabled");
-        process::run(Command::new("systemctl").args(["disable", "--now", "bird.service"]))?;
+/// Routing daemons and the services that Debian would start with the machine.
+const SERVICES: &[(&str, &str)] =
+    &[("bird2", "bird.service"), ("frr", "frr.service"), ("gobgpd", "gobgpd.service")];
+
+/// The lab starts its own daemons in its own namespaces; the system's must not begin to speak at the next boot.
+fn disable_daemons(packages: &[String]) -> Result<()> {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return Ok(());
+    }
+    for (package, service) in
+        SERVICES.iter().filter(|(package, _)| packages.iter().any(|name| name == package))
+    {
+        eprintln!("setup: {package} was installed for the lab only, so its system service is disabled");
+        process::run(Command::new("systemctl").args(["disable", "--now", *service]))?;
     }
     Ok(())
 }

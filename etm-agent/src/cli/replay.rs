@@ -189,7 +189,7 @@ impl<'a> Pass<'a> {
         self.report.files += 1;
         let mut decoder = Decoder::new(header.boot);
         let mut end = None;
-        while let Some((kind, bytes)) = reader.next()? {
+        while let Some((kind, bytes)) = reader.block()? {
             match kind {
                 Kind::Entries => {
                     let mut rest = bytes.as_slice();

@@ -6,13 +6,16 @@ pub mod offline;
 mod raw;
 mod record;
 mod report;
+mod routes;
+mod session;
 mod settings;
 mod validate;
 
 pub use report::ConfigError;
 pub use settings::{
-    AgentSettings, BgpSettings, DatapathSettings, GuardianSettings, HookChoice, KernelSettings,
-    RecordSettings, SessionSettings, Settings,
+    AgentSettings, BeyondSettings, BgpSettings, DatapathSettings, GuardianSettings, HookChoice,
+    ImportSettings, KernelSettings, KeySettings, MaxRoutesSettings, ReachSettings, RecordSettings,
+    SessionSettings, Settings, TransportSettings,
 };
 
 /// The documented configuration: every key with its default, commented out where it is optional.

@@ -2,6 +2,7 @@
 //! Every table refuses unknown keys. Defaults and meaning are documented in deploy/etm.toml.example.
 
 use crate::core::policy::{Mode, Role};
+use crate::types::bgp::BgpRole;
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr};
 use toml::Spanned;
@@ -62,8 +63,51 @@ pub(super) struct PolicyTable {
     pub(super) hold: Option<Text>,
     pub(super) max_overrides: Option<usize>,
     pub(super) max_moved: Option<Text>,
+    /// Own and internal prefixes.
+    #[serde(default)]
+    pub(super) internal: Vec<Text>,
     #[serde(default)]
     pub(super) decision: DecisionTable,
+    #[serde(default)]
+    pub(super) prefix_list: Vec<PrefixList>,
+    #[serde(default)]
+    pub(super) route: Vec<RouteRuleTable>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PrefixList {
+    pub(super) name: Text,
+    pub(super) prefixes: Vec<Text>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RouteRuleTable {
+    pub(super) name: Text,
+    pub(super) action: RuleAction,
+    pub(super) preference: Option<Spanned<u32>>,
+    #[serde(default)]
+    pub(super) prefixes: Vec<Text>,
+    #[serde(default)]
+    pub(super) prefix_lists: Vec<Text>,
+    #[serde(default)]
+    pub(super) as_paths: Vec<Text>,
+    #[serde(default)]
+    pub(super) communities: Vec<Text>,
+    #[serde(default)]
+    pub(super) large_communities: Vec<Text>,
+    #[serde(default)]
+    pub(super) origin_as: Vec<u32>,
+    #[serde(default)]
+    pub(super) sessions: Vec<Text>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RuleAction {
+    Accept,
+    Deny,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -167,6 +211,7 @@ pub(super) struct Bgp {
     pub(super) community: Option<Text>,
     pub(super) local_pref: Option<u32>,
     pub(super) hold_time: Option<Text>,
+    pub(super) listen_port: Option<u16>,
     #[serde(default)]
     pub(super) session: Vec<Session>,
 }
@@ -176,15 +221,68 @@ pub(super) struct Bgp {
 pub(super) struct Session {
     pub(super) name: Text,
     pub(super) role: Role,
-    pub(super) peer: Spanned<IpAddr>,
+    pub(super) peer: Text,
     pub(super) peer_as: Option<u32>,
     pub(super) port: Option<u16>,
     pub(super) local: Option<Spanned<IpAddr>>,
     pub(super) router_id: Option<Spanned<Ipv4Addr>>,
+    pub(super) connect: Option<ConnectText>,
+    pub(super) multihop: Option<Spanned<u8>>,
+    pub(super) gtsm: Option<Spanned<u8>>,
+    pub(super) md5_key_file: Option<Text>,
+    pub(super) ao: Option<Spanned<Ao>>,
+    pub(super) accept: Option<AcceptText>,
+    pub(super) enforce_first_as: Option<bool>,
+    pub(super) bgp_role: Option<Spanned<BgpRole>>,
+    pub(super) strict_role: Option<bool>,
+    pub(super) max_routes: Option<Spanned<MaxRoutes>>,
+    pub(super) retain: Option<Text>,
+    pub(super) announce_rate: Option<Spanned<u32>>,
+    pub(super) into_border: Option<bool>,
     #[serde(default)]
     pub(super) next_hops: Vec<IpAddr>,
     #[serde(default)]
     pub(super) exit_next_hops: Vec<ExitNextHops>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ConnectText {
+    Active,
+    Passive,
+    Both,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum AcceptText {
+    All,
+    None,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ao {
+    pub(super) key_file: Text,
+    pub(super) id: Option<u8>,
+    pub(super) algorithm: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MaxRoutes {
+    pub(super) limit: u64,
+    pub(super) warn_at: Option<u64>,
+    pub(super) beyond: Option<BeyondText>,
+    pub(super) restart_after: Option<Text>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum BeyondText {
+    Restart,
+    Down,
+    Drop,
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,6 +1,7 @@
 //! What the configuration means: complete, checked, every default filled in.
 
 use crate::core::policy::{Policy, Role};
+use crate::types::bgp::BgpRole;
 use crate::types::{Asn, ExitId, RouterId};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -122,6 +123,8 @@ pub struct BgpSettings {
     pub local_pref: u32,
     /// Offered hold time; at most the lease.
     pub hold_time: Duration,
+    /// TCP port of listeners.
+    pub listen_port: u16,
     /// Sessions in order of `PeerId`.
     pub sessions: Vec<SessionSettings>,
 }
@@ -133,8 +136,10 @@ pub struct SessionSettings {
     pub name: String,
     /// What it is for.
     pub role: Role,
-    /// Whom we connect to.
+    /// The peer.
     pub peer: IpAddr,
+    /// The interface of a link-local peer.
+    pub interface: Option<String>,
     /// TCP port there.
     pub port: u16,
     /// The peer's AS.
@@ -147,4 +152,91 @@ pub struct SessionSettings {
     pub next_hops: Vec<IpAddr>,
     /// NEXT_HOP of announcements through particular exits.
     pub exit_next_hops: Vec<(ExitId, Vec<IpAddr>)>,
+    /// What protects the session and who opens it.
+    pub transport: TransportSettings,
+    /// What is taken from the peer.
+    pub import: ImportSettings,
+    /// Routes announced per second.
+    pub announce_rate: u32,
+}
+
+/// What protects a session and who opens it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransportSettings {
+    /// We connect.
+    pub dials: bool,
+    /// We listen.
+    pub listens: bool,
+    /// How far away the peer may be.
+    pub reach: ReachSettings,
+    /// Keys; files, which the one who opens the session reads.
+    pub key: KeySettings,
+}
+
+/// How far away a peer may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReachSettings {
+    /// One link for external peers, any distance for internal ones.
+    Usual,
+    /// So many hops, by the TTL of what is sent.
+    Multihop(u8),
+    /// So many hops, by the TTL of what is received (RFC 5082).
+    Gtsm(u8),
+}
+
+/// How the connection is authenticated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySettings {
+    /// Not at all.
+    None,
+    /// TCP-MD5 with the key in this file.
+    Md5(PathBuf),
+    /// TCP-AO.
+    Ao {
+        /// File of the master key.
+        file: PathBuf,
+        /// SendID and RecvID.
+        id: u8,
+        /// The kernel's name of the algorithm.
+        algorithm: String,
+    },
+}
+
+/// What is taken from a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportSettings {
+    /// Whether anything is taken: always from internal peers, from external ones only where the operator says so (RFC 8212).
+    pub accept: bool,
+    /// Whether an external peer's paths must begin with its AS.
+    pub first_as: bool,
+    /// Our role towards an external peer (RFC 9234).
+    pub role: Option<BgpRole>,
+    /// Whether an external peer without a role is refused.
+    pub strict_role: bool,
+    /// Maximum of routes.
+    pub max_routes: Option<MaxRoutesSettings>,
+    /// Longest time to keep the routes of a peer that restarts; zero to keep none.
+    pub retain: Duration,
+}
+
+/// A maximum of routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxRoutesSettings {
+    /// How many there may be.
+    pub limit: u64,
+    /// From so many on there is a warning.
+    pub warn_at: u64,
+    /// What happens beyond.
+    pub beyond: BeyondSettings,
+}
+
+/// What happens beyond a maximum of routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BeyondSettings {
+    /// The session ends and comes back after this pause.
+    Restart(Duration),
+    /// The session ends and stays down until an operator resets it.
+    Down,
+    /// The session stays; what is too much is dropped.
+    Drop,
 }

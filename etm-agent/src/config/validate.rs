@@ -38,7 +38,13 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let community = check.community(raw.bgp.as_ref());
     let (interval, stale_after) = check.times(&raw.agent);
     check.lease_outlives(raw, interval, kernel.lease);
+    let peers: Vec<Peer> = bgp
+        .iter()
+        .flat_map(|bgp| bgp.sessions.iter().map(|session| session_peer(session, bgp.asn)))
+        .collect();
     let policy = Policy {
+        route_rules: check.route_rules(&raw.policy, &peers),
+        internal: check.parse_all(&raw.policy.internal),
         mode: raw.agent.mode,
         interval,
         peers: bgp
@@ -99,21 +105,34 @@ fn session_peer(session: &SessionSettings, own: Asn) -> Peer {
 }
 
 #[derive(Default)]
-struct Check {
+pub(super) struct Check {
     faults: Vec<Fault>,
 }
 
 impl Check {
-    fn fault(&mut self, span: Range<usize>, message: impl Into<String>) {
+    pub(super) fn fault(&mut self, span: Range<usize>, message: impl Into<String>) {
         self.faults.push(Fault { span: Some(span), message: message.into(), help: None });
     }
 
-    fn fault_with_help(&mut self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn fault_with_help(
+        &mut self,
+        span: Range<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
         self.faults.push(Fault { span: Some(span), message: message.into(), help: Some(help.into()) });
     }
 
     fn missing(&mut self, message: impl Into<String>, help: impl Into<String>) {
         self.faults.push(Fault { span: None, message: message.into(), help: Some(help.into()) });
+    }
+
+    pub(super) fn parse_all<T>(&mut self, texts: &[Text]) -> Vec<T>
+    where
+        T: FromStr,
+        T::Err: Display,
+    {
+        texts.iter().filter_map(|text| self.parse(text)).collect()
     }
 
     fn parse<T>(&mut self, text: &Text) -> Option<T>
@@ -134,7 +153,7 @@ impl Check {
         text.and_then(|text| self.parse(text)).unwrap_or(default)
     }
 
-    fn duration(&mut self, text: Option<&Text>, default: Duration) -> Duration {
+    pub(super) fn duration(&mut self, text: Option<&Text>, default: Duration) -> Duration {
         let Some(text) = text else { return default };
         match parse_duration(text.get_ref()) {
             Ok(span) => span,
@@ -401,12 +420,14 @@ impl Check {
                 );
             }
             let settings = self.session(session, raw, exits);
-            sessions.push(settings);
+            sessions.extend(settings);
         }
+        self.no_border(&raw.session, &sessions);
         BgpSettings {
             asn: Asn(*raw.asn.get_ref()),
             local_pref: raw.local_pref.unwrap_or(1_000_000),
             hold_time,
+            listen_port: raw.listen_port.unwrap_or(179),
             sessions,
         }
     }
@@ -418,13 +439,8 @@ impl Check {
         RouterId(*id.get_ref())
     }
 
-    fn session(&mut self, session: &raw::Session, bgp: &raw::Bgp, exits: &[Exit]) -> SessionSettings {
-        let peer = *session.peer.get_ref();
-        if let Some(local) = session.local.as_ref()
-            && Family::of(*local.get_ref()) != Family::of(peer)
-        {
-            self.fault(local.span(), format!("local address and peer {peer} are of different families"));
-        }
+    fn session(&mut self, session: &raw::Session, bgp: &raw::Bgp, exits: &[Exit]) -> Option<SessionSettings> {
+        let (peer, interface) = self.peer(session)?;
         if session.role == Role::Inject && session.next_hops.is_empty() && session.exit_next_hops.is_empty() {
             self.fault_with_help(
                 session.name.span(),
@@ -439,17 +455,23 @@ impl Check {
             }
         }
         let router_id = session.router_id.as_ref().unwrap_or(&bgp.router_id);
-        SessionSettings {
+        let peer_as = Asn(session.peer_as.unwrap_or(*bgp.asn.get_ref()));
+        let external = peer_as.0 != *bgp.asn.get_ref();
+        Some(SessionSettings {
             name: session.name.get_ref().clone(),
             role: session.role,
             peer,
+            interface,
             port: session.port.unwrap_or(179),
-            peer_as: Asn(session.peer_as.unwrap_or(*bgp.asn.get_ref())),
+            peer_as,
             local: session.local.as_ref().map(|addr| *addr.get_ref()),
             router_id: self.router_id(router_id),
             next_hops: session.next_hops.clone(),
             exit_next_hops,
-        }
+            transport: self.transport(session),
+            import: self.import(session, external),
+            announce_rate: self.announce_rate(session),
+        })
     }
 
     /// What must be there for ETM to have anything to do.

@@ -4,8 +4,9 @@
 use super::input::{FibChange, FibEvent, KernelRoute};
 use super::policy::Policy;
 use super::topology::Topology;
-use crate::types::{ExitId, Prefix, PrefixMap};
+use crate::types::{ExitId, IfIndex, Prefix, PrefixMap};
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// All routes of the main table.
 ///
@@ -18,7 +19,96 @@ pub struct FibView {
     complete: bool,
 }
 
-type Table = PrefixMap<Vec<KernelRoute>>;
+/// A few hundred bytes for each way a prefix can be routed, and a number for each prefix: a full table has a million
+/// prefixes and hardly more ways than next hops.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Table {
+    prefixes: PrefixMap<u32>,
+    ways: Vec<Way>,
+    free: Vec<u32>,
+    /// Numbers of ways in use, in the order of their routes.
+    sorted: Vec<u32>,
+}
+
+/// The routes of one or more prefixes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Way {
+    routes: Vec<Hop>,
+    prefixes: u32,
+}
+
+/// A route without its destination.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Hop {
+    metric: u32,
+    protocol: u8,
+    unicast: bool,
+    next_hops: Vec<(Option<IpAddr>, IfIndex)>,
+}
+
+impl Table {
+    fn routes(&self, prefix: Prefix) -> &[Hop] {
+        self.prefixes.get(prefix).and_then(|way| self.ways.get(index(*way))).map_or(&[], |way| &way.routes)
+    }
+
+    /// Sets what `prefix` has; nothing takes it out.
+    fn set(&mut self, prefix: Prefix, routes: Vec<Hop>) {
+        let before = if routes.is_empty() {
+            self.prefixes.remove(prefix)
+        } else {
+            let way = self.intern(routes);
+            self.prefixes.insert(prefix, way)
+        };
+        if let Some(way) = before {
+            self.release(way);
+        }
+    }
+
+    fn intern(&mut self, routes: Vec<Hop>) -> u32 {
+        let (ways, sorted) = (&mut self.ways, &self.sorted);
+        match sorted.binary_search_by(|way| ways[index(*way)].routes.cmp(&routes)) {
+            Ok(at) => {
+                let way = sorted[at];
+                ways[index(way)].prefixes += 1;
+                way
+            }
+            Err(at) => {
+                let new = Way { routes, prefixes: 1 };
+                let way = match self.free.pop() {
+                    Some(way) => {
+                        ways[index(way)] = new;
+                        way
+                    }
+                    None => {
+                        ways.push(new);
+                        u32::try_from(ways.len() - 1).unwrap_or(u32::MAX)
+                    }
+                };
+                self.sorted.insert(at, way);
+                way
+            }
+        }
+    }
+
+    fn release(&mut self, way: u32) {
+        let Some(entry) = self.ways.get_mut(index(way)) else { return };
+        entry.prefixes -= 1;
+        if entry.prefixes > 0 {
+            return;
+        }
+        let ways = &self.ways;
+        let routes = &ways[index(way)].routes;
+        if let Ok(at) = self.sorted.binary_search_by(|other| ways[index(*other)].routes.cmp(routes)) {
+            self.sorted.remove(at);
+        }
+        self.ways[index(way)] = Way::default();
+        self.free.push(way);
+    }
+}
+
+fn index(way: u32) -> usize {
+    usize::try_from(way).unwrap_or(usize::MAX)
+}
 
 /// Why the kernel's route for a prefix cannot be overridden (invariant 8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +134,7 @@ impl FibView {
     pub fn apply(&mut self, event: FibEvent) -> Vec<Prefix> {
         match event {
             FibEvent::Reset => {
-                self.incoming = Some(Table::new());
+                self.incoming = Some(Table::default());
                 Vec::new()
             }
             FibEvent::Synced => {
@@ -68,7 +158,7 @@ impl FibView {
 
     /// The exit that plain routing uses for exactly `prefix`, where it is the daemon's own choice among the exits.
     pub fn home(&self, prefix: Prefix, policy: &Policy, topology: &Topology) -> Result<ExitId, NotOurs> {
-        let best = self.routes.get(prefix).and_then(|routes| routes.first()).ok_or(NotOurs::NoKernelRoute)?;
+        let best = self.routes.routes(prefix).first().ok_or(NotOurs::NoKernelRoute)?;
         if !best.unicast {
             return Err(NotOurs::NotUnicast);
         }
@@ -86,45 +176,36 @@ impl FibView {
 
     /// Routed prefixes strictly inside `prefix`, of any origin, in prefix order.
     pub fn inside(&self, prefix: Prefix) -> impl Iterator<Item = Prefix> + '_ {
-        self.routes.covered_by(prefix).map(|(inner, _)| inner).filter(move |inner| *inner != prefix)
+        self.routes.prefixes.covered_by(prefix).map(|(inner, _)| inner).filter(move |inner| *inner != prefix)
     }
 
     /// Number of prefixes.
     pub fn len(&self) -> usize {
-        self.routes.len()
+        self.routes.prefixes.len()
     }
 
     /// True without a route.
     pub fn is_empty(&self) -> bool {
-        self.routes.is_empty()
+        self.routes.prefixes.is_empty()
     }
 }
 
 fn apply(table: &mut Table, change: FibChange) -> Prefix {
     match change {
-        FibChange::Set(route) => {
-            let prefix = route.prefix;
-            match table.get_mut(prefix) {
-                None => {
-                    table.insert(prefix, vec![route]);
-                }
-                Some(routes) => match routes.iter_mut().find(|known| known.metric == route.metric) {
-                    Some(known) => *known = route,
-                    None => {
-                        routes.push(route);
-                        routes.sort_by_key(|known| known.metric);
-                    }
-                },
+        FibChange::Set(KernelRoute { prefix, metric, protocol, unicast, next_hops }) => {
+            let mut routes = table.routes(prefix).to_vec();
+            let route = Hop { metric, protocol, unicast, next_hops };
+            match routes.binary_search_by_key(&metric, |known| known.metric) {
+                Ok(at) => routes[at] = route,
+                Err(at) => routes.insert(at, route),
             }
+            table.set(prefix, routes);
             prefix
         }
         FibChange::Unset { prefix, metric } => {
-            if let Some(routes) = table.get_mut(prefix) {
-                routes.retain(|known| known.metric != metric);
-                if routes.is_empty() {
-                    table.remove(prefix);
-                }
-            }
+            let mut routes = table.routes(prefix).to_vec();
+            routes.retain(|known| known.metric != metric);
+            table.set(prefix, routes);
             prefix
         }
     }
@@ -135,7 +216,9 @@ mod tests {
     use super::super::input::LinkEvent;
     use super::super::policy::tests::two_exits;
     use super::*;
-    use crate::types::{IfIndex, UplinkId};
+    use crate::types::UplinkId;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     fn route(metric: u32, protocol: u8, gateway: &str, ifindex: u32) -> KernelRoute {
         KernelRoute {
@@ -202,7 +285,39 @@ mod tests {
             FibChange::Set(route(40, 12, "10.0.2.1", 11)),
             FibChange::Unset { prefix: "198.18.0.0/24".parse().unwrap(), metric: 32 },
         ]));
-        let left = fib.routes.get("198.18.0.0/24".parse().unwrap()).unwrap();
+        let left = fib.routes.routes("198.18.0.0/24".parse().unwrap());
         assert_eq!(left.iter().map(|route| route.metric).collect::<Vec<_>>(), [40]);
+    }
+
+    proptest! {
+        #[test]
+        fn it_holds_what_a_map_of_routes_would_hold(
+            steps in prop::collection::vec((0u8..4, 0u32..3, 1u8..3, any::<bool>()), 1..80)
+        ) {
+            let (mut fib, mut oracle) = (FibView::default(), BTreeMap::new());
+            for (prefix, metric, hop, set) in steps {
+                let prefix: Prefix = format!("198.18.{prefix}.0/24").parse().unwrap();
+                let change = if set {
+                    let route = KernelRoute { prefix, ..route(metric, 12, &format!("10.0.{hop}.1"), 10) };
+                    oracle.insert((prefix, metric), route.next_hops.clone());
+                    FibChange::Set(route)
+                } else {
+                    oracle.remove(&(prefix, metric));
+                    FibChange::Unset { prefix, metric }
+                };
+                fib.apply(FibEvent::Changes(vec![change]));
+            }
+            let held: BTreeMap<_, _> = fib
+                .routes
+                .prefixes
+                .iter()
+                .flat_map(|(prefix, _)| {
+                    fib.routes.routes(prefix).iter().map(move |hop| ((prefix, hop.metric), hop.next_hops.clone()))
+                })
+                .collect();
+            prop_assert_eq!(held, oracle);
+            let used: u32 = fib.routes.sorted.iter().map(|way| fib.routes.ways[index(*way)].prefixes).sum();
+            prop_assert_eq!(usize::try_from(used).unwrap(), fib.len());
+        }
     }
 }

@@ -57,6 +57,19 @@ pub enum SessionChange {
         /// Why, in words an operator can act on.
         reason: String,
     },
+    /// Not Established any more, but the peer forwards on and is expected back (RFC 4724 section 4.2): its routes of
+    /// these families stay as stale, those of other families are void.
+    Retained {
+        /// Families kept.
+        families: Vec<Family>,
+        /// Why, in words an operator can act on.
+        reason: String,
+    },
+    /// The peer begins to send its whole table of this family again (RFC 7313 section 4): its routes are stale until
+    /// they are announced again.
+    Refreshing(Family),
+    /// Whatever of this family is stale by now is void: the peer has said all it has, or did not come back in time.
+    Sweep(Family),
 }
 
 /// Changes of one session's Adj-RIB-In, in the order received.

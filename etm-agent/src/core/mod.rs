@@ -6,6 +6,7 @@
 //! In reading order, each file importing only those before it.
 
 pub mod billing;
+pub mod route_rules;
 
 pub mod policy;
 

@@ -1,6 +1,7 @@
 //! The operator's validated intent. `config` builds it; nothing here is ever an output of ETM.
 
 use super::billing::Billing;
+use super::route_rules::RouteRule;
 use crate::types::{Asn, BitRate, Community, ExitId, PeerId, Prefix, ProviderId, Share, UplinkId};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -178,6 +179,10 @@ pub struct Policy {
     pub community: Community,
     /// Kernel route protocols (rtm_protocol) under which the routing daemon installs BGP routes.
     pub daemon_protocols: Vec<u8>,
+    /// Which learnt routes may be used; the first that matches decides.
+    pub route_rules: Vec<RouteRule>,
+    /// Own and internal prefixes: nothing inside them is ever a candidate.
+    pub internal: Vec<Prefix>,
     /// How routes are compared.
     pub process: DecisionProcess,
     /// Longest time without a sample or with a failed check before decisions freeze.
@@ -240,6 +245,8 @@ pub(crate) mod tests {
             max_throws: 256,
             community: "64500:179".parse().unwrap(),
             daemon_protocols: vec![12],
+            route_rules: Vec::new(),
+            internal: Vec::new(),
             process: DecisionProcess::default(),
             stale_after: Duration::from_secs(5),
         }

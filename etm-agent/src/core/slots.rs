@@ -5,12 +5,73 @@ use super::decision::{Adopted, TableChange};
 use crate::types::{Prefix, PrefixMap, SlotId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// Which prefix has which row: eight bytes where it is IPv4, as most are.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Owners {
+    rows: Vec<Owner>,
+    /// IPv6 prefixes by the number in their row.
+    wide: Vec<Option<Prefix>>,
+    free: Vec<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Owner {
+    Nobody,
+    V4([u8; 4], u8),
+    V6([u8; 4]),
+}
+
+const _: () = assert!(size_of::<Owner>() <= 8);
+
+impl Owners {
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn grow_to(&mut self, rows: usize) {
+        self.rows.resize(rows.max(self.rows.len()), Owner::Nobody);
+    }
+
+    fn get(&self, row: usize) -> Option<Prefix> {
+        match *self.rows.get(row)? {
+            Owner::Nobody => None,
+            Owner::V4(addr, len) => Prefix::new(addr.into(), len).ok(),
+            Owner::V6(number) => self.wide.get(wide(number)).copied().flatten(),
+        }
+    }
+
+    fn set(&mut self, row: usize, prefix: Option<Prefix>) {
+        let Some(entry) = self.rows.get_mut(row) else { return };
+        if let Owner::V6(number) = *entry {
+            self.wide[wide(number)] = None;
+            self.free.push(u32::from_le_bytes(number));
+        }
+        *entry = match prefix.map(|prefix| (prefix, prefix.addr())) {
+            None => Owner::Nobody,
+            Some((prefix, IpAddr::V4(addr))) => Owner::V4(addr.octets(), prefix.len()),
+            Some((_, IpAddr::V6(_))) => {
+                let number = self.free.pop().unwrap_or_else(|| {
+                    self.wide.push(None);
+                    u32::try_from(self.wide.len() - 1).unwrap_or(u32::MAX)
+                });
+                self.wide[wide(number.to_le_bytes())] = prefix;
+                Owner::V6(number.to_le_bytes())
+            }
+        };
+    }
+}
+
+fn wide(number: [u8; 4]) -> usize {
+    usize::try_from(u32::from_le_bytes(number)).unwrap_or(usize::MAX)
+}
 
 /// Owner of the rows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Slots {
     of_prefix: PrefixMap<SlotId>,
-    prefix_of: Vec<Option<Prefix>>,
+    prefix_of: Owners,
     free: Vec<SlotId>,
     capacity: u32,
     /// Prefixes that found no free row, in case one becomes free.
@@ -23,7 +84,7 @@ impl Slots {
     pub fn new(capacity: u32, adopted: &Adopted) -> Slots {
         let mut slots = Slots {
             of_prefix: PrefixMap::new(),
-            prefix_of: Vec::new(),
+            prefix_of: Owners::default(),
             free: Vec::new(),
             capacity,
             waiting: BTreeSet::new(),
@@ -31,25 +92,21 @@ impl Slots {
         };
         for (prefix, slot) in &adopted.entries {
             slots.grow_to(slot.0.saturating_add(1));
-            if let Some(entry) = slots.prefix_of.get_mut(index(*slot)) {
-                *entry = Some(*prefix);
+            if index(*slot) < slots.prefix_of.len() {
+                slots.prefix_of.set(index(*slot), Some(*prefix));
                 slots.of_prefix.insert(*prefix, *slot);
             }
         }
         // Rows below the highest adopted one that no entry names are free: nothing can reach them.
-        let used = slots.prefix_of.clone();
-        for (row, prefix) in used.iter().enumerate().rev() {
-            if prefix.is_none() {
-                slots.free.push(SlotId(u32::try_from(row).unwrap_or(u32::MAX)));
-            }
-        }
+        let free = (0..slots.prefix_of.len()).rev().filter(|row| slots.prefix_of.get(*row).is_none());
+        slots.free = free.map(|row| SlotId(u32::try_from(row).unwrap_or(u32::MAX))).collect();
         slots
     }
 
     fn grow_to(&mut self, rows: u32) {
         let rows = usize::try_from(rows.min(self.capacity)).unwrap_or(usize::MAX);
         if self.prefix_of.len() < rows {
-            self.prefix_of.resize(rows, None);
+            self.prefix_of.grow_to(rows);
         }
     }
 
@@ -60,7 +117,7 @@ impl Slots {
 
     /// The prefix counted in `slot`.
     pub fn prefix(&self, slot: SlotId) -> Option<Prefix> {
-        self.prefix_of.get(index(slot)).copied().flatten()
+        self.prefix_of.get(index(slot))
     }
 
     /// Every prefix that has a row, in prefix order.
@@ -86,13 +143,11 @@ impl Slots {
                     self.waiting.insert(prefix);
                     return;
                 }
-                self.prefix_of.push(None);
+                self.prefix_of.grow_to(self.prefix_of.len() + 1);
                 SlotId(next)
             }
         };
-        if let Some(entry) = self.prefix_of.get_mut(index(slot)) {
-            *entry = Some(prefix);
-        }
+        self.prefix_of.set(index(slot), Some(prefix));
         self.of_prefix.insert(prefix, slot);
         self.changes.push(TableChange::Insert { prefix, slot });
     }
@@ -101,9 +156,7 @@ impl Slots {
     pub fn remove(&mut self, prefix: Prefix) {
         self.waiting.remove(&prefix);
         let Some(slot) = self.of_prefix.remove(prefix) else { return };
-        if let Some(entry) = self.prefix_of.get_mut(index(slot)) {
-            *entry = None;
-        }
+        self.prefix_of.set(index(slot), None);
         self.changes.push(TableChange::Remove { prefix, slot });
     }
 
@@ -188,5 +241,19 @@ mod tests {
         let changes = slots.take_changes();
         assert!(matches!(changes[..], [TableChange::Insert { .. }, TableChange::Remove { .. }]));
         assert!(slots.take_changes().is_empty());
+    }
+
+    #[test]
+    fn rows_of_both_families_know_their_prefixes() {
+        let mut slots = Slots::new(8, &Adopted::default());
+        for text in ["2001:db8::/32", "198.18.0.0/24", "2001:db8:1::/48", "0.0.0.0/0"] {
+            slots.insert(p(text));
+        }
+        slots.remove(p("2001:db8::/32"));
+        slots.released(&[SlotId(0)]);
+        slots.insert(p("2001:db8:2::/48"));
+        let seen: Vec<String> =
+            (0..4).filter_map(|row| slots.prefix(SlotId(row))).map(|p| p.to_string()).collect();
+        assert_eq!(seen, ["2001:db8:2::/48", "198.18.0.0/24", "2001:db8:1::/48", "0.0.0.0/0"]);
     }
 }

@@ -209,6 +209,9 @@ pub struct CandidateView {
     pub as_path: String,
     /// LOCAL_PREF.
     pub local_pref: u32,
+    /// MULTI_EXIT_DISC.
+    #[serde(default)]
+    pub med: Option<u32>,
     /// True where it can be used now.
     pub usable: bool,
     /// Why it is, or is not, where the prefix goes.

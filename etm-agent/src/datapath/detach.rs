@@ -43,6 +43,7 @@ pub fn detach(pin_root: &Path) -> Result<Detached, DatapathError> {
         names::NODE,
         names::DEFAULT,
         names::UPLINKS,
+        names::NEAR,
         names::COUNT,
         names::UNCOUNTED,
         names::TOTAL,

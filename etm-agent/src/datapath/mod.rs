@@ -16,6 +16,7 @@ mod detach;
 mod doctor;
 mod error;
 mod klog;
+mod known;
 mod lease;
 mod links;
 mod live;
@@ -46,11 +47,12 @@ pub use xdp::Forwarder;
 use crate::core::decision::Adopted;
 use crate::types::{IfIndex, UplinkId};
 use arrays::{Arrays, Tables};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Map, MapData};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use counters::Grid;
 use etm_common::{UPLINK_WITHOUT_ETHERNET, Uplink, limits, names, word};
+use known::Known;
 use mapped::{Mapped, Rows, Shared, Words};
 use pins::Pins;
 use place::{Direction, Place};
@@ -129,7 +131,7 @@ pub struct Opened {
 /// The programs, where they are attached, and the pins.
 pub struct Datapath {
     object: Ebpf,
-    uplinks: HashMap<MapData, u32, Uplink>,
+    uplinks: Known,
     /// Row of the counters of each uplink.
     row_of: Vec<u16>,
     hook: Hook,
@@ -202,7 +204,7 @@ impl Datapath {
         };
         // Before the program runs there: it counts nothing on an interface that it does not find.
         let value = Uplink { index: u32::from(row), flags };
-        self.uplinks.insert(ifindex.get(), value, 0).map_err(uplinks_failed("write"))?;
+        self.uplinks.enter(ifindex, value)?;
         self.attach(names::EGRESS_PROGRAM, Place { ifindex, direction: Direction::Egress })
     }
 
@@ -232,10 +234,9 @@ impl Datapath {
                 self.take_off(place)?;
             }
         }
-        let known: Result<Vec<u32>, _> = self.uplinks.keys().collect();
-        for ifindex in known.map_err(uplinks_failed("read"))? {
-            if !uplinks.contains(&IfIndex(ifindex)) {
-                self.forget(IfIndex(ifindex))?;
+        for (ifindex, _) in self.uplinks.list()? {
+            if !uplinks.contains(&ifindex) {
+                self.uplinks.forget(ifindex)?;
             }
         }
         Ok(())
@@ -263,16 +264,8 @@ impl Datapath {
     fn take_off(&mut self, place: Place) -> Result<(), DatapathError> {
         links::detach(place, &self.pins.links())?;
         match place.direction {
-            Direction::Egress => self.forget(place.ifindex),
+            Direction::Egress => self.uplinks.forget(place.ifindex),
             Direction::Ingress => Ok(()),
-        }
-    }
-
-    fn forget(&mut self, ifindex: IfIndex) -> Result<(), DatapathError> {
-        match self.uplinks.remove(&ifindex.get()) {
-            Ok(()) => Ok(()),
-            Err(error) if trie::errno(&error) == Some(libc::ENOENT) => Ok(()),
-            Err(cause) => Err(uplinks_failed("clear")(cause)),
         }
     }
 }
@@ -346,9 +339,8 @@ fn handles(
     log: Option<KernelLog>,
     pins: Pins,
 ) -> Result<Opened, DatapathError> {
-    let open_uplinks = take(&mut object, names::UPLINKS)?.try_into();
-    let mut attached = open_uplinks.map_err(uplinks_failed("open"))?;
-    let row_of = rows::bind(config, &pins, &mut attached)?;
+    let mut known = Known::new(take(&mut object, names::UPLINKS)?, take(&mut object, names::NEAR)?)?;
+    let row_of = rows::bind(config, &pins, &mut known)?;
     let slots = usize::try_from(config.slots).unwrap_or_default();
     let uplinks = usize::from(config.uplink_rows);
     let counted: Rows = map(&mut object, names::COUNT, slots * uplinks)?;
@@ -375,7 +367,7 @@ fn handles(
         log,
         adopted,
         datapath: Datapath {
-            uplinks: attached,
+            uplinks: known,
             object,
             row_of,
             hook: config.hook,
@@ -422,8 +414,4 @@ fn classifier<'a>(
 ) -> Result<&'a mut SchedClassifier, DatapathError> {
     let program = object.program_mut(name).ok_or(DatapathError::Missing { name })?;
     program.try_into().map_err(|_| DatapathError::Missing { name })
-}
-
-fn uplinks_failed(doing: &'static str) -> impl Fn(aya::maps::MapError) -> DatapathError {
-    move |cause| DatapathError::Map { doing, map: names::UPLINKS, cause }
 }

@@ -4,16 +4,17 @@
 
 use super::btf;
 use super::error::DatapathError;
+use super::known::Known;
 use super::live::text;
 use super::mapped::{Cells, Mapped};
 use super::pins::Pins;
 use super::sys::{self, HashShape};
-use super::{DatapathConfig, links, reasons_per_uplink, trie};
+use super::{DatapathConfig, links, reasons_per_uplink};
 use crate::types::IfIndex;
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::{Pod, util};
 use etm_common::limits::MAX_UPLINKS;
-use etm_common::{Count, RowOwner, Total, Uplink, names};
+use etm_common::{Count, RowOwner, Total, names};
 use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -23,7 +24,7 @@ use std::sync::atomic::Ordering;
 pub(super) fn bind(
     config: &DatapathConfig,
     pins: &Pins,
-    uplinks: &mut HashMap<MapData, u32, Uplink>,
+    known: &mut Known,
 ) -> Result<Vec<u16>, DatapathError> {
     let failed = |doing| move |cause| DatapathError::Map { doing, map: names::ROWS, cause };
     let mut map: HashMap<_, u32, RowOwner> = Map::HashMap(open(pins)?).try_into().map_err(failed("open"))?;
@@ -32,7 +33,7 @@ pub(super) fn bind(
         let (row, owner) = entry.map_err(failed("read"))?;
         owners.insert(u16::try_from(row).unwrap_or(u16::MAX), name_of(&owner));
     }
-    let attached = attached(uplinks)?;
+    let attached = attached(known)?;
     let wanted: Vec<String> = (0..usize::from(config.uplink_rows))
         .map(|index| config.uplinks.get(index).cloned().unwrap_or_else(|| index.to_string()))
         .collect();
@@ -40,11 +41,7 @@ pub(super) fn bind(
     let vacated: Vec<u16> = bound.iter().filter(|bound| bound.vacated).map(|bound| bound.row).collect();
     if !vacated.is_empty() {
         for (_, _, ifindex) in attached.iter().filter(|(row, ..)| vacated.contains(row)) {
-            match uplinks.remove(&ifindex.get()) {
-                Ok(()) => {}
-                Err(error) if trie::errno(&error) == Some(libc::ENOENT) => {}
-                Err(cause) => return Err(super::uplinks_failed("clear")(cause)),
-            }
+            known.forget(*ifindex)?;
         }
         // From here on no packet is counted there.
         sys::grace_period().map_err(|cause| DatapathError::Kernel { doing: "wait for programs", cause })?;
@@ -105,16 +102,13 @@ fn assign(
 }
 
 /// Row, name that the interface has now, and index of what is counted.
-fn attached(uplinks: &HashMap<MapData, u32, Uplink>) -> Result<Vec<(u16, String, IfIndex)>, DatapathError> {
-    let mut found = Vec::new();
-    for entry in uplinks.iter() {
-        let (ifindex, uplink) = entry.map_err(super::uplinks_failed("read"))?;
+fn attached(known: &Known) -> Result<Vec<(u16, String, IfIndex)>, DatapathError> {
+    let found = known.list()?.into_iter().map(|(ifindex, uplink)| {
         let row = u16::try_from(uplink.index).unwrap_or(u16::MAX);
         // A name that cannot be found is that of an interface that is gone.
-        let name = sys::interface_name(IfIndex(ifindex)).unwrap_or_default();
-        found.push((row, name, IfIndex(ifindex)));
-    }
-    Ok(found)
+        (row, sys::interface_name(ifindex).unwrap_or_default(), ifindex)
+    });
+    Ok(found.collect())
 }
 
 /// All counts of a row become zero.

@@ -7,7 +7,9 @@ use super::DatapathConfig;
 use super::error::DatapathError;
 use aya::maps::MapInfo;
 use etm_common::limits::{MAX_LIVE, MAX_UPLINKS};
-use etm_common::{Count, Lease, LiveKey, LiveValue, Off, RowOwner, Total, Uplink, names, reasons, word};
+use etm_common::{
+    Count, Lease, LiveKey, LiveValue, Off, RowOwner, Total, Uplink, names, near, reasons, word,
+};
 use std::io;
 use std::path::Path;
 
@@ -34,7 +36,7 @@ pub(super) struct Shape {
 }
 
 /// Shapes of all maps that are pinned, in the order in which they are made.
-pub(super) fn shapes(config: &DatapathConfig) -> Result<[Shape; 17], DatapathError> {
+pub(super) fn shapes(config: &DatapathConfig) -> Result<[Shape; 18], DatapathError> {
     let rows = u64::from(config.slots) * u64::from(config.uplink_rows);
     let entries = u32::try_from(rows).map_err(|_| DatapathError::Size {
         what: "slots times uplinks",
@@ -58,6 +60,7 @@ pub(super) fn shapes(config: &DatapathConfig) -> Result<[Shape; 17], DatapathErr
         words(names::NODE, blocks(config) * word::BLOCK_WORDS),
         words(names::DEFAULT, word::PAIR),
         hash(names::UPLINKS, 4, size::<Uplink>(), MAX_UPLINKS),
+        array(names::NEAR, 8, near::WORDS, 0),
         array(names::COUNT, size::<Count>(), entries, MMAPABLE),
         array(names::UNCOUNTED, size::<Count>(), uncounted, MMAPABLE),
         Shape { kind: PERCPU_ARRAY, ..array(names::TOTAL, size::<Total>(), MAX_UPLINKS, 0) },

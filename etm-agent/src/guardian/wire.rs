@@ -4,7 +4,8 @@
 
 use crate::core::custody::{Epoch, Joined, Tenure};
 use crate::core::decision::{Announcement, Decision};
-use crate::types::{ExitId, Family, Generation, PeerId, Prefix, RouteAttrs, Timestamp};
+use crate::types::bgp::PeerStatus;
+use crate::types::{ExitId, Family, Generation, Prefix, RouteAttrs, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -114,24 +115,18 @@ pub struct Report {
 }
 
 /// An inject session at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionReport {
-    /// Which.
-    pub peer: PeerId,
-    /// How often it was established.
-    pub established: u64,
+    /// All that is shown of it.
+    pub status: PeerStatus,
     /// Families negotiated, where it is established.
     pub up: Option<Vec<Family>>,
     /// Families whose End-of-RIB was received since.
     pub end_of_rib: Vec<Family>,
-    /// Why it went down, or could not come up, last; true where only a change of configuration helps.
-    pub fault: Option<(String, bool)>,
     /// The newest decision of this agent that the peer's TCP acknowledged, and when.
     pub told: Option<(Generation, Timestamp)>,
     /// Routes announced or withdrawn by acknowledged decisions of this agent, in all.
     pub changed: usize,
-    /// All that is known of it, as JSON.
-    pub status: String,
 }
 
 impl From<Change> for crate::core::custody::Change {

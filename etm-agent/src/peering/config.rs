@@ -1,6 +1,8 @@
 //! What a session needs to know. Never read from a file here: the configuration's owner fills it in.
 
-use crate::proto::bgp::{OutPolicy, Speaker};
+use super::transport::Transport;
+use crate::proto::bgp::{Import, OutPolicy, Speaker};
+use crate::types::bgp::BgpRole;
 use crate::types::{Asn, ExitId, Family, PeerId, RouterId};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -18,14 +20,24 @@ pub struct SessionConfig {
     pub local: Option<IpAddr>,
     /// The peer.
     pub remote: IpAddr,
+    /// The interface of a link-local peer.
+    pub interface: Option<String>,
     /// TCP port of the peer.
     pub port: u16,
+    /// Who connects.
+    pub connect: Connect,
+    /// Keys and distance.
+    pub transport: Transport,
     /// Our AS.
     pub local_as: Asn,
     /// The peer's AS.
     pub peer_as: Asn,
     /// Our BGP identifier, not the peer's.
     pub router_id: RouterId,
+    /// Our role towards an external peer (RFC 9234).
+    pub role: Option<BgpRole>,
+    /// Whether an external peer without a role is refused.
+    pub strict_role: bool,
     /// Hold time offered, in seconds; at most the lease.
     pub hold_time: u16,
     /// How long to wait for the answer to a SYN.
@@ -34,6 +46,63 @@ pub struct SessionConfig {
     pub retry_min: Duration,
     /// Longest pause between attempts.
     pub retry_max: Duration,
+    /// Of the jitter of these pauses, so that sessions of one restart do not stay in step.
+    pub seed: u64,
+    /// What is taken from the peer (role learn).
+    pub import: Import,
+    /// How many routes the peer may announce (role learn); none for any number.
+    pub max_routes: Option<MaxRoutes>,
+    /// Longest time to keep the routes of a peer that restarts (RFC 4724, role learn); zero to keep none. The peer's
+    /// own restart time counts where it is shorter.
+    pub retain: Duration,
+    /// How long a peer may take to send its table again before what it did not say is dropped.
+    pub stale: Duration,
+}
+
+/// Who opens the TCP connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Connect {
+    /// We do; nothing listens.
+    #[default]
+    Active,
+    /// The peer does.
+    Passive,
+    /// Both try, and a collision is resolved (RFC 4271 section 6.8).
+    Both,
+}
+
+impl Connect {
+    /// True where we try.
+    pub fn dials(self) -> bool {
+        self != Connect::Passive
+    }
+
+    /// True where a listener is needed.
+    pub fn listens(self) -> bool {
+        self != Connect::Active
+    }
+}
+
+/// A maximum of routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxRoutes {
+    /// More than these end the session (Cease 1, RFC 4486).
+    pub limit: u64,
+    /// A warning is logged once there are so many.
+    pub warn_at: u64,
+    /// What happens beyond.
+    pub beyond: Beyond,
+}
+
+/// What happens beyond a maximum of routes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beyond {
+    /// The session ends and is tried again after this pause.
+    Restart(Duration),
+    /// The session ends and stays down until an operator resets it.
+    Down,
+    /// The session stays, what is too much is dropped and counted.
+    Drop,
 }
 
 /// Why a session cannot be run as configured.
@@ -79,6 +148,20 @@ pub enum ConfigError {
         /// The peer.
         remote: IpAddr,
     },
+    /// fe80::/10 says nothing without an interface.
+    #[error("session {name}: peer {remote} is link-local; write the interface too, like \"{remote}%eth0\"")]
+    LinkLocal {
+        /// Session.
+        name: String,
+        /// Configured.
+        remote: IpAddr,
+    },
+    /// A listener needs an address: ETM never listens on all of them.
+    #[error("session {name}: it waits for the peer to connect; set `local`, the address to listen on")]
+    NoLocal {
+        /// Session.
+        name: String,
+    },
     /// RFC 6286 section 2.1.
     #[error("session {name}: BGP identifier 0.0.0.0; set bgp.router_id to an address of this machine")]
     RouterId {
@@ -88,7 +171,8 @@ pub enum ConfigError {
 }
 
 impl SessionConfig {
-    /// A session with the defaults: port 179, hold time 9 s, attempts after 1 s to 10 s, 5 s for a connection.
+    /// A session with the defaults: active, port 179, hold time 9 s, attempts after 1 s to 10 s, 5 s for a connection,
+    /// stale routes for 2 minutes, nothing taken from an external peer (RFC 8212).
     pub fn new(
         peer: PeerId,
         name: &str,
@@ -102,7 +186,12 @@ impl SessionConfig {
             name: name.to_owned(),
             local: None,
             remote,
+            interface: None,
             port: 179,
+            connect: Connect::Active,
+            transport: Transport::default(),
+            role: None,
+            strict_role: false,
             local_as,
             peer_as,
             router_id,
@@ -110,6 +199,11 @@ impl SessionConfig {
             connect_timeout: Duration::from_secs(5),
             retry_min: Duration::from_secs(1),
             retry_max: Duration::from_secs(10),
+            seed: u64::from(peer.0),
+            import: Import { accept: local_as == peer_as, ..Import::default() },
+            max_routes: None,
+            retain: Duration::from_secs(120),
+            stale: Duration::from_secs(180),
         }
     }
 
@@ -121,6 +215,13 @@ impl SessionConfig {
         }
         if self.router_id.0.is_unspecified() {
             return Err(ConfigError::RouterId { name });
+        }
+        let link_local = matches!(self.remote, IpAddr::V6(addr) if addr.is_unicast_link_local());
+        if link_local && self.interface.is_none() {
+            return Err(ConfigError::LinkLocal { name, remote: self.remote });
+        }
+        if self.connect.listens() && self.local.is_none() {
+            return Err(ConfigError::NoLocal { name });
         }
         match self.local {
             Some(local) if Family::of(local) != Family::of(self.remote) => {
@@ -156,13 +257,16 @@ impl SessionConfig {
         Duration::from_secs(2 * u64::from(self.hold_time))
     }
 
-    pub(super) fn speaker(&self, add_path_receive: bool) -> Speaker {
+    pub(super) fn speaker(&self, learns: bool) -> Speaker {
         Speaker {
             local_as: self.local_as,
             peer_as: self.peer_as,
             router_id: self.router_id,
             hold_time: self.hold_time,
-            add_path_receive,
+            add_path_receive: learns,
+            helps_restart: learns && !self.retain.is_zero(),
+            role: self.role,
+            strict_role: self.strict_role,
         }
     }
 }
@@ -179,15 +283,18 @@ pub struct NextHops {
 }
 
 impl NextHops {
-    /// The next hop of a route of `family` through `exit`; none where the receiver has no way to it.
-    pub fn of(&self, exit: ExitId, family: Family) -> Option<IpAddr> {
-        let default = match family {
-            Family::V4 => self.v4,
-            Family::V6 => self.v6,
+    /// The next hop of a route of `family` through `exit`; none where the receiver has no way to it. With `extended`,
+    /// which the session must have negotiated (RFC 8950), an IPv4 route may have an IPv6 one where it has no other.
+    pub fn of(&self, exit: ExitId, family: Family, extended: bool) -> Option<IpAddr> {
+        let own = |family: Family| {
+            let default = match family {
+                Family::V4 => self.v4,
+                Family::V6 => self.v6,
+            };
+            let next_hop = self.per_exit.get(&(exit, family)).copied().or(default);
+            next_hop.filter(|addr| Family::of(*addr) == family)
         };
-        let next_hop = self.per_exit.get(&(exit, family)).copied().or(default);
-        // RFC 8950 next hops are not announced.
-        next_hop.filter(|addr| Family::of(*addr) == family)
+        own(family).or_else(|| own(Family::V6).filter(|_| extended && family == Family::V4))
     }
 
     fn all(&self) -> impl Iterator<Item = IpAddr> {
@@ -202,4 +309,13 @@ pub struct InjectConfig {
     pub out: OutPolicy,
     /// Next hops this peer can resolve.
     pub next_hops: NextHops,
+    /// Routes announced per second, so that a change of mind never floods the peer; withdrawals are not held back.
+    pub rate: u32,
+}
+
+impl InjectConfig {
+    /// With the usual rate.
+    pub fn new(out: OutPolicy, next_hops: NextHops) -> InjectConfig {
+        InjectConfig { out, next_hops, rate: 20_000 }
+    }
 }

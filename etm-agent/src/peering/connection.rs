@@ -1,27 +1,27 @@
-//! One connection from its first byte to its last: reading, writing, timers and the state machine in one task.
+//! A session from Established to its last byte: reading, writing, timers and the state machine in one task.
 //!
 //! Invariants: reading stops while the decision has not taken what was read, writing and keepalives never do;
 //! no buffer grows beyond one read, or one decision. Never reconnects.
 
-mod farewell;
+mod news;
 
 use super::config::SessionConfig;
 use super::inject::{Inject, Lesson};
 use super::learn::Learn;
-use super::ports::Ports;
-use super::socket;
+use super::opening::{Opening, Progress};
+use super::ports::{Arrival, Doors, Order, Ports, next};
+use super::stale::Stale;
+use super::wire::{FAREWELL, Filled, Wire, at};
+use super::{socket, status};
 use crate::core::input::{Input, SessionChange, SessionEvent, Told};
-use crate::proto::bgp::{Event, Frame, FrameReader, Machine, Negotiated, SessionFault, Step, end_of_rib};
+use crate::proto::bgp::{Event, Negotiated, SessionFault, Step, ask_again, end_of_rib};
 use crate::types::Family;
-use bytes::{Buf, BytesMut};
+use crate::types::bgp::Initiator;
+use futures::future::BoxFuture;
 use std::collections::VecDeque;
-use std::io;
 use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, timeout};
 
-/// Bytes taken from the socket at once: some thousand routes, half a millisecond of work.
-const READ: usize = 64 * 1024;
 /// No new decision is encoded while more than this waits to be written: the newest one replaces it meanwhile.
 const OUTBOX_FULL: usize = 256 * 1024;
 /// Pause between two looks at what the peer's TCP has acknowledged.
@@ -33,6 +33,8 @@ const NUDGE: Duration = Duration::from_millis(50);
 /// complete, or for this long where the peer never says so.
 const IMPATIENT: Duration = Duration::from_secs(30);
 const IMPATIENT_KEEPALIVE: Duration = Duration::from_secs(1);
+/// What the peer's operator reads when ETM stops (RFC 9003).
+const STOP_TEXT: &str = "ETM is stopping";
 
 /// What a session is for.
 #[derive(Debug)]
@@ -41,69 +43,56 @@ pub(super) enum Role {
     Inject(Inject),
 }
 
-/// How a connection ended.
+/// How a session ended.
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) fault: SessionFault,
+    pub(super) session: Negotiated,
     /// How long it was established.
-    pub(super) up: Option<Duration>,
+    pub(super) up: Duration,
     /// False where the peer was told something that it may still believe while the connection closes.
     pub(super) confirmed: bool,
+    /// The connection that takes its place.
+    pub(super) successor: Option<Opening>,
 }
 
-/// Runs one connection to its end; says all that is to be said to the peer, and nothing about the end to others.
-pub(super) async fn converse(
-    stream: TcpStream,
-    config: &SessionConfig,
-    role: &mut Role,
-    ports: &mut Ports,
-) -> Ended {
-    let broken = |error: io::Error| SessionFault::Broken { error: error.to_string() };
-    let ends = stream.local_addr().and_then(|local| stream.peer_addr().map(|remote| (local, remote)));
-    let (local, remote) = match ends {
-        Ok(ends) => ends,
-        Err(error) => return Ended { fault: broken(error), up: None, confirmed: true },
-    };
-    let speaker = config.speaker(matches!(role, Role::Learn(_)));
-    let (machine, steps) = Machine::start(speaker, local, remote);
+/// What outlives a connection, borrowed from the driver.
+pub(super) struct Context<'a> {
+    pub(super) config: &'a SessionConfig,
+    pub(super) role: &'a mut Role,
+    pub(super) ports: &'a mut Ports,
+    pub(super) doors: &'a mut Doors,
+    pub(super) stale: &'a mut Stale,
+}
+
+/// Runs one session to its end; says all that is to be said to the peer, and nothing about the end to others.
+pub(super) async fn converse(opening: Opening, session: Negotiated, context: Context<'_>) -> Ended {
     let mut connection = Connection {
-        stream,
-        machine,
-        role,
-        ports,
-        config,
-        frames: FrameReader::default(),
-        inbox: BytesMut::new(),
-        outbox: BytesMut::new(),
-        queued: 0,
-        written: 0,
+        wire: opening.wire,
+        at: context,
+        up: Instant::now(),
         pending: VecDeque::new(),
-        hold: None,
-        keepalive: None,
-        stuck: None,
-        up: None,
         nudge: None,
-        families: Vec::new(),
         awaited: 0,
-        state: "",
         confirmed: true,
+        rival: None,
+        parting: None,
         end: None,
+        session,
     };
-    connection.apply(steps);
+    connection.established();
+    connection.parse();
     let fault = loop {
+        connection.write();
+        connection.acknowledge();
+        connection.publish();
         if let Some(fault) = connection.end.take() {
             break fault;
         }
         let wake = connection.wake().await;
         connection.on_wake(wake).await;
     };
-    connection.close().await;
-    let (up, confirmed) = (connection.up.map(|since| since.elapsed()), connection.confirmed);
-    match connection.role {
-        Role::Learn(learn) => learn.down(),
-        Role::Inject(inject) => inject.down(),
-    }
-    Ended { fault, up, confirmed }
+    connection.finish(fault).await
 }
 
 /// Why the task runs again.
@@ -118,36 +107,30 @@ enum Wake {
     Decided,
     Acknowledge,
     Nudge,
+    StaleDue,
+    Arrived(Arrival),
+    Ordered(Order),
+    Rival(Progress),
+    Parted,
 }
 
 struct Connection<'a> {
-    stream: TcpStream,
-    machine: Machine,
-    role: &'a mut Role,
-    ports: &'a mut Ports,
-    config: &'a SessionConfig,
-    frames: FrameReader,
-    inbox: BytesMut,
-    outbox: BytesMut,
-    /// Bytes ever put into `outbox`, and ever taken from it by the kernel.
-    queued: u64,
-    written: u64,
+    wire: Wire,
+    at: Context<'a>,
+    session: Negotiated,
+    up: Instant,
     /// What the decision has not taken yet.
     pending: VecDeque<Input>,
-    hold: Option<Instant>,
-    keepalive: Option<Instant>,
-    /// When unwritten bytes mean that the peer hangs (RFC 9687).
-    stuck: Option<Instant>,
-    up: Option<Instant>,
-    /// When our End-of-RIB is due, and for which families.
+    /// When our End-of-RIB is due.
     nudge: Option<Instant>,
-    families: Vec<Family>,
     /// End-of-RIBs the peer has not sent yet.
     awaited: usize,
-    /// As last shown.
-    state: &'static str,
     /// The withdrawals of an orderly end were acknowledged.
     confirmed: bool,
+    /// The peer connected again.
+    rival: Option<Opening>,
+    /// The end of a rival.
+    parting: Option<BoxFuture<'static, ()>>,
     end: Option<SessionFault>,
 }
 
@@ -156,16 +139,20 @@ impl Connection<'_> {
     /// UPDATEs from starving keepalives.
     async fn wake(&mut self) -> Wake {
         let listening = self.pending.is_empty();
-        let room = self.outbox.len() < OUTBOX_FULL;
-        let marks = matches!(&*self.role, Role::Inject(inject) if inject.oldest_mark().is_some());
+        let room = self.wire.outbox.len() < OUTBOX_FULL;
+        let marks = matches!(&*self.at.role, Role::Inject(inject) if inject.oldest_mark().is_some());
         tokio::select! {
             biased;
-            _ = self.ports.stop.wait_for(|stop| *stop) => Wake::Stop,
-            () = at(self.keepalive) => Wake::KeepaliveDue,
-            _ = self.stream.writable(), if !self.outbox.is_empty() => Wake::Writable,
-            () = at(self.stuck) => Wake::SendHoldExpired,
+            _ = self.at.ports.stop.wait_for(|stop| *stop) => Wake::Stop,
+            () = at(self.wire.keepalive) => Wake::KeepaliveDue,
+            _ = self.wire.stream.writable(), if !self.wire.outbox.is_empty() => Wake::Writable,
+            () = at(self.wire.stuck) => Wake::SendHoldExpired,
             () = at(self.nudge) => Wake::Nudge,
-            permit = self.ports.inputs.reserve(), if !listening => match permit {
+            order = next(&mut self.at.doors.orders) => Wake::Ordered(order),
+            progress = step(&mut self.rival) => Wake::Rival(progress),
+            arrival = next(&mut self.at.doors.arrivals) => Wake::Arrived(arrival),
+            () = part(&mut self.parting) => Wake::Parted,
+            permit = self.at.ports.inputs.reserve(), if !listening => match permit {
                 Ok(permit) => {
                     if let Some(input) = self.pending.pop_front() {
                         permit.send(input);
@@ -175,155 +162,190 @@ impl Connection<'_> {
                 // Nobody decides any more.
                 Err(_) => Wake::Stop,
             },
-            () = decided(self.role), if room => Wake::Decided,
-            _ = self.stream.readable(), if listening => Wake::Readable,
+            () = decided(self.at.role), if room => Wake::Decided,
+            _ = self.wire.stream.readable(), if listening => Wake::Readable,
+            () = at(self.at.stale.deadline()), if listening => Wake::StaleDue,
             () = sleep(ACKNOWLEDGE_POLL), if marks => Wake::Acknowledge,
             // While we do not listen, silence is ours.
-            () = at(self.hold), if listening => Wake::HoldExpired,
+            () = at(self.wire.hold), if listening => Wake::HoldExpired,
         }
     }
 
     async fn on_wake(&mut self, wake: Wake) {
         match wake {
-            Wake::Stop => return self.finish().await,
+            Wake::Stop => self.bow_out(STOP_TEXT.to_owned(), SessionFault::Stopped).await,
             Wake::KeepaliveDue => self.feed(Event::KeepaliveDue),
             Wake::HoldExpired => self.feed(Event::HoldExpired),
             Wake::SendHoldExpired => {
-                self.end = Some(SessionFault::SendHoldExpired { waited: self.config.send_hold() });
+                self.end = Some(SessionFault::SendHoldExpired { waited: self.at.config.send_hold() });
             }
             Wake::Readable => self.read(),
-            Wake::Nudge => self.nudge(),
+            Wake::Nudge => self.announce_nothing(),
+            Wake::StaleDue => {
+                let gone = self.at.stale.expired(Instant::now());
+                gone.into_iter().for_each(|family| self.push(SessionChange::Sweep(family)));
+            }
             Wake::Decided => {
-                if let Role::Inject(inject) = &mut *self.role {
-                    let lesson = inject.converge();
+                if let Role::Inject(inject) = &mut *self.at.role {
+                    let lesson = inject.next();
                     self.teach(&lesson);
                 }
             }
+            Wake::Arrived(arrival) => self.arrived(arrival),
+            Wake::Rival(progress) => self.rivalry(progress),
+            Wake::Ordered(order) => self.obey(order).await,
+            Wake::Parted => self.parting = None,
             Wake::Writable | Wake::Delivered | Wake::Acknowledge => {}
         }
-        self.write();
-        self.acknowledge();
     }
 
     fn feed(&mut self, event: Event) {
-        let steps = self.machine.on(event);
-        self.apply(steps);
-    }
-
-    fn apply(&mut self, steps: Vec<Step>) {
+        let steps = self.wire.machine.on(event);
         for step in steps {
             match step {
-                Step::Send(bytes) => self.queue(&bytes),
-                Step::Hold(after) => self.hold = after.map(|after| Instant::now() + after),
-                Step::Keepalive(after) => self.keepalive = after.map(|after| self.next_keepalive(after)),
-                Step::Up(session) => self.established(&session),
-                Step::Refresh(family) => match &mut *self.role {
-                    Role::Learn(_) => self.queue(&end_of_rib(family)),
-                    Role::Inject(inject) => {
-                        let lesson = inject.refresh(family);
-                        self.teach(&lesson);
-                    }
-                },
-                Step::Close(fault) => self.end = Some(fault),
+                Step::Send(bytes) => self.wire.say(&bytes),
+                Step::Hold(after) => self.wire.hold = after.map(|after| Instant::now() + after),
+                Step::Keepalive(after) => self.wire.keepalive = after.map(|after| self.next_keepalive(after)),
+                Step::Refresh(family) => self.refresh(family),
+                Step::RefreshBegins(family) => self.refresh_begins(family),
+                Step::RefreshEnds(family) => self.refresh_ends(family),
+                Step::Close(fault) => drop(self.end.get_or_insert(fault)),
+                // Both lie behind us.
+                Step::Opened(..) | Step::Up(_) => {}
             }
-        }
-        let state = self.machine.state();
-        if state != self.state {
-            self.state = state;
-            let now = (self.ports.clock)();
-            self.ports.status.send_modify(|status| status.enter(state, now));
         }
     }
 
     fn next_keepalive(&self, after: Duration) -> Instant {
-        let waiting = self.awaited > 0 && self.up.is_some_and(|up| up.elapsed() < IMPATIENT);
+        let waiting = self.awaited > 0 && self.up.elapsed() < IMPATIENT;
         Instant::now() + if waiting { after.min(IMPATIENT_KEEPALIVE) } else { after }
     }
 
     /// The whole of what a learn session ever announces: that it announces nothing.
-    fn nudge(&mut self) {
+    fn announce_nothing(&mut self) {
         self.nudge = None;
         for family in Family::ALL {
-            if self.families.contains(&family) {
-                self.queue(&end_of_rib(family));
+            if self.session.families.contains(&family) {
+                self.wire.say(&end_of_rib(family));
             }
         }
     }
 
-    fn established(&mut self, session: &Negotiated) {
-        self.up = Some(Instant::now());
-        self.frames.set_limit(session.message_limit);
-        let now = (self.ports.clock)();
-        self.ports.status.send_modify(|status| status.up(session, now));
-        self.push(SessionChange::Up { families: session.families.clone() });
+    fn established(&mut self) {
+        self.wire.set_limit(self.session.message_limit);
+        let (local, initiator) = (self.wire.local, self.wire.initiator);
+        let session = &self.session;
+        self.at.ports.show(|shown, now| {
+            status::up(shown, session, now);
+            shown.local = Some(local);
+            shown.initiator = Some(initiator);
+        });
         tracing::info!(
-            peer = %self.config.name, hold_s = session.hold.as_secs(), families = ?session.families,
-            add_path = ?session.add_path, router_id = %session.peer_router_id, "session established"
+            peer = %self.at.config.name, hold_s = session.hold.as_secs(), families = ?session.families,
+            add_path = ?session.add_path, router_id = %session.peer_router_id, ?initiator, "session established"
         );
-        match &mut *self.role {
+        let families = session.families.clone();
+        self.push(SessionChange::Up { families });
+        match &mut *self.at.role {
             Role::Learn(learn) => {
-                learn.up(session);
-                self.families.clone_from(&session.families);
-                self.awaited = session.families.len();
+                learn.up(&self.session);
+                self.awaited = self.session.families.len();
                 let now = Instant::now();
                 self.nudge = Some(now + NUDGE);
-                self.keepalive = self.keepalive.map(|due| due.min(now + IMPATIENT_KEEPALIVE));
+                self.wire.keepalive = self.wire.keepalive.map(|due| due.min(now + IMPATIENT_KEEPALIVE));
+                let lost = self.at.stale.returned(&self.session, now + self.at.config.stale);
+                lost.into_iter().for_each(|family| self.push(SessionChange::Sweep(family)));
             }
             Role::Inject(inject) => {
-                let lesson = inject.up(session);
+                let lesson = inject.up(&self.session);
                 self.teach(&lesson);
             }
         }
     }
 
     fn push(&mut self, change: SessionChange) {
-        self.pending.push_back(Input::Session(SessionEvent { peer: self.config.peer, change }));
-    }
-
-    fn queue(&mut self, bytes: &[u8]) {
-        if self.outbox.is_empty() && !bytes.is_empty() {
-            self.stuck = Some(Instant::now() + self.config.send_hold());
-        }
-        self.outbox.extend_from_slice(bytes);
-        self.queued += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.pending.push_back(Input::Session(SessionEvent { peer: self.at.config.peer, change }));
     }
 
     fn teach(&mut self, lesson: &Lesson) {
-        self.queue(&lesson.packed.bytes);
-        let queued = self.queued;
-        let Role::Inject(inject) = &mut *self.role else { return };
+        self.wire.queue(&lesson.packed.bytes);
+        self.wire.sent.update += lesson.packed.messages;
+        let queued = self.wire.queued;
+        let Role::Inject(inject) = &mut *self.at.role else { return };
         inject.mark(lesson, queued);
         let (announced, withheld) = (inject.announced(), inject.withheld());
-        self.ports.status.send_modify(|status| {
-            status.traffic.updates_out += lesson.packed.messages;
-            status.announced = announced;
-            status.withheld = withheld;
+        self.at.ports.show(|shown, _| {
+            shown.announced = announced;
+            shown.withheld = withheld;
+            if lesson.whole {
+                shown.written = Some(lesson.generation);
+            }
         });
         if lesson.changed > 0 || withheld > 0 {
             tracing::debug!(
-                peer = %self.config.name, generation = %lesson.generation, changed = lesson.changed, announced, withheld,
-                "telling the peer"
+                peer = %self.at.config.name, generation = %lesson.generation, changed = lesson.changed, announced,
+                withheld, "telling the peer"
             );
         }
     }
 
-    /// One read, and all whole messages in it.
+    fn arrived(&mut self, arrival: Arrival) {
+        let Arrival::Stream(stream) = arrival else { return };
+        if self.rival.is_none() {
+            let learns = matches!(&*self.at.role, Role::Learn(_));
+            self.rival = Opening::start(stream, self.at.config, learns, Initiator::Peer).ok();
+        }
+    }
+
+    /// RFC 4271 section 6.8: an Established session is kept; RFC 4724 section 4.2: not that of a peer that restarts.
+    fn rivalry(&mut self, progress: Progress) {
+        let Some(rival) = self.rival.take() else { return };
+        match progress {
+            Progress::Opened if self.session.restart.is_some() => {
+                self.rival = Some(rival);
+                self.end.get_or_insert(SessionFault::Replaced);
+            }
+            Progress::Opened | Progress::Up(_) => {
+                let wire = rival.end(Event::Cease(7, Vec::new(), SessionFault::Collision));
+                self.parting = Some(Box::pin(wire.close()));
+            }
+            Progress::Ended(_) => {}
+        }
+    }
+
+    async fn obey(&mut self, order: Order) {
+        match order {
+            Order::Reset(text) => {
+                self.withdraw_all().await;
+                self.feed(Event::Reset(text));
+            }
+            Order::Shutdown(text) => {
+                self.bow_out(text, SessionFault::ByOperator { what: "shut down" }).await;
+            }
+            Order::Refresh(family) if self.session.route_refresh => self.wire.say(&ask_again(family)),
+            Order::Refresh(_) => {
+                tracing::warn!(peer = %self.at.config.name, "the peer does not know route refresh; reset it instead");
+            }
+            Order::Start => {}
+        }
+    }
+
     fn read(&mut self) {
-        self.inbox.reserve(READ);
-        let read = match self.stream.try_read_buf(&mut self.inbox) {
-            Ok(0) => return self.feed(Event::Lost(None)),
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Err(error) => return self.feed(Event::Lost(Some(error.to_string()))),
-        };
-        let mut tally = Tally::default();
+        match self.wire.fill() {
+            Ok(Filled::Closed) => self.feed(Event::Lost(None)),
+            Ok(Filled::Some) => self.parse(),
+            Ok(Filled::Nothing) => {}
+            Err(error) => self.feed(Event::Lost(Some(error.to_string()))),
+        }
+    }
+
+    /// All whole messages that were read.
+    fn parse(&mut self) {
         while self.end.is_none() {
-            match self.frames.next(&mut self.inbox) {
+            match self.wire.frame() {
                 Ok(Some(frame)) => {
-                    tally.messages += 1;
                     if frame.is_update() {
-                        tally.updates += 1;
-                        self.update(&frame, &mut tally);
+                        self.update(&frame);
                     }
                     if self.end.is_none() {
                         self.feed(Event::Received(frame));
@@ -333,80 +355,21 @@ impl Connection<'_> {
                 Err(malformed) => self.feed(Event::Malformed(malformed)),
             }
         }
-        if let Role::Learn(learn) = &mut *self.role {
-            learn.flush(&mut self.pending);
-        }
-        self.tally(read, &tally);
-    }
-
-    fn update(&mut self, frame: &Frame, tally: &mut Tally) {
-        let Role::Learn(learn) = &mut *self.role else { return };
-        match learn.update(frame, &mut self.pending) {
-            Ok(learnt) => {
-                tally.announced += learnt.announced;
-                tally.withdrawn += learnt.withdrawn;
-                self.awaited = self.awaited.saturating_sub(usize::from(learnt.end_of_rib.is_some()));
-                tally.end_of_rib.extend(learnt.end_of_rib);
-                for (notice, first) in learnt.notices {
-                    if first {
-                        tracing::warn!(peer = %self.config.name, "{notice}; further ones of this kind are counted");
-                    } else {
-                        tracing::debug!(peer = %self.config.name, "{notice}");
-                    }
-                    tally.notice = Some(notice.to_string());
-                }
-            }
-            Err(reset) => self.feed(Event::Unusable(reset)),
-        }
-    }
-
-    fn tally(&mut self, read: usize, tally: &Tally) {
-        let held_back = !self.pending.is_empty() && self.ports.inputs.capacity() == 0;
-        let counts = match &*self.role {
-            Role::Learn(learn) => Some(learn.counts()),
-            Role::Inject(_) => None,
-        };
-        self.ports.status.send_modify(|status| {
-            let traffic = &mut status.traffic;
-            traffic.bytes_in += u64::try_from(read).unwrap_or(u64::MAX);
-            traffic.messages_in += tally.messages;
-            traffic.updates_in += tally.updates;
-            traffic.announced_in += tally.announced;
-            traffic.withdrawn_in += tally.withdrawn;
-            traffic.held_back += u64::from(held_back);
-            status.dispositions = counts.unwrap_or_default();
-            for family in &tally.end_of_rib {
-                if !status.end_of_rib.contains(family) {
-                    status.end_of_rib.push(*family);
-                }
-            }
-            if let Some(notice) = &tally.notice {
-                status.last_notice = Some(notice.clone());
-            }
-        });
+        self.hand_on();
     }
 
     fn write(&mut self) {
-        if self.outbox.is_empty() {
-            return;
-        }
-        match self.stream.try_write(&self.outbox) {
-            Ok(count) => {
-                self.outbox.advance(count);
-                let count = u64::try_from(count).unwrap_or(u64::MAX);
-                self.written += count;
-                self.stuck = (!self.outbox.is_empty()).then(|| Instant::now() + self.config.send_hold());
-                self.ports.status.send_modify(|status| status.traffic.bytes_out += count);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        match self.wire.flush() {
+            Ok(0) => {}
+            Ok(count) => self.at.ports.show(|shown, _| shown.traffic.bytes_out += count),
             // The read side knows more: a NOTIFICATION may wait there, or the reason of the reset. What was to be
             // written is void: it would wake this task again and again, before the read side is known to be ready.
             Err(_) if self.end.is_none() && self.pending.is_empty() => {
-                self.outbox.clear();
+                self.wire.outbox.clear();
                 self.read();
             }
             Err(error) => {
-                self.outbox.clear();
+                self.wire.outbox.clear();
                 self.end.get_or_insert(SessionFault::Broken { error: error.to_string() });
             }
         }
@@ -414,37 +377,66 @@ impl Connection<'_> {
 
     /// Reports decisions whose last byte the peer's TCP has acknowledged.
     fn acknowledge(&mut self) {
-        let Role::Inject(inject) = &mut *self.role else { return };
+        let Role::Inject(inject) = &mut *self.at.role else { return };
         let Some(oldest) = inject.oldest_mark() else { return };
-        let Ok(open) = socket::unacknowledged(&self.stream) else { return };
-        let at = (self.ports.clock)();
-        while let Some(mark) = inject.acknowledged(self.written.saturating_sub(open)) {
-            let told =
-                Told { peer: self.config.peer, generation: mark.generation, at, changed: mark.changed };
+        let Ok(open) = socket::unacknowledged(&self.wire.stream) else { return };
+        let at = (self.at.ports.clock)();
+        while let Some(mark) = inject.acknowledged(self.wire.written.saturating_sub(open)) {
+            let (generation, changed) = (mark.generation, mark.changed);
+            let told = Told { peer: self.at.config.peer, generation, at, changed };
             self.pending.push_back(Input::Told(told));
-            self.ports.status.send_modify(|status| status.told = Some(mark.generation));
+            self.at.ports.show(|shown, _| shown.told = Some(mark.generation));
         }
-        let waited = self.config.send_hold();
+        let waited = self.at.config.send_hold();
         if inject.oldest_mark() == Some(oldest) && oldest.since.elapsed() > waited {
             self.end.get_or_insert(SessionFault::SendHoldExpired { waited });
         }
     }
+
+    /// An orderly end: withdraw, wait until that has arrived, then say Cease.
+    async fn bow_out(&mut self, text: String, fault: SessionFault) {
+        self.withdraw_all().await;
+        self.feed(Event::Stop(text));
+        self.end = Some(fault);
+    }
+
+    async fn withdraw_all(&mut self) {
+        let Role::Inject(inject) = &mut *self.at.role else { return };
+        let lesson = inject.withdraw_all();
+        self.teach(&lesson);
+        self.confirmed = timeout(FAREWELL, self.wire.drain(ACKNOWLEDGE_POLL)).await.unwrap_or(false);
+        if !self.confirmed {
+            tracing::warn!(
+                peer = %self.at.config.name,
+                "the peer does not take the withdrawals; closing, which withdraws everything too"
+            );
+        }
+    }
+
+    async fn finish(self, fault: SessionFault) -> Ended {
+        let Connection { wire, at, session, up, confirmed, rival, .. } = self;
+        // RFC 4724 section 4.2: the old connection of a restarted peer is closed without a word.
+        if fault != SessionFault::Replaced {
+            wire.close().await;
+        }
+        match at.role {
+            Role::Learn(learn) => learn.down(),
+            Role::Inject(inject) => inject.down(),
+        }
+        Ended { fault, session, up: up.elapsed(), confirmed, successor: rival }
+    }
 }
 
-/// What one read held.
-#[derive(Debug, Default)]
-struct Tally {
-    messages: u64,
-    updates: u64,
-    announced: u64,
-    withdrawn: u64,
-    end_of_rib: Vec<Family>,
-    notice: Option<String>,
+async fn step(rival: &mut Option<Opening>) -> Progress {
+    match rival {
+        Some(opening) => opening.step().await,
+        None => std::future::pending().await,
+    }
 }
 
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
+async fn part(parting: &mut Option<BoxFuture<'static, ()>>) {
+    match parting {
+        Some(future) => future.await,
         None => std::future::pending().await,
     }
 }

@@ -1,19 +1,22 @@
-//! A session for the life of the agent: connect, converse, report, wait, again. Only active for now: a listener
-//! would hand its streams to the same `converse`. Never gives up: that is the caller's decision, by the fault.
+//! A session for the life of the agent: connect or be connected to, converse, report, wait, again. Never gives up: that
+//! is the caller's decision, by the fault.
 
 use super::config::{InjectConfig, SessionConfig};
-use super::connection::{Ended, Role, converse};
+use super::connection::{Context, Ended, Role, converse};
 use super::inject::Inject;
 use super::learn::Learn;
-use super::ports::Ports;
-use super::socket;
+use super::meeting::Meeting;
+use super::opening::Opening;
+use super::ports::{Doors, Ports};
+use super::stale::{Stale, retainable};
+use super::status;
 use crate::core::decision::Decision;
-use crate::core::input::{Input, SessionChange, SessionEvent};
-use crate::proto::bgp::SessionFault;
+use crate::core::input::SessionChange;
+use crate::proto::bgp::{Negotiated, SessionFault};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::Instant;
 
 /// A session that lived this long is not flapping: its end is followed by the shortest pause.
 const STEADY: Duration = Duration::from_secs(30);
@@ -29,8 +32,13 @@ pub enum Parting {
 
 /// Learns from one peer until `ports.stop`.
 pub async fn run_learn(config: SessionConfig, ports: Ports) {
-    let role = Role::Learn(Learn::new(config.peer));
-    drive(config, role, ports).await;
+    run_learn_with(config, ports, Doors::default()).await;
+}
+
+/// The same, reached by others through `doors`.
+pub async fn run_learn_with(config: SessionConfig, ports: Ports, doors: Doors) {
+    let role = Role::Learn(Learn::new(&config));
+    Driver::new(config, role, ports, doors).run().await;
 }
 
 /// Brings one peer to the newest of `decisions` until `ports.stop`, then withdraws everything.
@@ -40,63 +48,100 @@ pub async fn run_inject(
     decisions: watch::Receiver<Arc<Decision>>,
     ports: Ports,
 ) -> Parting {
+    run_inject_with(config, inject, decisions, ports, Doors::default()).await
+}
+
+/// The same, reached by others through `doors`.
+pub async fn run_inject_with(
+    config: SessionConfig,
+    inject: InjectConfig,
+    decisions: watch::Receiver<Arc<Decision>>,
+    ports: Ports,
+    doors: Doors,
+) -> Parting {
     let role = Role::Inject(Inject::new(inject, decisions));
-    drive(config, role, ports).await
+    Driver::new(config, role, ports, doors).run().await
 }
 
-async fn drive(config: SessionConfig, mut role: Role, mut ports: Ports) -> Parting {
-    let mut pause = config.retry_min;
-    let mut last = None;
-    loop {
-        let Ended { fault, up, confirmed } = attempt(&config, &mut role, &mut ports).await;
-        let now = (ports.clock)();
-        ports.status.send_modify(|status| status.down(&fault, now));
-        // An attempt that fails like the one before is no news.
-        if up.is_some() || last.as_ref() != Some(&fault) {
-            report(&config, &fault, up, &mut ports).await;
-        }
-        if *ports.stop.borrow() || ports.inputs.is_closed() {
-            return if confirmed { Parting::Clean } else { Parting::Unconfirmed };
-        }
-        if up.is_some_and(|up| up >= STEADY) {
-            pause = config.retry_min;
-        }
-        last = Some(fault);
-        tokio::select! {
-            _ = ports.stop.wait_for(|stop| *stop) => return Parting::Clean,
-            () = sleep(pause) => {}
-        }
-        pause = pause.saturating_mul(2).min(config.retry_max);
-    }
+struct Driver {
+    config: SessionConfig,
+    role: Role,
+    ports: Ports,
+    doors: Doors,
+    stale: Stale,
+    meeting: Meeting,
 }
 
-async fn attempt(config: &SessionConfig, role: &mut Role, ports: &mut Ports) -> Ended {
-    let now = (ports.clock)();
-    ports.status.send_modify(|status| status.enter("connect", now));
-    let connected = tokio::select! {
-        _ = ports.stop.wait_for(|stop| *stop) => Err(SessionFault::Stopped),
-        connected = socket::connect(config) => connected,
-    };
-    match connected {
-        Ok(stream) => converse(stream, config, role, ports).await,
-        Err(fault) => Ended { fault, up: None, confirmed: true },
+impl Driver {
+    fn new(config: SessionConfig, role: Role, ports: Ports, doors: Doors) -> Driver {
+        let meeting = Meeting::new(&config, matches!(role, Role::Learn(_)));
+        Driver { config, role, ports, doors, stale: Stale::default(), meeting }
     }
-}
 
-/// Tells the log and the decision that the session is down.
-async fn report(config: &SessionConfig, fault: &SessionFault, up: Option<Duration>, ports: &mut Ports) {
-    let up_s = up.unwrap_or_default().as_secs();
-    if *fault == SessionFault::Stopped {
-        tracing::info!(peer = %config.name, up_s, "session stopped");
-    } else {
-        tracing::warn!(peer = %config.name, up_s, permanent = fault.is_permanent(), "session down: {fault}");
+    async fn run(mut self) -> Parting {
+        loop {
+            let met = self.meeting.next(&self.config, &mut self.ports, &mut self.doors, &mut self.stale);
+            let Some((opening, session)) = met.await else { return Parting::Clean };
+            let ended = self.converse(opening, session).await;
+            if let Some(parting) = self.after(ended).await {
+                return parting;
+            }
+        }
     }
-    let change = SessionChange::Down { reason: fault.to_string() };
-    let down = Input::Session(SessionEvent { peer: config.peer, change });
-    // The decision may be gone, or too busy to hear us out while everything stops.
-    tokio::select! {
-        biased;
-        sent = ports.inputs.send(down) => drop(sent),
-        _ = ports.stop.wait_for(|stop| *stop) => {}
+
+    async fn converse(&mut self, opening: Opening, session: Negotiated) -> Ended {
+        let Driver { config, role, ports, doors, stale, .. } = self;
+        converse(opening, session, Context { config, role, ports, doors, stale }).await
+    }
+
+    async fn after(&mut self, ended: Ended) -> Option<Parting> {
+        let Ended { fault, session, up, confirmed, successor } = ended;
+        self.ports.show(|shown, now| status::down(shown, &fault, now));
+        let up_s = up.as_secs();
+        if fault == SessionFault::Stopped {
+            tracing::info!(peer = %self.config.name, up_s, "session stopped");
+        } else {
+            let permanent = fault.is_permanent();
+            tracing::warn!(peer = %self.config.name, up_s, permanent, "session down: {fault}");
+        }
+        let keeps = matches!(self.role, Role::Learn(_)).then_some(&session);
+        self.report(&fault, retainable(keeps, &fault, self.config.retain)).await;
+        if *self.ports.stop.borrow() || self.ports.inputs.is_closed() {
+            return Some(if confirmed { Parting::Clean } else { Parting::Unconfirmed });
+        }
+        self.meeting.ended(&fault, up >= STEADY, successor);
+        None
+    }
+
+    /// Tells the decision that the session is down, and what of it stays.
+    async fn report(
+        &mut self,
+        fault: &SessionFault,
+        retained: Option<(Vec<crate::types::Family>, Duration)>,
+    ) {
+        let (peer, reason) = (self.config.peer, fault.to_string());
+        // What was stale before did not come again: a second restart does not prolong the first.
+        for family in self.stale.forget() {
+            if retained.is_some() {
+                self.ports.tell(peer, SessionChange::Sweep(family)).await;
+            }
+        }
+        let change = match retained {
+            None => SessionChange::Down { reason },
+            Some((families, time)) => {
+                tracing::info!(
+                    peer = %self.config.name, ?families, seconds = time.as_secs(),
+                    "keeping the routes of a peer that restarts"
+                );
+                self.stale.keep(&families, Instant::now() + time);
+                let shown_families = families.clone();
+                self.ports.show(|shown, now| {
+                    shown.stale = shown_families;
+                    shown.stale_until = Some(now + time);
+                });
+                SessionChange::Retained { families, reason }
+            }
+        };
+        self.ports.tell(peer, change).await;
     }
 }

@@ -2,6 +2,7 @@
 //! NO_EXPORT and ETM's community (`proto::bgp::pack` has no way to).
 
 use super::config::InjectConfig;
+use super::pace::Pace;
 use crate::core::decision::Decision;
 use crate::proto::bgp::{AdjRibOut, Negotiated, OutRoute, Packed, end_of_rib, pack};
 use crate::types::{Family, Generation, Prefix};
@@ -21,6 +22,10 @@ pub(super) struct Inject {
     /// Decisions written but not acknowledged, oldest first.
     marks: VecDeque<Mark>,
     withheld: usize,
+    pace: Pace,
+    /// Announcements of the newest decision that wait for their turn, and prefixes changed on the way to it so far.
+    left: usize,
+    changed: usize,
 }
 
 /// A decision ends at this place of the byte stream.
@@ -38,11 +43,17 @@ pub(super) struct Lesson {
     pub(super) packed: Packed,
     pub(super) generation: Generation,
     pub(super) changed: usize,
+    /// False where more of the same decision is to follow.
+    pub(super) whole: bool,
 }
 
 impl Inject {
     pub(super) fn new(config: InjectConfig, decisions: watch::Receiver<Arc<Decision>>) -> Inject {
+        let pace = Pace::new(config.rate, Instant::now());
         Inject {
+            pace,
+            left: 0,
+            changed: 0,
             config,
             decisions,
             told: AdjRibOut::default(),
@@ -55,7 +66,7 @@ impl Inject {
     /// The peer knows nothing: everything desired, then End-of-RIB of each family.
     pub(super) fn up(&mut self, session: &Negotiated) -> Lesson {
         self.session = Some(session.clone());
-        let mut lesson = self.converge();
+        let mut lesson = self.converge(usize::MAX);
         for family in &session.families {
             lesson.packed.bytes.extend_from_slice(&end_of_rib(*family));
             lesson.packed.messages += 1;
@@ -67,38 +78,61 @@ impl Inject {
         self.session = None;
         self.told.forget();
         self.marks.clear();
+        self.left = 0;
+        self.changed = 0;
     }
 
     /// Waits until there is a decision this peer was not told; for ever while it is not established.
     pub(super) async fn decided(&mut self) {
-        if self.session.is_none() || self.decisions.changed().await.is_err() {
-            // No session, or nobody decides any more: the stop signal ends this.
+        if self.session.is_none() {
             std::future::pending::<()>().await;
+        }
+        let turn = async {
+            match self.left {
+                0 => std::future::pending().await,
+                _ => self.pace.turn().await,
+            }
+        };
+        tokio::select! {
+            changed = self.decisions.changed() => if changed.is_err() {
+                // Nobody decides any more: the stop signal ends this.
+                std::future::pending::<()>().await;
+            },
+            () = turn => {}
         }
     }
 
+    /// As much of the newest decision as may be said now.
+    pub(super) fn next(&mut self) -> Lesson {
+        let room = self.pace.room(Instant::now());
+        self.converge(room)
+    }
+
     /// The newest decision as bytes; what it skips does not exist any more.
-    pub(super) fn converge(&mut self) -> Lesson {
+    fn converge(&mut self, room: usize) -> Lesson {
         let decision = Arc::clone(&self.decisions.borrow_and_update());
         let desired = self.desired(&decision);
-        self.teach(desired, decision.generation)
+        self.teach(&desired, decision.generation, room)
     }
 
     /// The peer asks for a family again (RFC 2918).
     pub(super) fn refresh(&mut self, family: Family) -> Lesson {
         self.told.forget_family(family);
-        self.converge()
+        self.converge(usize::MAX)
     }
 
     /// Back to plain routing.
     pub(super) fn withdraw_all(&mut self) -> Lesson {
         let generation = self.decisions.borrow().generation;
-        self.teach(BTreeMap::new(), generation)
+        self.teach(&BTreeMap::new(), generation, usize::MAX)
     }
 
     /// `offset`: the place of the byte stream where the lesson of this mark ends.
     pub(super) fn mark(&mut self, lesson: &Lesson, offset: u64) {
-        let (generation, changed) = (lesson.generation, lesson.changed);
+        if !lesson.whole {
+            return;
+        }
+        let (generation, changed) = (lesson.generation, std::mem::take(&mut self.changed));
         self.marks.push_back(Mark { generation, changed, since: Instant::now(), offset });
     }
 
@@ -124,10 +158,11 @@ impl Inject {
 
     fn desired(&mut self, decision: &Decision) -> BTreeMap<Prefix, OutRoute> {
         let families = self.session.as_ref().map_or(&[][..], |session| &session.families);
+        let extended = self.session.as_ref().is_some_and(|session| session.extended_next_hop);
         let mut desired = BTreeMap::new();
         for (prefix, announcement) in &decision.announce {
             let family = prefix.family();
-            let next_hop = self.config.next_hops.of(announcement.exit, family);
+            let next_hop = self.config.next_hops.of(announcement.exit, family, extended);
             if let Some(next_hop) = next_hop.filter(|_| families.contains(&family)) {
                 desired.insert(*prefix, OutRoute { next_hop, attrs: Arc::clone(&announcement.attrs) });
             }
@@ -136,13 +171,16 @@ impl Inject {
         desired
     }
 
-    fn teach(&mut self, desired: BTreeMap<Prefix, OutRoute>, generation: Generation) -> Lesson {
-        let diff = self.told.converge(desired);
+    fn teach(&mut self, desired: &BTreeMap<Prefix, OutRoute>, generation: Generation, room: usize) -> Lesson {
+        let (diff, left) = self.told.converge_some(desired, room);
+        self.pace.take(diff.announce.len());
+        self.left = left;
+        self.changed += diff.len();
         let packed = match &self.session {
             Some(session) => pack(&diff, self.config.out, session),
             None => Packed::default(),
         };
         self.withheld += packed.unsendable.len();
-        Lesson { changed: diff.len(), packed, generation }
+        Lesson { changed: diff.len(), packed, generation, whole: left == 0 }
     }
 }

@@ -14,20 +14,31 @@
 //! Never here: which route is best, what to announce, the kernel's routes. Never spawned: the caller owns the
 //! futures and ends a session by the stop signal or by dropping it.
 
+mod backoff;
 mod config;
 mod connection;
 mod driver;
 mod inject;
 mod learn;
+mod limit;
+mod listener;
+mod meeting;
+mod opening;
+mod pace;
 mod ports;
 mod socket;
+mod stale;
 mod status;
+mod transport;
+mod wire;
 
 #[cfg(test)]
 mod tests;
 
-pub use crate::proto::bgp::{DEFAULT_LOCAL_PREF, Dispositions, OutPolicy, RouterIdOwner, SessionFault};
-pub use config::{ConfigError, InjectConfig, NextHops, SessionConfig};
-pub use driver::{Parting, run_inject, run_learn};
-pub use ports::Ports;
-pub use status::{LastFault, PeerStatus, Traffic, status_channel};
+pub use crate::proto::bgp::{DEFAULT_LOCAL_PREF, Import, OutPolicy, RouterIdOwner, SessionFault};
+pub use config::{Beyond, ConfigError, Connect, InjectConfig, MaxRoutes, NextHops, SessionConfig};
+pub use driver::{Parting, run_inject, run_inject_with, run_learn, run_learn_with};
+pub use listener::Listener;
+pub use ports::{Arrival, Doors, Order, Ports};
+pub use status::status_channel;
+pub use transport::{Auth, Reach, Secret, SecretError, Transport};

@@ -1,14 +1,16 @@
 //! Sessions against a scripted peer over loopback TCP.
 
+mod doors;
 mod peer;
 
 use super::config::{InjectConfig, NextHops, SessionConfig};
 use super::driver::{run_inject, run_learn};
 use super::ports::Ports;
-use super::status::{PeerStatus, status_channel};
+use super::status::status_channel;
 use crate::core::decision::{Announcement, Decision};
 use crate::core::input::{Input, RouteChange, SessionChange};
 use crate::proto::bgp::{OutPolicy, RouterIdOwner, SessionFault};
+use crate::types::bgp::{PeerStatus, SessionState};
 use crate::types::{Asn, ExitId, Family, Generation, PeerId, Prefix, RouteAttrs, RouterId, Timestamp};
 use peer::{Listener, Peer, open, update};
 use rustbgpd_wire as wire;
@@ -64,8 +66,8 @@ impl Agent {
         }
     }
 
-    fn fault(&self) -> SessionFault {
-        self.status.borrow().last_fault.clone().expect("no fault").fault
+    fn fault(&self) -> String {
+        self.status.borrow().last_fault.clone().expect("no fault").text
     }
 
     fn decide(&self, generation: u64, prefixes: &[&str]) {
@@ -119,7 +121,7 @@ async fn inject<S: Future<Output = ()>>(remote: SocketAddr, script: impl FnOnce(
     let out = OutPolicy { local_pref: 1_000_000, community: "64500:179".parse().unwrap() };
     let next_hops = NextHops { v4: Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))), ..NextHops::default() };
     let decisions = agent.decisions.subscribe();
-    let session = run_inject(config, InjectConfig { out, next_hops }, decisions, ports);
+    let session = run_inject(config, InjectConfig::new(out, next_hops), decisions, ports);
     let ended = async { tokio::join!(session, script(agent)) };
     timeout(Duration::from_secs(60), ended).await.expect("the session does not end");
 }
@@ -152,8 +154,8 @@ async fn a_refused_connection_is_reported_once_and_tried_again() {
     learn(remote, 8, async |mut agent: Agent| {
         let reason = agent.down().await;
         assert!(reason.contains("connection refused; start the routing daemon"), "{reason}");
-        assert_eq!(agent.fault(), SessionFault::Refused { remote });
-        assert!(!agent.fault().is_permanent());
+        assert_eq!(agent.fault(), SessionFault::Refused { remote }.to_string());
+        assert!(!agent.status.borrow().last_fault.as_ref().unwrap().permanent);
         let socket = tokio::net::TcpListener::bind(remote).await.unwrap();
         let accepted = timeout(Duration::from_secs(5), socket.accept()).await;
         assert!(accepted.is_ok(), "not tried again");
@@ -195,7 +197,7 @@ async fn each_way_to_be_no_peer_is_named() {
             drop(peer);
             let reason = agent.down().await;
             let expected = expected.unwrap_or(SessionFault::NotBgp { remote });
-            assert_eq!(agent.fault(), expected, "{reason}");
+            assert_eq!(agent.fault(), expected.to_string(), "{reason}");
             assert_eq!(agent.status.borrow().last_fault.as_ref().unwrap().permanent, expected.is_permanent());
             agent.stop.send_replace(true);
         })
@@ -217,7 +219,10 @@ async fn a_learn_session_delivers_routes_and_says_nothing_but_end_of_rib() {
         end_of_ribs(&mut peer).await;
         {
             let status = agent.status.borrow();
-            assert_eq!((status.state, status.add_path.as_slice()), ("established", &[Family::V4][..]));
+            assert_eq!(
+                (status.state, status.add_path.as_slice()),
+                (SessionState::Established, &[Family::V4][..])
+            );
             assert_eq!(status.traffic.announced_in, 2);
         }
         agent.stop.send_replace(true);
@@ -249,7 +254,7 @@ async fn a_malformed_attribute_costs_its_routes_and_not_the_session() {
             matches!(&seen[1], RouteChange::Announce { prefix, .. } if prefix.to_string() == "198.18.1.0/24")
         );
         let status = agent.status.borrow().clone();
-        assert_eq!((status.state, status.dispositions.treat_as_withdraw), ("established", 1));
+        assert_eq!((status.state, status.dispositions.treat_as_withdraw), (SessionState::Established, 1));
         let notice = status.last_notice.unwrap();
         assert!(notice.starts_with("treat-as-withdraw of 198.18.0.0/24 for COMMUNITIES"), "{notice}");
         agent.stop.send_replace(true);
@@ -293,7 +298,7 @@ async fn a_silent_peer_is_given_up_after_the_hold_time() {
         assert!(start.elapsed() >= Duration::from_millis(2900), "{:?}", start.elapsed());
         drop(peer);
         agent.down().await;
-        assert_eq!(agent.fault(), SessionFault::HoldExpired { hold: Duration::from_secs(3) });
+        assert_eq!(agent.fault(), SessionFault::HoldExpired { hold: Duration::from_secs(3) }.to_string());
         agent.stop.send_replace(true);
     })
     .await;
@@ -355,7 +360,10 @@ async fn a_slow_decision_delays_routes_and_never_keepalives() {
             last = at;
         }
         let status = agent.status.borrow().clone();
-        assert_eq!((status.state, status.traffic.announced_in), ("established", u64::from(ROUTES)));
+        assert_eq!(
+            (status.state, status.traffic.announced_in),
+            (SessionState::Established, u64::from(ROUTES))
+        );
         assert!(status.traffic.held_back > 0);
         agent.stop.send_replace(true);
     })
@@ -471,17 +479,17 @@ fn next_hops_are_a_function_of_exit_and_family() {
     let v4: IpAddr = "192.0.2.1".parse().unwrap();
     let own: IpAddr = "192.0.2.9".parse().unwrap();
     let hops = NextHops { v4: Some(v4), v6: Some(v4), per_exit: [((ExitId(2), Family::V4), own)].into() };
-    assert_eq!(hops.of(ExitId(1), Family::V4), Some(v4));
-    assert_eq!(hops.of(ExitId(2), Family::V4), Some(own));
-    assert_eq!(hops.of(ExitId(2), Family::V6), None);
+    assert_eq!(hops.of(ExitId(1), Family::V4, false), Some(v4));
+    assert_eq!(hops.of(ExitId(2), Family::V4, false), Some(own));
+    assert_eq!(hops.of(ExitId(2), Family::V6, false), None);
 }
 
 #[test]
 fn configurations_that_cannot_work_are_refused() {
     let good = config("127.0.0.1:179".parse().unwrap());
-    let inject = |next_hop: &str| InjectConfig {
-        out: OutPolicy { local_pref: 1_000_000, community: "64500:179".parse().unwrap() },
-        next_hops: NextHops { v4: Some(next_hop.parse().unwrap()), ..NextHops::default() },
+    let inject = |next_hop: &str| {
+        let out = OutPolicy { local_pref: 1_000_000, community: "64500:179".parse().unwrap() };
+        InjectConfig::new(out, NextHops { v4: Some(next_hop.parse().unwrap()), ..NextHops::default() })
     };
     let hops = inject("192.0.2.1");
     assert_eq!(good.check_inject(&hops), Ok(()));

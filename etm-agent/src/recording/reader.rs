@@ -48,7 +48,7 @@ impl Reader {
         let read = file.by_ref().take(most).read_to_end(&mut preamble);
         read.map_err(|source| RecordingError::Io { doing: "read", path: path.to_owned(), source })?;
         block::check_preamble(&preamble).map_err(wrong)?;
-        let first = next(&mut file, path)?;
+        let first = read_block(&mut file, path)?;
         let header = match first {
             Some((Kind::Header, bytes)) => block::decode(&bytes, "the header").map_err(wrong)?,
             Some(_) => return Err(wrong(RecordError::Damaged { what: "the header" })),
@@ -63,15 +63,15 @@ impl Reader {
     }
 
     /// The next block; none at the end of the file.
-    pub fn next(&mut self) -> Result<Option<(Kind, Vec<u8>)>, RecordingError> {
-        next(&mut self.file, &self.path)
+    pub fn block(&mut self) -> Result<Option<(Kind, Vec<u8>)>, RecordingError> {
+        read_block(&mut self.file, &self.path)
     }
 
     /// The state that the file begins with.
     pub fn state(&mut self) -> Result<Vec<u8>, RecordingError> {
         let mut state = Vec::new();
         loop {
-            match self.next()? {
+            match self.block()? {
                 Some((Kind::State, part)) => state.extend_from_slice(&part),
                 Some((Kind::StateEnd, part)) => {
                     state.extend_from_slice(&part);
@@ -89,7 +89,7 @@ impl Reader {
     }
 }
 
-fn next(file: &mut BufReader<File>, path: &Path) -> Result<Option<(Kind, Vec<u8>)>, RecordingError> {
+fn read_block(file: &mut BufReader<File>, path: &Path) -> Result<Option<(Kind, Vec<u8>)>, RecordingError> {
     let wrong = |source| RecordingError::Content { path: path.to_owned(), source };
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::UnexpectedEof => wrong(RecordError::Truncated),

@@ -47,7 +47,7 @@ fn read(path: &Path) -> Result<(usize, Option<End>), RecordingError> {
     let build = reader.header().build.clone();
     state::read(&bytes, &build).map_err(|error| reader.wrong(error))?;
     let (mut decoder, mut entries, mut end) = (Decoder::new(reader.header().boot), 0, None);
-    while let Some((kind, bytes)) = reader.next()? {
+    while let Some((kind, bytes)) = reader.block()? {
         match kind {
             Kind::Entries => {
                 let mut rest = bytes.as_slice();

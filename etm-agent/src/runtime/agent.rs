@@ -5,7 +5,7 @@ use super::guarded::Origin;
 use super::machine::{self, own_table};
 use super::open::{clear_routing, open};
 use super::sampler::Note;
-use super::sessions::{self, Standing};
+use super::sessions;
 use super::start::start;
 use super::stop::{Parts, stop};
 use crate::config::Settings;
@@ -14,7 +14,7 @@ use crate::datapath::{self, OffSwitch};
 use crate::fib::{self, OwnTable};
 use crate::guardian;
 use crate::telemetry::{self, LogFormat};
-use serde_json::Value;
+use crate::types::bgp::{PeerStatus, SessionState};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -188,13 +188,13 @@ async fn wait_for_trouble(settings: &Settings, parts: &mut Parts) -> AgentError 
 /// Why the start cannot succeed: a fault that only a change of configuration mends, or time is up.
 fn hopeless(settings: &Settings, parts: &Parts, late: bool) -> Option<AgentError> {
     for (session, role, status) in &parts.statuses {
-        let Standing { established, fault, json } = status.standing();
-        if established > 0 {
+        let status = status.borrow();
+        if status.established > 0 {
             continue;
         }
-        let permanent = fault.as_ref().is_some_and(|(_, permanent)| *permanent);
-        let reason = fault.map_or_else(|| silence(&json), |(text, _)| text);
-        if permanent {
+        let fault = status.last_fault.as_ref();
+        let reason = fault.map_or_else(|| silence(&status), |fault| fault.text.clone());
+        if fault.is_some_and(|fault| fault.permanent) {
             return Some(AgentError::SessionFault { session: session.clone(), reason });
         }
         if late && *role == Role::Learn {
@@ -206,10 +206,9 @@ fn hopeless(settings: &Settings, parts: &Parts, late: bool) -> Option<AgentError
 }
 
 /// What is known of a peer that has not said anything.
-fn silence(status: &Value) -> String {
-    let word = |key: &str| status.get(key).and_then(Value::as_str).unwrap_or_default();
-    match word("state") {
-        "open-sent" => format!("{} took the connection but sent no OPEN", word("remote")),
-        _ => format!("no answer from {}", word("remote")),
+fn silence(status: &PeerStatus) -> String {
+    match status.state {
+        SessionState::OpenSent => format!("{} took the connection but sent no OPEN", status.remote),
+        _ => format!("no answer from {}", status.remote),
     }
 }

@@ -7,7 +7,6 @@ use super::clock::boottime;
 use super::guarded::Lifeline;
 use super::record::Tap;
 use super::sampler::{histogram, quantiles, record};
-use super::sessions::Shown;
 use super::table::Job;
 use crate::control::Request;
 use crate::control::schema::{
@@ -20,6 +19,7 @@ use crate::core::custody::Tenure;
 use crate::core::decision::{Decision, TableChange};
 use crate::core::input::{Input, LinkEvent, Order, Sample};
 use crate::datapath::{DatapathError, Lease, Marked, OffSwitch};
+use crate::types::bgp::PeerStatus;
 use crate::types::{Timestamp, UplinkId};
 use hdrhistogram::Histogram;
 use std::collections::VecDeque;
@@ -28,7 +28,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
-/// Most table changes in one job: the kernel takes about 2.5 us for each.
+/// Most table changes put into one job: the kernel takes about 2.5 us for each.
 const CHANGES_PER_JOB: usize = 4096;
 
 /// What the supervisor tells the thread.
@@ -56,7 +56,7 @@ pub(super) struct Identity {
     pub(super) started: Timestamp,
     pub(super) pin_root: String,
     pub(super) lease_span: Duration,
-    pub(super) peers: Vec<Shown>,
+    pub(super) peers: Vec<watch::Receiver<PeerStatus>>,
     /// None without sessions of role inject.
     pub(super) guardian: Option<watch::Receiver<GuardianView>>,
     pub(super) sample_times: watch::Receiver<Quantiles>,
@@ -72,7 +72,8 @@ pub(super) struct Decider {
     pub(super) learning: watch::Sender<bool>,
     pub(super) jobs: SyncSender<Job>,
     pub(super) identity: Identity,
-    pub(super) backlog: VecDeque<TableChange>,
+    /// Changes that the table thread could not take yet, in order and in jobs.
+    pub(super) backlog: VecDeque<Vec<TableChange>>,
     pub(super) rounds: Histogram<u64>,
     /// Until when the lease is held. Announcements live on it too.
     pub(super) stance: watch::Sender<Stance>,
@@ -137,7 +138,7 @@ impl Decider {
         if let Some(decision) = outcome.decision {
             self.decisions.send_replace(decision);
         }
-        self.backlog.extend(outcome.table);
+        self.keep_changes(outcome.table);
         self.hand_out_changes();
         if let Some(rows) = outcome.live
             && matches!(self.jobs.try_send(Job::Live(rows)), Err(TrySendError::Disconnected(_)))
@@ -151,20 +152,27 @@ impl Decider {
         });
     }
 
-    /// Never waits for the kernel: what the table thread cannot take now is kept, in order.
+    fn keep_changes(&mut self, changes: Vec<TableChange>) {
+        if changes.is_empty() {
+            return;
+        }
+        match self.backlog.back_mut().filter(|last| last.len() + changes.len() <= CHANGES_PER_JOB) {
+            Some(last) => last.extend(changes),
+            None => self.backlog.push_back(changes),
+        }
+    }
+
+    /// Never waits for the kernel: what the table thread cannot take now is kept.
     fn hand_out_changes(&mut self) {
-        while !self.backlog.is_empty() {
-            let count = self.backlog.len().min(CHANGES_PER_JOB);
-            let changes: Vec<TableChange> = self.backlog.drain(..count).collect();
+        while let Some(changes) = self.backlog.pop_front() {
             match self.jobs.try_send(Job::Changes(changes)) {
-                Ok(()) => {}
                 Err(
                     TrySendError::Full(Job::Changes(back)) | TrySendError::Disconnected(Job::Changes(back)),
                 ) => {
-                    back.into_iter().rev().for_each(|change| self.backlog.push_front(change));
+                    self.backlog.push_front(back);
                     return;
                 }
-                Err(_) => return,
+                Ok(()) | Err(_) => {}
             }
         }
     }
@@ -279,7 +287,7 @@ impl Decider {
             },
             decision: self.controller.status(now),
             guardian: self.identity.guardian.as_ref().map(|guardian| guardian.borrow().clone()),
-            peers: self.identity.peers.iter().map(|peer| peer.standing().json).collect(),
+            peers: self.identity.peers.iter().map(peer_view).collect(),
         }
     }
 }
@@ -308,6 +316,10 @@ impl Decider {
             tap,
         }
     }
+}
+
+fn peer_view(status: &watch::Receiver<PeerStatus>) -> serde_json::Value {
+    serde_json::to_value(&*status.borrow()).unwrap_or(serde_json::Value::Null)
 }
 
 fn log(event: &Event) {

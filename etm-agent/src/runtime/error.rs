@@ -63,6 +63,9 @@ pub enum AgentError {
     /// A BGP session cannot be run as configured.
     #[error(transparent)]
     Peering(#[from] peering::ConfigError),
+    /// The key of a BGP session.
+    #[error(transparent)]
+    Secret(#[from] peering::SecretError),
     /// A BGP session will never come up as things are.
     #[error("BGP session {session}: {reason}")]
     SessionFault {
@@ -165,9 +168,10 @@ impl AgentError {
                 FibError::Open { .. } | FibError::Privilege => ExitStatus::Machine,
                 _ => ExitStatus::Failed,
             },
-            AgentError::Peering(_) | AgentError::NextHops { .. } | AgentError::NothingToGuard => {
-                ExitStatus::Config
-            }
+            AgentError::Peering(_)
+            | AgentError::Secret(_)
+            | AgentError::NextHops { .. }
+            | AgentError::NothingToGuard => ExitStatus::Config,
             AgentError::SessionFault { .. } | AgentError::SessionTimeout { .. } => ExitStatus::Session,
             AgentError::System { .. } | AgentError::PartEnded { .. } => ExitStatus::Failed,
         }

@@ -4,7 +4,7 @@
 use super::announce::{Announcer, Stance, announce};
 use super::decider::Directive;
 use super::error::AgentError;
-use super::sessions::{self, Session, Shown, Standing};
+use super::sessions::{self, Session, Shown};
 use super::start::Tasks;
 use crate::config::Settings;
 use crate::control::schema::GuardianView;
@@ -13,6 +13,7 @@ use crate::core::decision::Decision;
 use crate::core::input::Input;
 use crate::core::policy::Role;
 use crate::telemetry::LogFormat;
+use crate::types::bgp::PeerStatus;
 use crate::types::{PeerId, Timestamp};
 use std::path::Path;
 use std::sync::Arc;
@@ -41,7 +42,7 @@ pub(super) struct Ends {
 /// The guardian's sessions.
 pub(super) struct Guarded {
     view: watch::Sender<GuardianView>,
-    peers: Vec<(PeerId, watch::Sender<Standing>)>,
+    peers: Vec<(PeerId, watch::Sender<PeerStatus>)>,
     stance: watch::Receiver<Stance>,
     adopt: watch::Sender<Timestamp>,
 }
@@ -51,8 +52,7 @@ impl Guarded {
     pub(super) fn of(settings: &Settings, may_act: bool) -> Result<(Guarded, Lifeline), AgentError> {
         let mut peers = Vec::new();
         for session in sessions::unstarted(settings, Role::Inject)? {
-            let standing = Standing { json: sessions::json(&session.status.borrow()), ..Standing::default() };
-            peers.push((session.peer, watch::Sender::new(standing)));
+            peers.push((session.peer, watch::Sender::new(session.status.borrow().clone())));
         }
         let tenure = (!may_act).then_some(Tenure::Released);
         let (stance, stances) = watch::channel(Stance { tenure, on: 0 });
@@ -72,20 +72,20 @@ impl Guarded {
     }
 
     /// All sessions in order of configuration, `own` and these.
-    pub(super) fn beside(&self, settings: &Settings, own: &[Session]) -> Vec<(String, Role, Shown)> {
+    pub(super) fn beside(&self, settings: &Settings, own: &[Session]) -> Vec<Shown> {
         let mut shown = Vec::new();
         for (peer, name) in sessions::named(settings, Role::Learn) {
             let session = own.iter().find(|session| session.peer == peer);
-            let status = session.map(|session| Shown::Own(session.status.clone()));
+            let status = session.map(|session| session.status.clone());
             shown.extend(status.map(|status| (peer, name, Role::Learn, status)));
         }
         for (peer, name) in sessions::named(settings, Role::Inject) {
             let session = self.peers.iter().find(|(number, _)| *number == peer);
-            let standing = session.map(|(_, standing)| Shown::Guarded(standing.subscribe()));
-            shown.extend(standing.map(|standing| (peer, name, Role::Inject, standing)));
+            let status = session.map(|(_, status)| status.subscribe());
+            shown.extend(status.map(|status| (peer, name, Role::Inject, status)));
         }
         shown.sort_by_key(|(peer, ..)| *peer);
-        shown.into_iter().map(|(_, name, role, shown)| (name, role, shown)).collect()
+        shown.into_iter().map(|(_, name, role, status)| (name, role, status)).collect()
     }
 
     /// Starts the task, where there is anything to announce.

@@ -322,7 +322,7 @@ mod tests {
             lost += reader.header().lost;
             reader.state().unwrap();
             let mut decoder = Decoder::new(reader.header().boot);
-            while let Some((kind, bytes)) = reader.next().unwrap() {
+            while let Some((kind, bytes)) = reader.block().unwrap() {
                 match kind {
                     Kind::End => ends.push(decode(&bytes, "the end").unwrap()),
                     _ => {

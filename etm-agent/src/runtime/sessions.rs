@@ -3,17 +3,20 @@
 
 use super::clock::boottime;
 use super::error::AgentError;
-use crate::config::{BgpSettings, SessionSettings, Settings};
+use crate::config::{
+    BeyondSettings, BgpSettings, KeySettings, MaxRoutesSettings, ReachSettings, SessionSettings, Settings,
+    TransportSettings,
+};
 use crate::core::decision::Decision;
 use crate::core::input::Input;
 use crate::core::policy::Role;
 use crate::peering::{
-    InjectConfig, NextHops, OutPolicy, Parting, PeerStatus, Ports, SessionConfig, run_inject, run_learn,
-    status_channel,
+    Auth, Beyond, Connect, Doors, Import, InjectConfig, Listener, MaxRoutes, NextHops, OutPolicy, Parting,
+    Ports, Reach, Secret, SessionConfig, Transport, run_inject_with, run_learn_with, status_channel,
 };
+use crate::types::bgp::PeerStatus;
 use crate::types::{Community, Family, PeerId};
 use futures::future::BoxFuture;
-use serde_json::Value;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,43 +31,16 @@ pub(super) struct Session {
     pub(super) future: BoxFuture<'static, bool>,
 }
 
-/// A session as the supervisor sees it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Standing {
-    /// How often it was established.
-    pub(super) established: u64,
-    /// Why it is not up, and whether only a change of configuration helps.
-    pub(super) fault: Option<(String, bool)>,
-    /// All that is known of it.
-    pub(super) json: Value,
-}
+/// A session as others see it: name, role, status.
+pub(super) type Shown = (String, Role, watch::Receiver<PeerStatus>);
 
-/// Where a session's status comes from.
-#[derive(Clone, Debug)]
-pub(super) enum Shown {
-    /// A session of this process.
-    Own(watch::Receiver<PeerStatus>),
-    /// A session of the guardian.
-    Guarded(watch::Receiver<Standing>),
-}
-
-impl Shown {
-    /// Now.
-    pub(super) fn standing(&self) -> Standing {
-        match self {
-            Shown::Own(status) => {
-                let status = status.borrow();
-                let fault = status.last_fault.as_ref().map(|fault| (fault.text.clone(), fault.permanent));
-                Standing { established: status.established, fault, json: json(&status) }
-            }
-            Shown::Guarded(standing) => standing.borrow().clone(),
-        }
-    }
-}
-
-/// A status as the control API shows it.
-pub(super) fn json(status: &PeerStatus) -> Value {
-    serde_json::to_value(status).unwrap_or(Value::Null)
+/// What `of` prepares.
+#[derive(Default)]
+pub(super) struct Prepared {
+    /// In order of `PeerId`.
+    pub(super) sessions: Vec<Session>,
+    /// One for each local address that peers connect to.
+    pub(super) listeners: Vec<BoxFuture<'static, ()>>,
 }
 
 /// Prepares the configured sessions of one role; refuses settings that no peer could accept.
@@ -74,10 +50,10 @@ pub(super) fn of(
     inputs: &mpsc::Sender<Input>,
     told: &watch::Receiver<Arc<Decision>>,
     stop: &watch::Receiver<bool>,
-) -> Result<Vec<Session>, AgentError> {
+) -> Result<Prepared, AgentError> {
     match &settings.bgp {
         Some(bgp) => prepare(bgp, role, settings.policy.community, inputs, told, stop),
-        None => Ok(Vec::new()),
+        None => Ok(Prepared::default()),
     }
 }
 
@@ -86,7 +62,7 @@ pub(super) fn learning(
     settings: &Settings,
     inputs: &mpsc::Sender<Input>,
     stop: &watch::Receiver<bool>,
-) -> Result<Vec<Session>, AgentError> {
+) -> Result<Prepared, AgentError> {
     let (_, nothing_to_tell) = watch::channel(Arc::new(Decision::default()));
     of(settings, Role::Learn, inputs, &nothing_to_tell, stop)
 }
@@ -100,12 +76,20 @@ pub(super) fn named(settings: &Settings, role: Role) -> Vec<(PeerId, String)> {
         .collect()
 }
 
+/// True where a session with role inject waits for its peer on a port that needs a privilege.
+pub(super) fn guardian_listens_low(settings: &Settings) -> bool {
+    settings.bgp.as_ref().is_some_and(|bgp| {
+        let mut inject = bgp.sessions.iter().filter(|session| session.role == Role::Inject);
+        bgp.listen_port < 1024 && inject.any(|session| session.transport.listens)
+    })
+}
+
 /// What a guardian and its agent must have read alike: everything that shapes a session with role inject.
 pub(super) fn digest(settings: &Settings) -> u64 {
     let mut digest = DefaultHasher::new();
     settings.policy.community.hash(&mut digest);
     if let Some(bgp) = &settings.bgp {
-        format!("{:?} {} {:?}", bgp.asn, bgp.local_pref, bgp.hold_time).hash(&mut digest);
+        format!("{:?} {} {:?} {}", bgp.asn, bgp.local_pref, bgp.hold_time, bgp.listen_port).hash(&mut digest);
         for (index, session) in bgp.sessions.iter().enumerate().filter(|(_, s)| s.role == Role::Inject) {
             format!("{index} {session:?}").hash(&mut digest);
         }
@@ -124,32 +108,44 @@ fn prepare(
     inputs: &mpsc::Sender<Input>,
     told: &watch::Receiver<Arc<Decision>>,
     stop: &watch::Receiver<bool>,
-) -> Result<Vec<Session>, AgentError> {
-    let mut sessions = Vec::new();
-    for (index, settings) in bgp.sessions.iter().enumerate().filter(|(_, session)| session.role == role) {
+) -> Result<Prepared, AgentError> {
+    let mut configs = Vec::new();
+    let mine = || bgp.sessions.iter().enumerate().filter(|(_, session)| session.role == role);
+    for (index, settings) in mine() {
+        configs.push(session_config(peer_id(index), settings, bgp)?);
+    }
+    let (listeners, mut arrivals) = Listener::of(&configs, bgp.listen_port);
+    let listening = listeners
+        .into_iter()
+        .map(|listener| -> BoxFuture<'static, ()> { Box::pin(listener.run(stop.clone())) });
+    let mut prepared = Prepared { sessions: Vec::new(), listeners: listening.collect() };
+    for (place, (config, (index, settings))) in configs.into_iter().zip(mine()).enumerate() {
         let peer = peer_id(index);
-        let config = session_config(peer, settings, bgp);
         let (writer, status) = status_channel(&config, boottime());
         let ports = Ports { inputs: inputs.clone(), status: writer, stop: stop.clone(), clock: boottime };
+        let doors = Doors { arrivals: arrivals.remove(&place), orders: None };
         let future: BoxFuture<'static, bool> = match settings.role {
             Role::Learn => {
                 config.check()?;
                 Box::pin(async move {
-                    run_learn(config, ports).await;
+                    run_learn_with(config, ports, doors).await;
                     true
                 })
             }
             Role::Inject => {
                 let out = OutPolicy { local_pref: bgp.local_pref, community };
-                let inject = InjectConfig { out, next_hops: next_hops(settings)? };
+                let mut inject = InjectConfig::new(out, next_hops(settings)?);
+                inject.rate = settings.announce_rate;
                 config.check_inject(&inject)?;
-                let decisions = told.clone();
-                Box::pin(async move { run_inject(config, inject, decisions, ports).await == Parting::Clean })
+                let told = told.clone();
+                Box::pin(async move {
+                    run_inject_with(config, inject, told, ports, doors).await == Parting::Clean
+                })
             }
         };
-        sessions.push(Session { peer, name: settings.name.clone(), status, future });
+        prepared.sessions.push(Session { peer, name: settings.name.clone(), status, future });
     }
-    Ok(sessions)
+    Ok(prepared)
 }
 
 /// Refuses what `prepare` would refuse, without a session.
@@ -163,10 +159,14 @@ pub(super) fn unstarted(settings: &Settings, role: Role) -> Result<Vec<Session>,
     let (inputs, _) = mpsc::channel(1);
     let (_, decisions) = watch::channel(Arc::new(Decision::default()));
     let (_, stop) = watch::channel(true);
-    of(settings, role, &inputs, &decisions, &stop)
+    of(settings, role, &inputs, &decisions, &stop).map(|prepared| prepared.sessions)
 }
 
-fn session_config(peer: PeerId, settings: &SessionSettings, bgp: &BgpSettings) -> SessionConfig {
+fn session_config(
+    peer: PeerId,
+    settings: &SessionSettings,
+    bgp: &BgpSettings,
+) -> Result<SessionConfig, AgentError> {
     let mut config = SessionConfig::new(
         peer,
         &settings.name,
@@ -178,7 +178,50 @@ fn session_config(peer: PeerId, settings: &SessionSettings, bgp: &BgpSettings) -
     config.local = settings.local;
     config.port = settings.port;
     config.hold_time = u16::try_from(bgp.hold_time.as_secs()).unwrap_or(u16::MAX);
-    config
+    config.interface.clone_from(&settings.interface);
+    config.connect = match (settings.transport.dials, settings.transport.listens) {
+        (_, false) => Connect::Active,
+        (false, true) => Connect::Passive,
+        (true, true) => Connect::Both,
+    };
+    config.transport = transport(&settings.transport)?;
+    config.role = settings.import.role;
+    config.strict_role = settings.import.strict_role;
+    config.import = Import {
+        accept: settings.import.accept,
+        first_as: settings.import.first_as,
+        link_local: settings.interface.is_some(),
+    };
+    config.max_routes = settings.import.max_routes.map(max_routes);
+    config.retain = settings.import.retain;
+    // Sessions of one start differ by number, two starts by time.
+    config.seed = boottime().0 ^ u64::from(peer.0).rotate_left(32);
+    Ok(config)
+}
+
+fn transport(settings: &TransportSettings) -> Result<Transport, AgentError> {
+    let reach = match settings.reach {
+        ReachSettings::Usual => Reach::Usual,
+        ReachSettings::Multihop(hops) => Reach::Multihop(hops),
+        ReachSettings::Gtsm(hops) => Reach::Gtsm(hops),
+    };
+    let auth = match &settings.key {
+        KeySettings::None => Auth::None,
+        KeySettings::Md5(file) => Auth::Md5(Secret::read(file)?),
+        KeySettings::Ao { file, id, algorithm } => {
+            Auth::Ao { key: Secret::read(file)?, id: *id, algorithm: algorithm.clone() }
+        }
+    };
+    Ok(Transport { auth, reach })
+}
+
+fn max_routes(settings: MaxRoutesSettings) -> MaxRoutes {
+    let beyond = match settings.beyond {
+        BeyondSettings::Restart(pause) => Beyond::Restart(pause),
+        BeyondSettings::Down => Beyond::Down,
+        BeyondSettings::Drop => Beyond::Drop,
+    };
+    MaxRoutes { limit: settings.limit, warn_at: settings.warn_at, beyond }
 }
 
 fn next_hops(settings: &SessionSettings) -> Result<NextHops, AgentError> {

@@ -6,9 +6,9 @@ use super::error::AgentError;
 use super::guarded::{Ends, Guarded, Origin};
 use super::machine::{self, enforcing, own_table};
 use super::open::{Opening, header};
-use super::record::{self, Recorder};
+use super::record::{self, Tap};
 use super::sampler::{Attachment, Note, Sampler};
-use super::sessions::{self, Session, Shown};
+use super::sessions::{self, Prepared, Session, Shown};
 use super::stop::{End, Parts};
 use super::table::{self, Job};
 use crate::config::Settings;
@@ -17,21 +17,25 @@ use crate::control::{self, Request};
 use crate::core::controller::Controller;
 use crate::core::decision::{Adopted, Decision};
 use crate::core::input::{Input, LinkEvent, Sample, TableFill};
-use crate::core::policy::{Policy, Role};
-use crate::datapath::{Counters, Datapath, KernelLog, Live, OffSwitch, Opened, PrefixTable};
+use crate::core::policy::Policy;
+use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
 use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
+use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+/// Inputs that wait for the decision: batches of up to 512 routes, so some megabytes at most.
+const INPUTS: usize = 256;
+
 /// Starts every part. An error means that nothing runs any more.
 pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -> Result<Parts, AgentError> {
     let Opening { interfaces, datapath, routes, socket, lock } = opening;
-    let Opened { datapath, table, counters, lease, off, live, log, mut adopted } = datapath;
-    let controller = controller(settings, &interfaces.uplinks, &routes, &mut adopted, &off)?;
+    let Opened { datapath, table, counters, lease, off, live, log, adopted } = datapath;
+    let controller = controller(settings, &interfaces.uplinks, adopted, &routes, off.is_off()?);
     let (guarded, lifeline) = Guarded::of(settings, controller.enforcing())?;
-    let (inputs, inputs_rx) = mpsc::channel(4096);
+    let (inputs, inputs_rx) = mpsc::channel(INPUTS);
     let (requests, requests_rx) = mpsc::channel(16);
     let (samples, samples_rx) = mpsc::channel(1);
     let (links, links_rx) = mpsc::channel(64);
@@ -43,11 +47,10 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
     let (learning, learning_rx) = watch::channel(false);
     let (stop_sessions, sessions_rx) = watch::channel(false);
     let (stop_rest, rest_rx) = watch::channel(false);
-    let sessions = sessions::learning(settings, &inputs, &sessions_rx)?;
+    let Prepared { sessions, listeners } = sessions::learning(settings, &inputs, &sessions_rx)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let shown = guarded.beside(settings, &sessions);
     let identity = identity(settings, &shown, guarded.view(), sample_times);
-    let (tap, recorder) = record::pair(&settings.record);
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -63,6 +66,7 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
         _lock: lock,
     };
     let tasks = &mut parts.tasks;
+    let tap = spawn_recorder(tasks, settings)?;
     let decider =
         Decider::new(controller, (lease, off), (decisions, learning), lifeline, (jobs, tap), identity);
     let sources = Sources {
@@ -73,7 +77,6 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
         inputs: inputs_rx,
     };
     spawn_decider(tasks, decider, sources)?;
-    spawn_recorder(tasks, recorder)?;
     let uplinks = &interfaces.uplinks;
     let sampler = sampler(settings, (datapath, counters, log), uplinks, fill_rx, (samples, durations))?;
     spawn_sampler(tasks, sampler, notes_rx)?;
@@ -83,7 +86,7 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
         Ends { decisions: decisions_rx.clone(), inputs: inputs.clone(), directives, stop: sessions_rx };
     guarded.announce(tasks, settings, origin, ends);
     spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
-    spawn_conversations(tasks, settings, (socket, requests), sessions, rest_rx);
+    spawn_conversations(tasks, settings, (socket, requests), (sessions, listeners), rest_rx);
     Ok(parts)
 }
 
@@ -91,15 +94,15 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
 fn controller(
     settings: &Settings,
     uplinks: &[LinkReport],
+    mut adopted: Adopted,
     routes: &fib::Overrides,
-    adopted: &mut Adopted,
-    off: &OffSwitch,
-) -> Result<Controller, AgentError> {
+    off: bool,
+) -> Controller {
     if enforcing(settings) {
         adopted.routes = routes.installed().clone();
     }
     let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
-    Ok(Controller::new(policy(settings, uplinks), slots, adopted, off.is_off()?))
+    Controller::new(policy(settings, uplinks), slots, &adopted, off)
 }
 
 /// The operator's, with what only the machine knows: interfaces without link header have no frames to bill.
@@ -138,7 +141,7 @@ fn attachment(link: &LinkReport) -> Attachment {
 
 fn identity(
     settings: &Settings,
-    shown: &[(String, Role, Shown)],
+    shown: &[Shown],
     guardian: Option<watch::Receiver<GuardianView>>,
     sample_times: watch::Receiver<Quantiles>,
 ) -> Identity {
@@ -146,7 +149,7 @@ fn identity(
         started: boottime(),
         pin_root: settings.datapath.pin_root.display().to_string(),
         lease_span: settings.kernel.lease,
-        peers: shown.iter().map(|(_, _, shown)| shown.clone()).collect(),
+        peers: shown.iter().map(|(_, _, status)| status.clone()).collect(),
         guardian,
         sample_times,
     }
@@ -192,11 +195,13 @@ fn spawn_sampler(tasks: &mut Tasks, sampler: Sampler, notes: Receiver<Note>) -> 
     spawn_thread(tasks, "sampler", move || End::Datapath(Box::new(sampler.run(&notes))))
 }
 
-fn spawn_recorder(tasks: &mut Tasks, recorder: Recorder) -> Result<(), AgentError> {
+fn spawn_recorder(tasks: &mut Tasks, settings: &Settings) -> Result<Tap, AgentError> {
+    let (tap, recorder) = record::pair(&settings.record);
     spawn_thread(tasks, "recorder", move || {
         recorder.run();
         End::Plain
-    })
+    })?;
+    Ok(tap)
 }
 
 fn spawn_table(
@@ -284,12 +289,12 @@ fn spawn_conversations(
     tasks: &mut Tasks,
     settings: &Settings,
     (socket, requests): (control::Socket, mpsc::Sender<Request>),
-    sessions: Vec<Session>,
+    (sessions, listeners): (Vec<Session>, Vec<BoxFuture<'static, ()>>),
     stop: watch::Receiver<bool>,
 ) {
     spawn_daemon_watch(tasks, settings.clone(), stop.clone());
     spawn_control(tasks, socket, requests, stop);
-    spawn_sessions(tasks, sessions);
+    spawn_sessions(tasks, sessions, listeners);
 }
 
 fn spawn_control(
@@ -310,7 +315,13 @@ fn spawn_daemon_watch(tasks: &mut Tasks, settings: Settings, stop: watch::Receiv
     });
 }
 
-fn spawn_sessions(tasks: &mut Tasks, sessions: Vec<Session>) {
+fn spawn_sessions(tasks: &mut Tasks, sessions: Vec<Session>, listeners: Vec<BoxFuture<'static, ()>>) {
+    for listener in listeners {
+        tasks.spawn(async move {
+            listener.await;
+            ("a BGP listener", End::Plain)
+        });
+    }
     for session in sessions {
         tasks.spawn(async move {
             let confirmed = session.future.await;

@@ -7,7 +7,6 @@ use super::open::TableLock;
 use super::sampler::Note;
 use super::sessions::Shown;
 use crate::config::Settings;
-use crate::core::policy::Role;
 use crate::datapath::{self, Datapath};
 use crate::fib;
 use crate::types::IfIndex;
@@ -49,7 +48,7 @@ pub(super) struct Parts {
     pub(super) stop_sessions: watch::Sender<bool>,
     pub(super) stop_rest: watch::Sender<bool>,
     pub(super) learning: watch::Receiver<bool>,
-    pub(super) statuses: Vec<(String, Role, Shown)>,
+    pub(super) statuses: Vec<Shown>,
     /// Tasks that end as `End::Session`: one per session of our own, and one for the guardian's.
     pub(super) partings: usize,
     pub(super) inside: Vec<IfIndex>,

@@ -1,5 +1,5 @@
 //! Path attributes of a route (RFC 4271 section 5) as ETM's own types.
-//! Never holds wire encodings: `proto` translates, and what ETM does not use is not kept.
+//! Never interprets wire encodings: `proto` translates, and what ETM only passes on is kept as it came.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -145,6 +145,31 @@ impl fmt::Display for LargeCommunity {
     }
 }
 
+/// An optional transitive attribute that ETM has no use for itself and passes on with the route: AGGREGATOR,
+/// EXTENDED COMMUNITIES, ONLY_TO_CUSTOMER, and whatever it does not know (RFC 4271 section 5).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CarriedAttr {
+    /// Attribute flags as they are to be sent: Partial is set where ETM does not know the attribute.
+    pub flags: u8,
+    /// Attribute type code.
+    pub code: u8,
+    /// Value in network order; AS numbers in it have four octets.
+    pub value: Box<[u8]>,
+}
+
+impl FromStr for LargeCommunity {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LargeCommunity, String> {
+        let bad = || format!("`{text}` is not a large community; write it like 64500:1:179");
+        let parts: Vec<u32> = text.split(':').map(str::parse).collect::<Result<_, _>>().map_err(|_| bad())?;
+        match parts[..] {
+            [global, local1, local2] => Ok(LargeCommunity { global, local1, local2 }),
+            _ => Err(bad()),
+        }
+    }
+}
+
 /// The attributes of one route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RouteAttrs {
@@ -167,6 +192,9 @@ pub struct RouteAttrs {
     /// Length of CLUSTER_LIST (RFC 4456); 0 of a route that was not reflected.
     #[serde(default)]
     pub cluster_hops: u8,
+    /// What is passed on unread, by type code.
+    #[serde(default)]
+    pub carried: Box<[CarriedAttr]>,
 }
 
 impl RouteAttrs {
@@ -182,6 +210,7 @@ impl RouteAttrs {
             large_communities: Vec::new(),
             originator: None,
             cluster_hops: 0,
+            carried: Box::default(),
         }
     }
 }

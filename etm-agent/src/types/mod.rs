@@ -19,13 +19,14 @@
 //! | round | one recomputation of the decision |
 
 mod attrs;
+pub mod bgp;
 mod ident;
 mod prefix;
 mod prefix_map;
 mod time;
 mod units;
 
-pub use attrs::{AsPath, AsPathSegment, Asn, Community, LargeCommunity, Origin, RouteAttrs};
+pub use attrs::{AsPath, AsPathSegment, Asn, CarriedAttr, Community, LargeCommunity, Origin, RouteAttrs};
 pub use ident::{ExitId, Generation, IfIndex, PathId, PeerId, ProviderId, RouterId, SlotId, UplinkId};
 pub use prefix::{Family, Prefix, PrefixError};
 pub use prefix_map::PrefixMap;

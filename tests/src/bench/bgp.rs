@@ -10,9 +10,12 @@ use etm_agent::types::Prefix;
 use super::{BenchOptions, routes};
 use crate::error::LabError;
 
+mod advertise;
+mod churn;
 mod daemons;
 mod feed;
 mod ingest;
+mod loss;
 mod site;
 mod speaker;
 
@@ -46,13 +49,22 @@ pub(super) fn run(options: &BenchOptions) -> Result<(), LabError> {
     if options.wants("ingest") {
         options.show(&ingest::run(&groups, &few)?);
     }
+    if options.wants("churn") {
+        options.show(&churn::run(&groups, if options.quick { 5 } else { 60 })?);
+    }
+    if options.wants("advertise") {
+        options.show(&advertise::run(&groups, if options.quick { 1000 } else { 10_000 })?);
+    }
+    if options.wants("peer-down") {
+        options.show(&loss::run(&groups)?);
+    }
     Ok(())
 }
 
-/// No daemon accepts routes to loopback and link-local space.
+/// No daemon accepts routes to loopback, link-local, multicast and class E; 10.0.0.0/8 is the feeder's own.
 fn is_routable(prefix: Prefix) -> bool {
     match prefix.addr() {
-        IpAddr::V4(addr) => !addr.is_loopback() && !addr.is_link_local() && addr.octets()[0] != 10,
+        IpAddr::V4(addr) => !addr.is_link_local() && !matches!(addr.octets()[0], 0 | 10 | 127 | 224..),
         IpAddr::V6(_) => true,
     }
 }

@@ -1,14 +1,16 @@
 //! How much forwarding a border loses by ETM: packets per second through a router in a namespace of its own, with the
 //! programs on both of its interfaces and without them, in turns.
 //!
-//! One thread sends; a veth pair makes it do the router's work too, so that the rate is that of one core for making and
-//! forwarding a packet. *Never*: leaves the three namespaces that it makes, which are gone afterwards.
+//! Two kinds of traffic: single UDP packets, the worst case, and TCP, whose super-packets are counted at once as they are in
+//! a router behind a card with GRO. A veth pair makes the sender do the router's work too, so that the rate of UDP is that of
+//! one core for making and forwarding a packet; it is told per second of that thread's CPU time, so that other work on the machine
+//! takes no part. *Never*: leaves the three namespaces that it makes, which are gone afterwards.
 
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use etm_agent::core::decision::TableChange;
 use etm_agent::datapath::{LinkHeader, Opened};
@@ -18,15 +20,19 @@ use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, MultiHeaders, SockFlag, SockType, SockaddrLike as _, bind, sendmmsg, socket,
 };
+use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
 use super::BenchOptions;
 use super::routes::{self, Dice};
+use crate::clock::boottime_ns;
 use crate::command;
 use crate::dataplane::{Root, Size, failed};
 use crate::error::LabError;
 use crate::netns::Namespace;
 use crate::poll::wait_until;
+use crate::scene::nanos;
+use crate::traffic::TcpLoad;
 
 /// Ethernet frame without FCS, in bytes.
 const FRAME: usize = 1000;
@@ -34,8 +40,10 @@ const FRAME: usize = 1000;
 const DESTINATIONS: usize = 8192;
 /// Frames of one system call.
 const BATCH: usize = 64;
-/// Pairs of one measurement with and one without.
-const PAIRS: usize = 15;
+/// Rounds of one measurement in each way.
+const ROUNDS: usize = 15;
+/// Connections.
+const CONNECTIONS: u8 = 2;
 /// Length of a measurement.
 const LEG: Duration = Duration::from_millis(400);
 /// Left out at its start: attaching waits for the programs of all CPUs.
@@ -75,13 +83,23 @@ impl Net {
             "link set dev up0 up",
             "addr add 192.0.2.1/24 dev in0",
             "addr add 203.0.113.1/24 dev up0",
+            "route add 198.19.0.0/16 via 203.0.113.3",
             // Nobody's: the far end drops what comes, at once.
             "neigh add 203.0.113.2 lladdr 02:00:00:00:00:09 dev up0 nud permanent",
-            "route add 198.18.0.0/15 via 203.0.113.2",
+            "route add 198.18.0.0/16 via 203.0.113.2",
         ];
         net.border.ip_batch("configure the bench", &lines.map(str::to_owned))?;
-        net.source.ip_batch("configure the bench", &["link set dev out0 up".to_owned()])?;
-        net.sink.ip_batch("configure the bench", &["link set dev from0 up".to_owned()])?;
+        let source =
+            ["link set dev out0 up", "addr add 192.0.2.2/24 dev out0", "route add default via 192.0.2.1"];
+        net.source.ip_batch("configure the bench", &source.map(str::to_owned))?;
+        let sink = [
+            "link set dev lo up",
+            "link set dev from0 up",
+            "addr add 203.0.113.3/24 dev from0",
+            "route add default via 203.0.113.1",
+            "route replace local 198.19.0.0/16 dev lo",
+        ];
+        net.sink.ip_batch("configure the bench", &sink.map(str::to_owned))?;
         Ok(net)
     }
 }
@@ -112,28 +130,64 @@ pub(super) fn run(options: &BenchOptions) -> Result<(), LabError> {
     let prefixes = load(&mut opened, &table)?;
     opened.lease.arm(0x1_0000, 0x1_0000).map_err(failed("arm the lease"))?;
     opened.lease.renew(Timestamp(u64::MAX)).map_err(failed("renew the lease"))?;
+    let destinations: Vec<IpAddr> =
+        (0..CONNECTIONS).map(|host| Ipv4Addr::new(198, 19, host, 1).into()).collect();
+    let mut tcp = TcpLoad::start(&net.source, &net.sink, &destinations, 0)?;
+    // Not of one thread: as much as passes.
+    let by_tcp = net.border.inside(|| in_turns(&mut opened, &boottime_ns))?;
+    tcp.stop();
+    show(options, "tcp", prefixes, by_tcp.map(|rate| rate.bytes * 8.0 / 1e6), "mbit_per_s");
     let socket = net.source.inside(|| inlet("out0"))?;
-    let stop = AtomicBool::new(false);
-    let measured = std::thread::scope(|scope| {
-        scope.spawn(|| send(&socket, &stop));
-        let measured = net.border.inside(|| in_turns(&mut opened));
+    let (stop, spent) = (AtomicBool::new(false), AtomicU64::new(0));
+    let by_udp = std::thread::scope(|scope| {
+        scope.spawn(|| send(&socket, &stop, &spent));
+        let clock = || spent.load(Ordering::Relaxed);
+        let measured = net.border.inside(|| in_turns(&mut opened, &clock));
         stop.store(true, Ordering::Relaxed);
         measured
-    });
-    let ([without, with], counted) = measured?;
-    options.show(&json!({
-        "bench": "forward",
-        "frame": FRAME,
-        "prefixes": prefixes,
-        "destinations": DESTINATIONS,
-        "pairs": PAIRS,
-        "packets_per_s_without": without.round(),
-        "packets_per_s_with": with.round(),
-        "ratio": (with / without * 10_000.0).round() / 10_000.0,
-        "ns_per_packet": ((1e9 / with - 1e9 / without) * 10.0).round() / 10.0,
-        "packets_counted": counted,
-    }));
+    })?;
+    show(options, "udp", prefixes, by_udp.map(|rate| rate.packets), "packets_per_cpu_s");
     Ok(())
+}
+
+fn show(options: &BenchOptions, traffic: &str, prefixes: usize, rates: [f64; 4], unit: &str) {
+    let [without, others @ ..] = rates;
+    for (way, with) in WAYS.iter().skip(1).zip(others) {
+        options.show(&json!({
+            "bench": "forward",
+            "traffic": traffic,
+            "frame": FRAME,
+            "prefixes": prefixes,
+            "rounds": ROUNDS,
+            "attached": way.name,
+            "unit": unit,
+            "without": without.round(),
+            "with": with.round(),
+            "ratio": (with / without * 10_000.0).round() / 10_000.0,
+        }));
+    }
+}
+
+/// What is attached.
+struct Way {
+    name: &'static str,
+    counting: bool,
+    marking: bool,
+}
+
+/// The first is what the others are compared with.
+const WAYS: [Way; 4] = [
+    Way { name: "nothing", counting: false, marking: false },
+    Way { name: "counting", counting: true, marking: false },
+    Way { name: "marking", counting: false, marking: true },
+    Way { name: "both", counting: true, marking: true },
+];
+
+/// Per second.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rate {
+    bytes: f64,
+    packets: f64,
 }
 
 /// The table, and prefixes for all destinations in it.
@@ -156,50 +210,59 @@ fn address(low: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from_bits(0xc612_0000 | low))
 }
 
-/// Median rates without and with ETM, and how many packets it counted. In the border's namespace.
-fn in_turns(opened: &mut Opened) -> Result<([f64; 2], u64), LabError> {
+/// What time is taken for, in nanoseconds.
+type Clock<'a> = &'a (dyn Fn() -> u64 + Sync);
+
+/// Median rates by [`WAYS`]. In the border's namespace.
+fn in_turns(opened: &mut Opened, clock: Clock<'_>) -> Result<[Rate; 4], LabError> {
     let index = |name| if_nametoindex(name).map(IfIndex).map_err(LabError::errno("find an interface"));
     let (inside, uplink) = (index("in0")?, index("up0")?);
     let mut stats = StatsReader::open().map_err(failed("open device statistics"))?;
-    let mut rates = [Vec::new(), Vec::new()];
-    for pair in 0..PAIRS {
-        // Which comes first changes, so that a drift of the machine hits both alike.
-        for with in if pair % 2 == 0 { [false, true] } else { [true, false] } {
-            if with {
-                attach(opened, inside, uplink)?;
-            }
-            rates[usize::from(with)].push(rate(&mut stats, uplink)?);
-            if with {
-                opened.datapath.detach_uplink(uplink).map_err(failed("detach"))?;
-                opened.datapath.detach_inside(inside).map_err(failed("detach"))?;
-            }
+    let mut rates: [Vec<Rate>; 4] = Default::default();
+    for round in 0..ROUNDS {
+        // Which comes first changes, so that a drift of the machine hits all alike.
+        for turn in 0..WAYS.len() {
+            let at = (round + turn) % WAYS.len();
+            attach(opened, &WAYS[at], inside, uplink)?;
+            rates[at].push(rate(&mut stats, uplink, clock)?);
+            opened.datapath.detach_uplink(uplink).map_err(failed("detach"))?;
+            opened.datapath.detach_inside(inside).map_err(failed("detach"))?;
         }
     }
-    let counted = opened.counters.total(UplinkId(0)).map_err(failed("read a total"))?;
-    Ok((rates.map(median), counted.packets))
+    Ok(rates.map(|rates| {
+        let median = |of: fn(&Rate) -> f64| median(rates.iter().map(of).collect());
+        Rate { bytes: median(|rate| rate.bytes), packets: median(|rate| rate.packets) }
+    }))
 }
 
 /// The kernel frees links in the background: until then the program is in the chain already.
-fn attach(opened: &mut Opened, inside: IfIndex, uplink: IfIndex) -> Result<(), LabError> {
+fn attach(opened: &mut Opened, way: &Way, inside: IfIndex, uplink: IfIndex) -> Result<(), LabError> {
     wait_until("the programs to be attached", Duration::from_secs(5), || {
-        let counting = opened.datapath.attach_uplink(UplinkId(0), uplink, LinkHeader::Ethernet);
-        let marking = opened.datapath.attach_inside(inside);
-        counting.and(marking).map(drop).map_err(|error| error.to_string())
+        if way.counting {
+            let attached = opened.datapath.attach_uplink(UplinkId(0), uplink, LinkHeader::Ethernet);
+            attached.map_err(|error| error.to_string())?;
+        }
+        if way.marking {
+            opened.datapath.attach_inside(inside).map_err(|error| error.to_string())?;
+        }
+        Ok(())
     })
 }
 
-/// Packets per second that leave.
-fn rate(stats: &mut StatsReader, uplink: IfIndex) -> Result<f64, LabError> {
+/// What leaves.
+fn rate(stats: &mut StatsReader, uplink: IfIndex, clock: Clock<'_>) -> Result<Rate, LabError> {
     let mut read = || {
-        let sent = stats.read(uplink).map_err(failed("read device statistics"))?.sent.packets;
-        Ok::<_, LabError>((Instant::now(), sent))
+        let sent = stats.read(uplink).map_err(failed("read device statistics"))?.sent;
+        Ok::<_, LabError>((clock(), sent))
     };
     std::thread::sleep(SETTLE);
     let (begun, before) = read()?;
     std::thread::sleep(LEG);
     let (ended, after) = read()?;
-    let packets = u32::try_from(after.saturating_sub(before)).unwrap_or(u32::MAX);
-    Ok(f64::from(packets) / ended.duration_since(begun).as_secs_f64())
+    let (sent, span) = (after.since(before), Duration::from_nanos(ended - begun).as_secs_f64());
+    // In thousands, so that no counter is too large.
+    let thousands = |count: u64| f64::from(u32::try_from(count / 1000).unwrap_or(u32::MAX)) * 1000.0;
+    Ok(Rate { bytes: thousands(sent.bytes) / span, packets: thousands(sent.packets) / span })
 }
 
 fn median(mut rates: Vec<f64>) -> f64 {
@@ -223,10 +286,10 @@ fn inlet(name: &str) -> Result<OwnedFd, LabError> {
 }
 
 /// Sends frames to all destinations, over and over.
-fn send(socket: &OwnedFd, stop: &AtomicBool) {
+fn send(socket: &OwnedFd, stop: &AtomicBool, spent_ns: &AtomicU64) {
     let mut dice = Dice::new(5);
     let frames: Vec<Vec<u8>> =
-        (0..DESTINATIONS).map(|_| frame(u32::try_from(dice.below(1 << 17)).unwrap_or_default())).collect();
+        (0..DESTINATIONS).map(|_| frame(u32::try_from(dice.below(1 << 16)).unwrap_or_default())).collect();
     let slices: Vec<[IoSlice<'_>; 1]> = frames.iter().map(|frame| [IoSlice::new(frame)]).collect();
     let mut headers = MultiHeaders::<()>::preallocate(BATCH, None);
     while !stop.load(Ordering::Relaxed) {
@@ -234,6 +297,9 @@ fn send(socket: &OwnedFd, stop: &AtomicBool) {
             // A full queue is what a flood is for.
             let _ = sendmmsg(socket.as_raw_fd(), &mut headers, batch, [None; BATCH], [], MsgFlags::empty())
                 .map(Iterator::count);
+            if let Ok(cpu) = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID) {
+                spent_ns.store(nanos(cpu.into()), Ordering::Relaxed);
+            }
         }
     }
 }

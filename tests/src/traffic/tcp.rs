@@ -26,7 +26,8 @@ pub struct TcpLoad {
 }
 
 impl TcpLoad {
-    /// One connection from `source` to each destination, which `sink` answers for, at `bits_per_s` each.
+    /// One connection from `source` to each destination, which `sink` answers for, at `bits_per_s` each; 0 is as fast as
+    /// it goes.
     ///
     /// # Errors
     /// A namespace cannot be entered, or a connection cannot be made.
@@ -42,6 +43,7 @@ impl TcpLoad {
         let stop = Arc::new(AtomicBool::new(false));
         let mut load = TcpLoad { stop, senders: Vec::new(), receivers: Vec::new() };
         let chunk = usize::try_from(bits_per_s / 8 * 20 / 1000).unwrap_or_default();
+        let (chunk, pace) = if chunk == 0 { (1 << 20, Duration::ZERO) } else { (chunk, PACE) };
         for &destination in destinations {
             let stream = source.inside(|| {
                 TcpStream::connect((destination, PORT))
@@ -50,7 +52,7 @@ impl TcpLoad {
             stream.set_write_timeout(Some(PATIENCE)).map_err(LabError::io("limit a write"))?;
             let (accepted, _) = listener.accept().map_err(LabError::io("accept a connection"))?;
             let stop = Arc::clone(&load.stop);
-            load.senders.push(std::thread::spawn(move || send(stream, chunk, &stop)));
+            load.senders.push(std::thread::spawn(move || send(stream, chunk, pace, &stop)));
             load.receivers.push(std::thread::spawn(move || receive(accepted)));
         }
         Ok(load)
@@ -72,7 +74,7 @@ impl Drop for TcpLoad {
     }
 }
 
-fn send(mut stream: TcpStream, chunk: usize, stop: &AtomicBool) -> u64 {
+fn send(mut stream: TcpStream, chunk: usize, pace: Duration, stop: &AtomicBool) -> u64 {
     let (data, mut sent) = (vec![0; chunk], 0);
     let mut due = Instant::now();
     while !stop.load(Ordering::Relaxed) {
@@ -81,7 +83,7 @@ fn send(mut stream: TcpStream, chunk: usize, stop: &AtomicBool) -> u64 {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             Err(_) => break,
         }
-        due = (due + PACE).max(Instant::now());
+        due = (due + pace).max(Instant::now());
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
     }
     // Fails only where the other end is gone.

@@ -205,6 +205,7 @@ impl Controller {
                 .map_or_else(|| "static".to_owned(), |peer| peer.name.clone()),
             as_path: attrs.as_path.to_string(),
             local_pref: attrs.local_pref,
+            med: attrs.med,
             usable,
             note,
         }

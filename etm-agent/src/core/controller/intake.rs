@@ -7,7 +7,7 @@ use super::super::input::{FibEvent, Installed, LinkEvent, RouteBatch, SessionCha
 use super::super::policy::Role;
 use super::super::rib::Presence;
 use super::{Controller, Session};
-use crate::types::{BitRate, Prefix, Timestamp};
+use crate::types::{BitRate, Family, PeerId, Prefix, Timestamp};
 
 /// Prefixes visited by one slice of clearing up: about a millisecond.
 pub(super) const CHORES: usize = 4096;
@@ -30,12 +30,7 @@ impl Controller {
                 self.sweep_slots();
             }
             SessionChange::Down { reason } => {
-                let before = std::mem::take(session);
-                session.reason = Some(reason.clone());
-                // A peer that refuses every few seconds is one event, not one per attempt.
-                if !self.stopping && (before.up || before.reason.as_ref() != Some(&reason)) {
-                    self.audit.push(now, EventKind::SessionDown { session: name, reason });
-                }
+                self.session_down(now, event.peer, name, reason);
                 if role == Role::Learn {
                     // Its prefixes stay counted: the session will be back, and `sweep_slots` ends what is not.
                     self.rib.drop_peer(event.peer);
@@ -43,6 +38,33 @@ impl Controller {
                     self.settle(now);
                 }
             }
+            SessionChange::Retained { families, reason } => {
+                self.session_down(now, event.peer, name, reason);
+                for family in Family::ALL {
+                    if families.contains(&family) {
+                        self.rib.mark_stale(event.peer, family);
+                    } else {
+                        self.rib.drop_family(event.peer, family);
+                    }
+                }
+                self.settle(now);
+            }
+            SessionChange::Refreshing(family) => self.rib.mark_stale(event.peer, family),
+            SessionChange::Sweep(family) => {
+                self.rib.sweep(event.peer, family);
+                self.sweep_slots();
+                self.settle(now);
+            }
+        }
+    }
+
+    fn session_down(&mut self, now: Timestamp, peer: PeerId, name: String, reason: String) {
+        let Some(session) = self.sessions.get_mut(usize::from(peer.0)) else { return };
+        let before = std::mem::take(session);
+        session.reason = Some(reason.clone());
+        // A peer that refuses every few seconds is one event, not one per attempt.
+        if !self.stopping && (before.up || before.reason.as_ref() != Some(&reason)) {
+            self.audit.push(now, EventKind::SessionDown { session: name, reason });
         }
     }
 

@@ -111,7 +111,7 @@ impl Controller {
         let uplinks = policy.uplinks.len();
         let mut controller = Controller {
             topology: Topology::new(&policy),
-            rib: Rib::new(policy.community, policy.process),
+            rib: Rib::new(&policy),
             fib: FibView::default(),
             slots: Slots::new(slot_capacity, adopted),
             rates: Rates::new(uplinks, adopted)

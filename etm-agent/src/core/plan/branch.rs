@@ -1,10 +1,11 @@
 //! A bound that knows that prefixes are whole: the largest prefix that the prices would divide is tried on each of its
 //! exits, and so on below; the least of all branches is a bound again. Never needed where prefixes are small.
 
+use super::dive;
 use super::dual::{Clock, Prices};
 use super::fixed::Fixed;
 use super::model::Model;
-use super::solve::{recover, tally_cost};
+use super::solve::tally_cost;
 use super::tally::Tally;
 
 struct Leaf {
@@ -45,7 +46,7 @@ pub(super) fn strengthen(model: &Model, prices: &Prices, best: &mut Tally<'_>, c
         for at in pairs {
             let leaf = child(model, &parent, row, model.column[at], clock);
             if model.len() <= SMALL {
-                let plan = recover(model, &leaf.prices, &leaf.fixed, prices.bound, clock);
+                let plan = dive::plan(model, &leaf.prices, &leaf.fixed, (prices.bound, None), clock);
                 let tried = tally_cost(&plan);
                 if tried < cost {
                     cost = tried;
@@ -67,50 +68,6 @@ fn child(model: &Model, parent: &Leaf, row: usize, column: u16, clock: &mut dyn 
     prices.bound += fixed.constant(model);
     let bound = prices.bound.max(parent.bound);
     Leaf { fixed, prices, bound }
-}
-
-/// Rows in the thinned problem on which the places of the largest prefixes are tried.
-const THINNED: usize = 2_048;
-/// Prices found for it in all, and for each exit and group.
-const TRIES: usize = 16;
-const TRIES_EACH: usize = 1;
-/// A prefix above this part of all traffic is worth trying where it goes; smaller ones even each other out.
-const LARGE: f64 = 3e-4;
-
-/// Where the largest prefixes that share exits had best go, found on a sample in which the small ones stand for their
-/// like. Not a bound: a choice, which the whole problem then prices.
-pub(super) fn places(model: &Model, prices: &Prices, clock: &mut dyn Clock) -> Vec<(usize, u16)> {
-    let (small, rows) = model.thinned(THINNED);
-    let large = LARGE * small.rate.iter().sum::<f64>();
-    let fixed = Fixed::none(&small);
-    let start = fixed.dual(&small).solve(Some((&prices.node, 16.0 * prices.width)), clock);
-    let mut open = vec![Leaf { fixed, bound: start.bound, prices: start }];
-    // With few exits the best leaf is searched for; with many, the better half is followed downwards.
-    let wide = model.nodes.len() > TRIES;
-    let mut left = TRIES.max(TRIES_EACH * model.nodes.len());
-    loop {
-        let Some(least) = (0..open.len()).min_by(|a, b| open[*a].bound.total_cmp(&open[*b].bound)) else {
-            return Vec::new();
-        };
-        let row = largest(&small, &open[least].prices).filter(|row| small.rate[*row] >= large);
-        let Some(row) = row.filter(|_| left > 0 && !clock.over()) else {
-            let settled = open[least].fixed.rows().iter();
-            return settled.map(|(row, column)| (rows[*row], *column)).collect();
-        };
-        let parent = open.swap_remove(least);
-        let at = u32::try_from(row).unwrap_or(u32::MAX);
-        let mut worth: Vec<(u32, u16, f64)> =
-            parent.prices.shares.iter().filter(|share| share.0 == at && share.2 > 0.02).copied().collect();
-        if wide {
-            open.clear();
-            worth.sort_by(|a, b| b.2.total_cmp(&a.2));
-            worth.truncate(2);
-        }
-        for (_, column, _) in &worth {
-            open.push(child(&small, &parent, row, *column, clock));
-            left = left.saturating_sub(1);
-        }
-    }
 }
 
 /// The largest row that shares exits.

@@ -1,11 +1,12 @@
 //! A cap on the number of prefixes that may move: a price on each move is raised until the most useful ones are left.
 //! Never exceeds the cap, and keeps a true bound: the price is paid back for as many moves as are allowed.
 
+use super::dive;
 use super::dual::Clock;
 use super::dual::Prices;
 use super::fixed::Fixed;
 use super::model::{Model, NONE};
-use super::solve::{recover, tally_cost};
+use super::solve::tally_cost;
 use super::tally::Tally;
 
 const STEPS: usize = 14;
@@ -51,7 +52,7 @@ pub(super) fn within<'a>(
         start = none.dual(&priced).solve(Some((&start.node, 64.0 * start.width)), clock);
         let proved = start.bound + none.constant(&priced) - price * cap_price;
         bound = bound.max(proved);
-        let choice = recover(&priced, &start, &none, proved + price * cap_price, clock).choice;
+        let choice = dive::plan(&priced, &start, &none, (proved + price * cap_price, None), clock).choice;
         let tried = Tally::new(model, choice);
         let over = moves(&tried) > cap;
         let tried = trimmed(&tried, cap);

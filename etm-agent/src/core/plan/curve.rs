@@ -76,6 +76,12 @@ impl Curve {
         (price * load - self.cost(load), load)
     }
 
+    /// The largest load of at least `least` that attains [`Curve::conjugate`].
+    pub fn conjugate_most(&self, price: f64, least: f64) -> f64 {
+        let end = (self.piece(least)..self.from.len()).find(|at| self.slope[*at] > price);
+        end.map_or(f64::INFINITY, |at| self.from[at].max(least))
+    }
+
     /// The price `p` at which a demand of `demand - fall * (p - now)` meets a load that this curve prices at `p`.
     pub fn meet(&self, now: f64, demand: f64, fall: f64, least: f64) -> f64 {
         for at in self.piece(least)..self.from.len() {

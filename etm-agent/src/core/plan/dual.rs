@@ -4,7 +4,8 @@
 
 use super::master::Master;
 use super::model::Model;
-use super::rows::{Cut, View};
+use super::rows::{Cut, Kept, View};
+use super::share::{Part, add_fall, gather, share_out};
 use std::cell::Cell;
 
 /// What is left to spend.
@@ -48,6 +49,8 @@ pub(super) struct Dual<'a> {
     /// Load of each node that is none of the rows'.
     pub(super) base: &'a [f64],
     pub(super) rows: View<'a>,
+    /// Pairs of pairs that shared a row when last asked.
+    pub(super) work: Cell<usize>,
     /// Rows that shared exits when last asked.
     pub(super) sharing: Cell<usize>,
 }
@@ -68,6 +71,10 @@ enum End {
 struct Goal {
     /// Stop when smoothing hides less than this part of the dual.
     hidden: f64,
+    /// Or smooth no less than this.
+    finest: f64,
+    /// Loads fit the prices when shares cost no more than this part above what the prices prove.
+    apart: f64,
 }
 
 /// How far a price may go, and whether the cut ends there.
@@ -75,8 +82,6 @@ struct Goal {
 struct Bound {
     low: f64,
     high: f64,
-    ends_low: bool,
-    ends_high: bool,
 }
 
 impl Answer {
@@ -91,46 +96,91 @@ impl Answer {
     }
 }
 
-/// What smoothing may hide at the end; and after the first sample, a tenth of it after each further one.
-const HIDDEN: f64 = 4e-5;
+/// What smoothing may hide at the end: with few rows; else; and where many rows still share exits, so many for each node.
 const HIDDEN_SMALL: f64 = 1e-6;
+const HIDDEN: f64 = 2e-6;
+const HIDDEN_MANY: f64 = 3e-7;
+const MANY: usize = 16;
+/// And after the first sample, a tenth of it after each further one.
 const HIDDEN_BY_SAMPLE: f64 = 1e-3;
-/// How far prices may go in one step, in widths of the smoothing.
-const TRUST: f64 = 4.0;
 /// Rows of the first sample; each further one has eight times as many.
-const SAMPLE: usize = 2_048;
+const SAMPLE: usize = 512;
+/// How far prices will go with the next sample, as a part of how far they went with this one.
+const NEXT: f64 = 0.5;
+/// How far earlier prices may be off, in their widths.
+const FIRST: f64 = 12.0;
+/// How far prices may go in one step, in widths of the smoothing; and while looking for where a gain begins.
+const TRUST: f64 = 4.0;
+const FAR: f64 = 1e12;
 /// Smoothing shrinks by this factor at each level.
 const SHRINK: f64 = 0.2;
 /// Rows are cut for price movements of so many widths of the smoothing.
 const REACH: f64 = 2.0;
-/// Rows whose sharing is looked at to learn how loads fall with prices.
-const LOOKED_AT: usize = 3_000;
-/// Shrunk by this factor, the smoothing leaves many rows of a cut idle.
-const DEEPER: f64 = 10.0;
-/// How often rows are cut anew before the prices are taken as they are.
-const MOST_CUTS: usize = 6;
-/// So few rows are not worth a deeper cut.
+/// How far prices may leave the surroundings of a cut: its answers are wrong there, but show the direction.
+const SOFT: f64 = 3.0;
+/// Pairs of pairs that are looked at to learn how loads fall with prices.
+const LOOKED_AT: usize = 20_000;
+/// Shrunk by this factor, the smoothing leaves many rows and pairs of a cut idle.
+const DEEPER: f64 = 4.0;
+/// How often rows are cut anew before the prices are taken as they are, and steps in one cut.
+const MOST_CUTS: usize = 10;
+const STEPS: usize = 1_000;
+/// So few rows are solved to the end; so few are not worth a cut; so few are not worth a deeper one.
 const SMALL: usize = 1_000;
+const WHOLE: usize = 4_096;
+const FEWEST: usize = 100;
 
 impl Dual<'_> {
     /// The prices, from scratch or from earlier ones.
     pub(super) fn solve(&self, warm: Option<(&[f64], f64)>, clock: &mut dyn Clock) -> Prices {
+        self.solve_kept(warm, clock).0
+    }
+
+    /// The same, with the last cut that was made through all rows and the choices of those outside it.
+    pub(super) fn solve_kept(&self, warm: Option<(&[f64], f64)>, clock: &mut dyn Clock) -> (Prices, Kept) {
         let scale = self.model.overload_price + self.model.spread / 1e6;
         let mut prices = match warm {
             Some((node, width)) => self.start(node, width),
-            None => self.start(&[], scale),
+            None => self.start(&[], 0.25 * self.model.spread.max(1e-3 * scale * 1e6) / 1e6),
         };
+        let mut shift = warm.map_or(0.0, |warm| FIRST * warm.1);
         let mut hidden = HIDDEN_BY_SAMPLE;
         let mut count = SAMPLE;
-        while warm.is_none() && count * 3 < self.rows.len() {
+        while warm.is_none() && count * 3 / 2 < self.rows.len() {
             let sample = self.rows.sample(count);
-            let part = Dual { rows: sample.view(), sharing: Cell::default(), ..*self };
-            part.descend(&mut prices, Goal { hidden }, clock);
+            let part = Dual { rows: sample.view(), work: Cell::default(), sharing: Cell::default(), ..*self };
+            let before = self.model.column_prices(&prices.node);
+            part.descend(&mut prices, Goal { hidden, finest: 0.0, apart: 4.0 * hidden }, shift, clock);
+            // What the next sample corrects is smaller by the root of how much larger it is, and this one was once sure.
+            shift = if count > SAMPLE {
+                NEXT * farthest(&before, &self.model.column_prices(&prices.node))
+            } else {
+                0.0
+            };
             count *= 8;
             hidden *= 0.1;
         }
         let hidden = if self.rows.len() <= SMALL { HIDDEN_SMALL } else { HIDDEN };
-        self.descend(&mut prices, Goal { hidden }, clock);
+        let kept = self.descend(&mut prices, Goal { hidden, finest: 0.0, apart: 4.0 * hidden }, shift, clock);
+        (prices, kept)
+    }
+
+    /// Prices for the rows of `cut` alone, from `node`, smoothed by the first width, then down to the second. What the
+    /// cut left out is taken as it stands: the bound is one of the cut, not of the problem.
+    pub(super) fn polish(
+        &self,
+        cut: &Cut,
+        node: &[f64],
+        (from, to): (f64, f64),
+        apart: f64,
+        clock: &mut dyn Clock,
+    ) -> Prices {
+        let mut prices = self.start(node, from);
+        let goal = Goal { hidden: 0.0, finest: to, apart };
+        let near = cut.deeper(self.model.column_prices(node), REACH * from, from);
+        if !matches!(self.within(&near, &mut prices, goal, clock), End::Fine | End::Over) {
+            self.within(cut, &mut prices, goal, clock);
+        }
         prices
     }
 
@@ -144,52 +194,50 @@ impl Dual<'_> {
     }
 
     /// Shrinks the smoothing and follows the maximum, cutting the rows anew whenever prices leave where they were cut.
-    fn descend(&self, prices: &mut Prices, goal: Goal, clock: &mut dyn Clock) {
-        let mut cuts = 0;
-        loop {
-            // Prices that leave their surroundings again have far to go.
-            prices.width *= if cuts >= 2 { 5.0 } else { 1.0 };
-            cuts += 1;
-            if cuts > MOST_CUTS {
-                break;
-            }
+    fn descend(&self, prices: &mut Prices, goal: Goal, shift: f64, clock: &mut dyn Clock) -> Kept {
+        let mut gone: f64 = shift;
+        for _ in 0..MOST_CUTS {
             let column = self.model.column_prices(&prices.node);
-            let reach = if self.rows.len() <= SMALL { f64::INFINITY } else { REACH * prices.width };
-            let cut = self.rows.cut(column, reach, prices.width);
-            match self.within(&cut, prices, goal, clock) {
+            // Prices that leave their surroundings have far to go.
+            let reach = if self.rows.len() <= WHOLE { f64::INFINITY } else { gone.max(REACH * prices.width) };
+            let kept = self.rows.kept(column, reach, prices.width);
+            let end = self.within(&kept.cut, prices, goal, clock);
+            match end {
+                End::Fine => return kept,
+                End::Over => break,
                 End::Outside | End::Deeper => {}
-                End::Fine | End::Over => return,
             }
+            gone = 2.0 * farthest(&self.model.column_prices(&prices.node), &kept.cut.prices);
         }
-        let cut = self.rows.cut(self.model.column_prices(&prices.node), 0.0, prices.width);
-        prices.shares = self.shares(&cut, &prices.node, prices.width);
+        let kept = self.rows.kept(self.model.column_prices(&prices.node), 0.0, prices.width);
+        // Prices outside what was cut prove what they prove, not what was said there.
+        prices.bound = self.answer(&kept.cut, &prices.node, prices.width).exact;
+        prices.shares = self.shares(&kept.cut, &prices.node, prices.width);
+        kept
     }
 
     /// Within one cut: when the smoothing has shrunk well below what it was made for, a deeper cut is worth its while.
     fn within(&self, cut: &Cut, prices: &mut Prices, goal: Goal, clock: &mut dyn Clock) -> End {
-        let mut turns = 0;
         let mut end = self.follow(cut, prices, goal, clock);
-        loop {
+        let mut radius = 0.0_f64;
+        for _ in 0..MOST_CUTS {
             if !matches!(end, End::Deeper) {
                 return end;
             }
             let column = self.model.column_prices(&prices.node);
-            let gone = farthest(&column, &cut.prices);
-            let radius = (REACH * prices.width).min(cut.radius - gone);
+            let room = cut.radius - farthest(&column, &cut.prices);
+            radius = radius.max(REACH * prices.width);
+            if room < radius {
+                return End::Outside;
+            }
             let deeper = cut.deeper(column, radius, prices.width);
-            match self.within(&deeper, prices, goal, clock) {
-                End::Outside => {
-                    turns += 1;
-                    let column = self.model.column_prices(&prices.node);
-                    let gone = farthest(&column, &cut.prices);
-                    if turns > 6 || gone > 0.9 * cut.radius {
-                        return End::Outside;
-                    }
-                    end = End::Deeper;
-                }
-                end => return end,
+            end = self.within(&deeper, prices, goal, clock);
+            if matches!(end, End::Outside) {
+                radius = 1.5 * farthest(&self.model.column_prices(&prices.node), &deeper.prices);
+                end = End::Deeper;
             }
         }
+        End::Outside
     }
 
     /// Newton steps while the smoothing shrinks, inside one cut.
@@ -201,21 +249,21 @@ impl Dual<'_> {
         let few = self.rows.len() <= SMALL;
         let most = if few { 400 } else { (2 * self.rows.len() / cut.live.view().len().max(1)).clamp(8, 60) };
         prices.bound = answer.exact;
+        let mut steps = 0;
         loop {
-            if clock.over() {
+            steps += 1;
+            if steps > STEPS || clock.over() {
                 prices.shares = self.shares(cut, &prices.node, prices.width);
                 return End::Over;
             }
             let enough = (0.1 * prices.width * answer.shared).max(1e-11 * answer.smooth.abs());
-            let (mut node, mut gain) = self.step(&answer, &prices.node, trust, &bounds);
-            // A short step that gains little may be one of a long way: look further before being content.
-            while gain <= enough && !refused && farthest(&node, &prices.node) >= 0.99 * trust {
-                trust *= 8.0;
-                (node, gain) = self.step(&answer, &prices.node, trust, &bounds);
-            }
-            let last = answer.hidden(prices.width) <= goal.hidden * answer.exact.abs();
+            let (node, gain) = self.look(&answer, prices, &mut trust, (enough, refused), &bounds);
+            let many = self.sharing.get() > MANY * self.base.len();
+            let last = prices.width <= goal.finest
+                || answer.hidden(prices.width)
+                    <= if many { goal.hidden.min(HIDDEN_MANY) } else { goal.hidden } * answer.exact.abs();
             // At the last level loads must be right too, for the plan is rounded from them.
-            let close = !last || tries > most || answer.apart() <= 4.0 * goal.hidden * answer.exact.abs();
+            let close = !last || tries > most || answer.apart() <= goal.apart * answer.exact.abs();
             tries += usize::from(last);
             let mut settled = gain <= if close { enough } else { 1e-13 * answer.smooth.abs() };
             if !settled {
@@ -233,15 +281,16 @@ impl Dual<'_> {
             }
             prices.bound = answer.exact;
             if settled {
-                if self.wants_out(&answer, prices, &bounds, trust, enough.max(2.0 * gain)) {
+                let gone = farthest(&self.model.column_prices(&prices.node), &cut.prices);
+                if gone > cut.radius {
                     return End::Outside;
                 }
                 if last || prices.width <= 1e-12 * self.model.overload_price {
                     prices.shares = self.shares(cut, &prices.node, prices.width);
                     return End::Fine;
                 }
-                prices.width *= SHRINK;
-                if prices.width * DEEPER < cut.radius / REACH && cut.live.view().len() > SMALL {
+                prices.width = (prices.width * SHRINK).max(goal.finest);
+                if prices.width * DEEPER < cut.radius / REACH && cut.live.view().len() > FEWEST {
                     return End::Deeper;
                 }
                 trust = TRUST * prices.width;
@@ -251,22 +300,9 @@ impl Dual<'_> {
         }
     }
 
-    /// True when the prices stand where the cut ends and would gain by going on.
-    fn wants_out(&self, answer: &Answer, prices: &Prices, bounds: &[Bound], trust: f64, enough: f64) -> bool {
-        let at_end = |(price, bound): (&f64, &Bound)| {
-            let near = 1e-6 * (bound.high - bound.low);
-            (bound.ends_low && *price <= bound.low + near) || (bound.ends_high && *price >= bound.high - near)
-        };
-        if !prices.node.iter().zip(bounds).any(at_end) {
-            return false;
-        }
-        let free: Vec<Bound> = (0..self.base.len()).map(|at| self.widest(at)).collect();
-        self.step(answer, &prices.node, trust.max(TRUST * prices.width), &free).1 > enough
-    }
-
     fn widest(&self, at: usize) -> Bound {
         let (low, high) = self.model.curves[at].prices(self.base[at]);
-        Bound { low, high, ends_low: false, ends_high: false }
+        Bound { low, high }
     }
 
     /// How far each price may go: to where the cut ends, and never outside the prices of its curve.
@@ -274,18 +310,32 @@ impl Dual<'_> {
         let depth = self.model.paths.iter().map(Vec::len).max().unwrap_or(1).max(1);
         let column = self.model.column_prices(node);
         let gone = farthest(&column, &cut.prices);
-        let reach = (cut.radius - gone).max(0.0) / f64::from(u32::try_from(depth).unwrap_or(1));
+        let reach = SOFT * (cut.radius - gone).max(0.0) / f64::from(u32::try_from(depth).unwrap_or(1));
         let bound = |(at, price): (usize, &f64)| {
             let Bound { low, high, .. } = self.widest(at);
             let (near_low, near_high) = (price - reach, price + reach);
-            Bound {
-                low: near_low.max(low),
-                high: near_high.min(high),
-                ends_low: near_low > low,
-                ends_high: near_high < high,
-            }
+            Bound { low: near_low.max(low), high: near_high.min(high) }
         };
         node.iter().enumerate().map(bound).collect()
+    }
+
+    /// The next prices, and what they promise. A short step that gains little may be one of a long way: looks further
+    /// before being content, unless a step was refused.
+    fn look(
+        &self,
+        answer: &Answer,
+        prices: &Prices,
+        trust: &mut f64,
+        (enough, refused): (f64, bool),
+        bounds: &[Bound],
+    ) -> (Vec<f64>, f64) {
+        let (mut node, mut gain) = self.step(answer, &prices.node, *trust, bounds);
+        let room = |trust: f64| trust > 0.0 && trust < FAR * prices.width;
+        while gain <= enough && !refused && room(*trust) && farthest(&node, &prices.node) >= 0.99 * *trust {
+            *trust *= 8.0;
+            (node, gain) = self.step(answer, &prices.node, *trust, bounds);
+        }
+        (node, gain)
     }
 
     fn step(&self, answer: &Answer, now: &[f64], trust: f64, bounds: &[Bound]) -> (Vec<f64>, f64) {
@@ -315,13 +365,17 @@ impl Dual<'_> {
         let mut fall = vec![0.0; columns * columns];
         let fixed: f64 = cut.load.iter().zip(&prices).map(|(load, price)| load * price).sum();
         let mut exact = cut.constant + fixed;
-        let stride = u32::try_from(self.sharing.get() / LOOKED_AT + 1).unwrap_or(1);
+        let stride = u32::try_from(self.work.get() / LOOKED_AT + 1).unwrap_or(1);
+        let (mut work, mut sharing) = (0, 0);
         let mut seen = 0_u32;
         let (mut lost, mut excess, mut shared) = (0.0, 0.0, 0.0);
         let view = cut.live.view();
         let mut support: Vec<Part> = Vec::new();
         for row in 0..view.len() {
             let weight = view.weight[row];
+            if weight <= 0.0 {
+                continue;
+            }
             let best = view.best(row, &prices);
             exact += weight * best.price;
             if best.second - best.price >= width {
@@ -339,6 +393,8 @@ impl Dual<'_> {
                 load[usize::from(part.column)] += weight * share;
             }
             seen += 1;
+            work += support.len() * support.len();
+            sharing += 1;
             if seen.is_multiple_of(stride) {
                 let slope = 2.0 * weight / width * f64::from(stride);
                 add_fall(&support, slope, roots, columns, &mut fall);
@@ -354,7 +410,8 @@ impl Dual<'_> {
             cost += curve.cost(load[at]);
             exact += node[at] * self.base[at] - curve.conjugate(node[at], self.base[at]).0;
         }
-        self.sharing.set(usize::try_from(seen).unwrap_or(usize::MAX));
+        self.work.set(work);
+        self.sharing.set(sharing);
         Answer { smooth: exact - lost, exact, cost, load, fall, shared }
     }
 
@@ -388,7 +445,7 @@ impl Dual<'_> {
         let mut support: Vec<Part> = Vec::new();
         for row in 0..view.len() {
             let best = view.best(row, &prices);
-            if best.second - best.price < width {
+            if view.weight[row] > 0.0 && best.second - best.price < width {
                 gather(&view, row, &prices, best.price, width, &mut support);
                 share_out(&mut support, width);
                 let share = |part: &Part| (cut.live.row[row], part.column, part.root * part.root);
@@ -399,71 +456,7 @@ impl Dual<'_> {
     }
 }
 
-/// A pair that shares a row.
-#[derive(Clone, Copy)]
-struct Part {
-    /// Its price above the cheapest.
-    above: f64,
-    column: u16,
-    /// Square root of its share.
-    root: f64,
-}
-
-/// The pairs of a row that are within `width` of the cheapest.
-fn gather(view: &View<'_>, row: usize, prices: &[f64], cheapest: f64, width: f64, support: &mut Vec<Part>) {
-    support.clear();
-    let (_, columns, units) = view.row(row);
-    for (column, unit) in columns.iter().zip(units) {
-        let above = unit + prices[usize::from(*column)] - cheapest;
-        if above < width {
-            support.push(Part { above, column: *column, root: 0.0 });
-        }
-    }
-}
-
-/// Keeps the pairs with a positive share: the root of a share is `(level - above) / width`, and shares sum to 1.
-fn share_out(support: &mut Vec<Part>, width: f64) {
-    if support.len() > 2 {
-        support.sort_unstable_by(|a, b| a.above.total_cmp(&b.above).then(a.column.cmp(&b.column)));
-    } else if support.len() == 2 && support[0].above > support[1].above {
-        support.swap(0, 1);
-    }
-    let (mut sum, mut squares, mut count, mut kept) = (0.0, 0.0, 0.0, 0);
-    let mut level = f64::INFINITY;
-    for part in support.iter() {
-        if part.above >= level {
-            break;
-        }
-        sum += part.above;
-        squares += part.above * part.above;
-        count += 1.0;
-        kept += 1;
-        let mean = sum / count;
-        level = mean + ((width * width - squares) / count + mean * mean).max(0.0).sqrt();
-    }
-    support.truncate(kept);
-    for part in support {
-        part.root = ((level - part.above) / width).max(0.0);
-    }
-}
-
-/// Adds how the loads of the sharing pairs fall when their prices rise.
-fn add_fall(support: &[Part], slope: f64, roots: f64, columns: usize, fall: &mut [f64]) {
-    for (at, part) in support.iter().enumerate() {
-        let own = usize::from(part.column);
-        let slope = slope * part.root;
-        fall[own * columns + own] += slope * (1.0 - part.root / roots);
-        let slope = slope / roots;
-        for other in &support[at + 1..] {
-            let beside = usize::from(other.column);
-            let value = slope * other.root;
-            fall[own * columns + beside] -= value;
-            fall[beside * columns + own] -= value;
-        }
-    }
-}
-
 /// The largest difference between two lists of prices.
-fn farthest(a: &[f64], b: &[f64]) -> f64 {
+pub(super) fn farthest(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }

@@ -1,10 +1,17 @@
 //! Prefixes that are settled, so that the prices of the rest can be found again around them. Never chooses where.
 
-use super::dual::Dual;
+use super::dual::{Dual, farthest};
 use super::model::Model;
 use super::primal;
+use super::rows::Kept;
 use super::tally::Tally;
 use std::cell::Cell;
+
+/// A row of less than this part of all traffic is not worth a hint.
+const LARGE: f64 = 5e-4;
+
+/// What was kept must reach so far of what is wanted.
+const KEEP: f64 = 0.4;
 
 /// Some rows on columns of their own, and what is left for the others.
 #[derive(Clone)]
@@ -31,7 +38,13 @@ impl Fixed {
 
     /// The dual of the rest.
     pub(super) fn dual<'a>(&'a self, model: &'a Model) -> Dual<'a> {
-        Dual { model, base: &self.base, rows: model.view(&self.weight), sharing: Cell::default() }
+        Dual {
+            model,
+            base: &self.base,
+            rows: model.view(&self.weight),
+            work: Cell::default(),
+            sharing: Cell::default(),
+        }
     }
 
     /// What the settled rows cost beside their loads, and the rows without traffic.
@@ -57,22 +70,43 @@ impl Fixed {
         }
     }
 
-    /// Settles the largest rows that share exits where `plan` has them; false if there was none.
-    pub(super) fn add_largest(
-        &mut self,
-        model: &Model,
-        plan: &Tally<'_>,
-        shares: &[(u32, u16, f64)],
-    ) -> bool {
-        let mut rows: Vec<usize> =
-            shares.iter().map(|share| usize::try_from(share.0).unwrap_or(usize::MAX)).collect();
-        rows.dedup();
-        rows.sort_by(|a, b| model.rate[*b].total_cmp(&model.rate[*a]).then(a.cmp(b)));
-        let before = self.rows.len();
-        for row in rows.into_iter().take(2 * self.base.len()) {
-            self.add(model, row, model.column[plan.pair(row)]);
+    /// Settles rows where an earlier search had them, if most of these are still rows that are large and have that exit.
+    pub(super) fn add_hints(&mut self, model: &Model, hints: &[(usize, u16)]) -> bool {
+        let least = LARGE * self.weight.iter().sum::<f64>();
+        for (row, exit) in hints {
+            if *row < model.len() && self.weight[*row] > least {
+                let column = |at: &usize| model.exit_of(model.column[*at]) == usize::from(*exit);
+                if let Some(at) = model.pairs(*row).find(column) {
+                    self.add(model, *row, model.column[at]);
+                }
+            }
         }
-        self.rows.len() > before
+        2 * self.rows.len() > hints.len()
+    }
+
+    /// The cheapest pair of each row at these prices, and the rows with another within about twice `margin`: from what
+    /// was `kept` on the way to the prices, if that reaches far enough.
+    pub(super) fn near(&self, model: &Model, prices: &[f64], margin: f64, kept: Option<Kept>) -> Kept {
+        let column = model.column_prices(prices);
+        let far = |kept: &Kept| kept.cut.radius - farthest(&column, &kept.cut.prices) >= KEEP * margin;
+        let mut near = match kept.filter(far) {
+            Some(mut kept) => {
+                for (row, _) in &self.rows {
+                    let row = u32::try_from(*row).unwrap_or(u32::MAX);
+                    if let Ok(at) = kept.cut.live.row.binary_search(&row) {
+                        kept.cut.live.weight[at] = 0.0;
+                    }
+                }
+                kept
+            }
+            None => model.view(&self.weight).kept(column, margin, 0.0),
+        };
+        let idle = vec![0.0; model.paths.len()];
+        let view = model.view(&self.weight);
+        for row in (0..model.len()).filter(|row| model.rate[*row] <= 0.0) {
+            near.choice[row] = u32::try_from(view.best(row, &idle).at).unwrap_or(u32::MAX);
+        }
+        near
     }
 
     /// Puts the settled rows where they are settled.

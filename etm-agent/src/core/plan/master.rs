@@ -30,9 +30,10 @@ impl Master<'_> {
         let mut price = self.now.to_vec();
         let mut drop = vec![0.0; count];
         for round in 0..ROUNDS {
-            let mut moved = self.sweep(&mut price, &mut drop);
+            let mut moved = if round == 0 { self.newton(&mut price, &mut drop) } else { 0.0 };
+            moved = moved.max(self.sweep(&mut price, &mut drop));
             // Not each time: it costs the cube of what a sweep does.
-            if round % 3 == 2 || moved <= STILL {
+            if round > 0 && (round % 3 == 2 || moved <= STILL) {
                 moved = moved.max(self.newton(&mut price, &mut drop));
             }
             if moved <= STILL {
@@ -137,20 +138,26 @@ fn cholesky_solve(matrix: &mut [f64], right: &mut [f64]) -> bool {
     if largest <= 0.0 {
         return false;
     }
-    for row in 0..size {
-        matrix[row * size + row] += largest * 1e-10;
-        for column in 0..=row {
-            let mut sum = matrix[row * size + column];
-            for at in 0..column {
-                sum -= matrix[row * size + at] * matrix[column * size + at];
-            }
-            if row == column {
-                if sum <= largest * 1e-14 {
-                    return false;
-                }
-                matrix[row * size + row] = sum.sqrt();
-            } else {
-                matrix[row * size + column] = sum / matrix[column * size + column];
+    for at in 0..size {
+        matrix[at * size + at] += largest * 1e-10;
+    }
+    // Column after column, each taken off all that is right of it: whole rows at a time, none waits for a sum.
+    let mut pivots = vec![0.0; size];
+    for at in 0..size {
+        let pivot = matrix[at * size + at];
+        if pivot <= largest * 1e-14 {
+            return false;
+        }
+        let root = pivot.sqrt();
+        for row in at..size {
+            matrix[row * size + at] /= root;
+            pivots[row] = matrix[row * size + at];
+        }
+        for row in at + 1..size {
+            let factor = pivots[row];
+            let rest = &mut matrix[row * size + at + 1..=row * size + row];
+            for (value, pivot) in rest.iter_mut().zip(&pivots[at + 1..=row]) {
+                *value -= factor * pivot;
             }
         }
     }

@@ -1,12 +1,13 @@
 //! The best split of prefixes over exits, with a certificate of how far from the optimum it can be.
 //!
 //! Numbers in, a plan out: no routing, no clock, no state but the prices that a caller may hand back to start warm.
-//! Reading order: [`model`] (the problem), [`curve`] (costs), `dual` (prices, by `master` and `rows`), `primal` (a plan
-//! from prices, judged by [`tally`]), `branch` and `overload` (stronger bounds), [`solve`] (all of it).
+//! Reading order: [`model`] (the problem), [`curve`] (costs), `dual` (prices, by `master` and `rows`), `dive` and `primal`
+//! (a plan from prices, judged by [`tally`]), `whole`, `branch` and `overload` (stronger bounds), [`solve`] (all of it).
 
 mod branch;
 mod caps;
 pub mod curve;
+mod dive;
 mod dual;
 mod fixed;
 mod master;
@@ -14,9 +15,11 @@ pub mod model;
 mod overload;
 mod primal;
 mod rows;
+mod share;
 pub mod solve;
 mod spec;
 pub mod tally;
+mod whole;
 
 #[cfg(test)]
 mod tests;
@@ -31,6 +34,11 @@ pub struct Warm {
     pub prices: Vec<f64>,
     /// How far they may be off.
     pub width: f64,
+    /// Position and exit of the prefixes that were too large to be left to rounding: where they are tried first. Only a
+    /// hint; if positions have changed since, leave it empty.
+    pub settled: Vec<(usize, u16)>,
+    /// How much higher prices were, exit by exit, with these settled.
+    pub shift: Vec<f64>,
 }
 
 /// A prefix over several exits.

@@ -1,13 +1,27 @@
 //! The least overload that any plan has: a bound of its own, from cuts through exits and groups that the prices point to,
-//! and from prefixes that are larger than any exit. Never from a plan.
+//! and from prefixes that are large as wholes. Never from a plan.
 
+use super::curve::Curve;
 use super::model::Model;
+use super::whole::Point;
 
-/// A lower bound of the load above limits (bit/s), summed over exits and groups.
-pub(super) fn bound(model: &Model, prices: &[f64]) -> f64 {
-    let by_cuts = SHARES.iter().map(|share| of_weights(model, &weights(model, prices, *share)));
-    let scaled = of_weights(model, &scaled(model, prices));
-    by_cuts.fold(largest_prefix(model).max(scaled), f64::max).max(0.0)
+/// A lower bound of the load above limits (bit/s), summed over exits and groups; `enough` is attained.
+pub(super) fn bound(model: &Model, prices: &[f64], enough: f64) -> f64 {
+    let limit = |at: usize| model.nodes.get(at).map_or(f64::INFINITY, |node| node.limit_bps);
+    let curves: Vec<Curve> =
+        (0..model.curves.len()).map(|at| Curve::from_steps(vec![(limit(at), 1.0)])).collect();
+    let mut best = 0.0_f64;
+    let by_cuts = SHARES.iter().map(|share| weights(model, prices, *share));
+    for mut weight in by_cuts.chain([scaled(model, prices), vec![0.0; model.nodes.len()]]) {
+        if best >= enough {
+            break;
+        }
+        let bound = of_weights(model, &weight);
+        weight.resize(curves.len(), 0.0);
+        let point = Point { curves: &curves, price: &weight, bound, units: false };
+        best = best.max(point.strengthened(model, enough));
+    }
+    best
 }
 
 /// A node is in the cut if its price is above that of its contract by this share of the price of overload.
@@ -45,26 +59,4 @@ fn of_weights(model: &Model, weight: &[f64]) -> f64 {
         }
     }
     least
-}
-
-/// A prefix that is larger than the room of any of its exits overloads one of them, unless it may be divided.
-fn largest_prefix(model: &Model) -> f64 {
-    if model.rules.allow_split {
-        return 0.0;
-    }
-    let room = |path: &Vec<u16>| {
-        let room = |node: &u16| {
-            let node = usize::from(*node);
-            model.nodes.get(node).map_or(f64::INFINITY, |spec| spec.limit_bps - model.base[node])
-        };
-        path.iter().map(room).fold(f64::INFINITY, f64::min)
-    };
-    let rooms: Vec<f64> = model.paths.iter().map(room).collect();
-    let view = model.view(&model.rate);
-    let excess = |(row, rate): (usize, &f64)| {
-        let (_, columns, _) = view.row(row);
-        let room = columns.iter().map(|at| rooms[usize::from(*at)]).fold(f64::NEG_INFINITY, f64::max);
-        rate - room
-    };
-    model.rate.iter().enumerate().filter(|(_, rate)| **rate > 0.0).map(excess).fold(0.0, f64::max)
 }

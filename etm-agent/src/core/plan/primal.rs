@@ -3,24 +3,18 @@
 
 use super::dual::Clock;
 use super::model::Model;
-use super::rows::Best;
+use super::rows::Rows;
 use super::tally::Tally;
 
-/// Rows for which the prices leave a choice.
+/// Pairs that a better plan may use, row by row.
 pub(super) struct Choices {
-    /// The largest first, with the price of their cheapest pair.
-    rows: Vec<(u32, f64)>,
-    /// Prices of columns.
-    column: Vec<f64>,
+    /// The largest first, and where its pairs begin and end.
+    rows: Vec<(u32, u32, u32)>,
+    /// Pairs, and what each costs above the cheapest of its row.
+    pairs: Vec<(u32, f64)>,
 }
 
-/// Most rows that are looked at again.
-const MOST: usize = 8_000;
-/// Fewer are too few to fill exits exactly.
-const FEWEST: usize = 2_000;
 const SWEEPS: usize = 12;
-/// Rows that share exits are within the width of the smoothing; these are not much further.
-const NEAR: f64 = 8.0;
 
 fn index(at: u32) -> usize {
     usize::try_from(at).unwrap_or(usize::MAX)
@@ -30,43 +24,62 @@ fn narrow(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }
 
-/// Every row to its cheapest pair, and the rows that lose little by another.
-pub(super) fn cheapest<'a>(model: &'a Model, prices: &[f64], width: f64) -> (Tally<'a>, Choices) {
-    let column = model.column_prices(prices);
-    let view = model.view(&model.rate);
-    let idle = vec![0.0; column.len()];
-    let mut choice = Vec::with_capacity(model.len());
-    let mut near: Vec<(f64, u32, f64)> = Vec::new();
-    let mut margin = NEAR * width;
-    let close = |best: &Best, margin: f64| best.second - best.price <= margin;
-    for row in 0..model.len() {
-        let busy = model.rate[row] > 0.0;
-        // A row without traffic loads nothing: the cheapest of its constants.
-        let best = view.best(row, if busy { &column } else { &idle });
-        choice.push(narrow(best.at));
-        if busy && close(&best, margin) {
-            near.push((best.second - best.price, narrow(row), best.price));
-        }
-    }
-    while near.len() < FEWEST.min(model.len()) && margin < 1e3 * model.overload_price {
-        margin *= 16.0;
-        near.clear();
-        for row in (0..model.len()).filter(|row| model.rate[*row] > 0.0) {
-            let best = view.best(row, &column);
-            if close(&best, margin) {
-                near.push((best.second - best.price, narrow(row), best.price));
+impl Choices {
+    /// A pair that by itself is dearer than `excess`, which is what the plan costs above the bound, is in no better plan.
+    /// Rows larger than `large` are offered all their pairs, others those that `near` kept.
+    pub(super) fn new(model: &Model, near: &Rows, column: &[f64], (excess, large): (f64, f64)) -> Choices {
+        let mut choices = Choices { rows: Vec::new(), pairs: Vec::new() };
+        let price = |at: usize| model.unit[at] + column[usize::from(model.column[at])];
+        let view = near.view();
+        for (at, row) in near.row.iter().enumerate() {
+            let rate = model.rate[index(*row)];
+            let pairs = model.pairs(index(*row));
+            let (_, mut kept, _) = view.row(at);
+            let cheapest = view.best(at, column).price;
+            let begin = choices.pairs.len();
+            for at in pairs {
+                // What was kept is in the order of the row.
+                let near = kept.first() == Some(&model.column[at]);
+                if near {
+                    kept = &kept[1..];
+                }
+                let loss = (price(at) - cheapest) * rate;
+                if (near || rate > large) && loss < excess {
+                    choices.pairs.push((narrow(at), loss));
+                }
+            }
+            if choices.pairs.len() > begin + 1 {
+                choices.rows.push((*row, narrow(begin), narrow(choices.pairs.len())));
             }
         }
+        let rate = |row: u32| model.rate[index(row)];
+        choices.rows.sort_unstable_by(|a, b| rate(b.0).total_cmp(&rate(a.0)).then(a.0.cmp(&b.0)));
+        choices
     }
-    if near.len() > MOST {
-        near.select_nth_unstable_by(MOST, |a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        near.truncate(MOST);
+}
+
+/// Every row to its cheapest pair.
+pub(super) fn cheapest<'a>(model: &'a Model, prices: &[f64]) -> Tally<'a> {
+    let column = model.column_prices(prices);
+    let idle = vec![0.0; column.len()];
+    let view = model.view(&model.rate);
+    // A row without traffic loads nothing: the cheapest of its constants.
+    let prices = |row: usize| if model.rate[row] > 0.0 { &column } else { &idle };
+    Tally::new(model, (0..model.len()).map(|row| narrow(view.best(row, prices(row)).at)).collect())
+}
+
+/// Of a row's exits the one that is furthest behind what shares promised it so far.
+pub(super) fn furthest_behind(parts: &[(u32, u16, f64)], rate: f64, owed: &mut [f64]) -> u16 {
+    let mut most = (f64::NEG_INFINITY, 0);
+    for (_, column, share) in parts {
+        let owed = &mut owed[usize::from(*column)];
+        *owed += rate * share;
+        if *owed > most.0 {
+            most = (*owed, *column);
+        }
     }
-    let mut rows: Vec<(u32, f64)> = near.into_iter().map(|(_, row, price)| (row, price)).collect();
-    rows.sort_unstable_by(|a, b| {
-        model.rate[index(b.0)].total_cmp(&model.rate[index(a.0)]).then(a.0.cmp(&b.0))
-    });
-    (Tally::new(model, choice), Choices { rows, column })
+    owed[usize::from(most.1)] -= rate;
+    most.1
 }
 
 /// Gives each row that shares exits to one of them: the one that is furthest behind what the shares promised it so far.
@@ -79,16 +92,8 @@ pub(super) fn round(tally: &mut Tally<'_>, shares: &[(u32, u16, f64)]) {
     let mut owed = vec![0.0; model.paths.len()];
     for parts in rows {
         let rate = rate(&parts);
-        let mut most = (f64::NEG_INFINITY, 0);
-        for (_, column, share) in parts {
-            let owed = &mut owed[usize::from(*column)];
-            *owed += rate * share;
-            if *owed > most.0 {
-                most = (*owed, *column);
-            }
-        }
-        owed[usize::from(most.1)] -= rate;
-        place(tally, index(parts[0].0), most.1);
+        let column = furthest_behind(parts, rate, &mut owed);
+        place(tally, index(parts[0].0), column);
     }
 }
 
@@ -113,15 +118,13 @@ pub(super) fn improve(
     let mut edges = Edges::of(tally);
     for _ in 0..SWEEPS {
         let mut saved = 0.0;
-        for (row, cheapest) in &choices.rows {
+        for (row, begin, end) in &choices.rows {
             let row = index(*row);
-            let rate = tally.model.rate[row];
             let from = tally.pair(row);
             let mut best = (-least, usize::MAX);
-            for at in tally.model.pairs(row) {
-                let price = tally.model.unit[at] + choices.column[usize::from(tally.model.column[at])];
-                let open = at != from && (price - cheapest) * rate < excess;
-                if open && edges.promise(tally, from, at) {
+            for (at, loss) in &choices.pairs[index(*begin)..index(*end)] {
+                let at = index(*at);
+                if at != from && *loss < excess && edges.promise(tally, from, at) {
                     let change = tally.change(row, at);
                     if change < best.0 {
                         best = (change, at);

@@ -19,7 +19,7 @@ pub(super) struct Rows {
     start: Vec<u32>,
     column: Vec<u16>,
     unit: Vec<f64>,
-    weight: Vec<f64>,
+    pub(super) weight: Vec<f64>,
     /// Where each was picked.
     pub(super) row: Vec<u32>,
 }
@@ -37,12 +37,39 @@ pub(super) struct Cut {
     pub(super) radius: f64,
 }
 
+/// A cut, and the cheapest pair of each row where it was made.
+pub(super) struct Kept {
+    pub(super) cut: Cut,
+    pub(super) choice: Vec<u32>,
+}
+
 /// The cheapest pair of a row: position, price, and the price of the second cheapest.
 #[derive(Clone, Copy)]
 pub(super) struct Best {
     pub(super) at: usize,
     pub(super) price: f64,
     pub(super) second: f64,
+}
+
+/// The two lowest prices met so far.
+#[derive(Clone, Copy)]
+struct Lead {
+    at: usize,
+    price: f64,
+    second: f64,
+}
+
+impl Lead {
+    const NONE: Lead = Lead { at: usize::MAX, price: f64::INFINITY, second: f64::INFINITY };
+
+    #[inline]
+    fn meet(&mut self, at: usize, price: f64) {
+        let cheaper = price < self.price;
+        let loser = if cheaper { self.price } else { price };
+        self.second = if loser < self.second { loser } else { self.second };
+        self.at = if cheaper { at } else { self.at };
+        self.price = if cheaper { price } else { self.price };
+    }
 }
 
 fn index(at: u32) -> usize {
@@ -77,17 +104,22 @@ impl<'a> View<'a> {
     #[inline]
     pub(super) fn best(&self, row: usize, prices: &[f64]) -> Best {
         let (begin, columns, units) = self.row(row);
-        let mut best = Best { at: begin, price: f64::INFINITY, second: f64::INFINITY };
-        for (offset, (column, unit)) in columns.iter().zip(units).enumerate() {
-            let price = unit + prices[usize::from(*column)];
-            // Written without branches: which exit is cheapest cannot be predicted.
-            let cheaper = price < best.price;
-            let loser = if cheaper { best.price } else { price };
-            best.second = if loser < best.second { loser } else { best.second };
-            best.at = if cheaper { begin + offset } else { best.at };
-            best.price = if cheaper { price } else { best.price };
+        // Two chains that do not wait for each other, and no branches: which exit is cheapest cannot be predicted.
+        let (mut even, mut odd) = (Lead::NONE, Lead::NONE);
+        let mut pairs = columns.chunks_exact(2).zip(units.chunks_exact(2));
+        let mut at = begin;
+        for (columns, units) in &mut pairs {
+            even.meet(at, units[0] + prices[usize::from(columns[0])]);
+            odd.meet(at + 1, units[1] + prices[usize::from(columns[1])]);
+            at += 2;
         }
-        best
+        if columns.len() % 2 == 1 {
+            even.meet(at, units[columns.len() - 1] + prices[usize::from(columns[columns.len() - 1])]);
+        }
+        let first = even.price < odd.price || (even.price == odd.price && even.at < odd.at);
+        let (lead, other) = if first { (even, odd) } else { (odd, even) };
+        let second = if lead.second < other.price { lead.second } else { other.price };
+        Best { at: if lead.at == usize::MAX { begin } else { lead.at }, price: lead.price, second }
     }
 
     /// A sample of about `count` rows, chosen with a chance in proportion to their traffic and weighted so that
@@ -112,6 +144,19 @@ impl<'a> View<'a> {
     /// Sets apart the rows that may change their choice, or share it, while no column price moves more than `radius`
     /// from `prices` and the smoothing is at most `width`.
     pub(super) fn cut(&self, prices: Vec<f64>, radius: f64, width: f64) -> Cut {
+        self.cut_seen(prices, radius, width, |_, _| ())
+    }
+
+    /// The same, with the cheapest pair of each row. A row without traffic keeps its first.
+    pub(super) fn kept(&self, prices: Vec<f64>, radius: f64, width: f64) -> Kept {
+        let mut choice = self.start[..self.len()].to_vec();
+        let seen = |row: usize, at: usize| choice[row] = u32::try_from(at).unwrap_or(u32::MAX);
+        let cut = self.cut_seen(prices, radius, width, seen);
+        Kept { cut, choice }
+    }
+
+    /// The same; `seen` is told the cheapest pair of each row.
+    fn cut_seen(&self, prices: Vec<f64>, radius: f64, width: f64, mut seen: impl FnMut(usize, usize)) -> Cut {
         let mut cut = Cut {
             live: Rows { start: vec![0], ..Rows::default() },
             load: vec![0.0; prices.len()],
@@ -125,11 +170,12 @@ impl<'a> View<'a> {
                 continue;
             }
             let best = self.best(row, &cut.prices);
+            seen(row, best.at);
             if best.second - best.price > margin {
                 cut.load[usize::from(self.column[best.at])] += weight;
                 cut.constant += weight * self.unit[best.at];
             } else {
-                cut.live.push(self, row, *weight);
+                cut.live.push_near(self, row, *weight, (&cut.prices, best.price + margin));
             }
         }
         cut
@@ -156,6 +202,20 @@ impl Rows {
         let (_, columns, units) = from.row(row);
         self.column.extend_from_slice(columns);
         self.unit.extend_from_slice(units);
+        self.weight.push(weight);
+        self.start.push(u32::try_from(self.column.len()).unwrap_or(u32::MAX));
+        self.row.push(u32::try_from(row).unwrap_or(u32::MAX));
+    }
+
+    /// Adds a row without the pairs that are dearer than `most`.
+    fn push_near(&mut self, from: &View<'_>, row: usize, weight: f64, (prices, most): (&[f64], f64)) {
+        let (_, columns, units) = from.row(row);
+        for (column, unit) in columns.iter().zip(units) {
+            if unit + prices[usize::from(*column)] <= most {
+                self.column.push(*column);
+                self.unit.push(*unit);
+            }
+        }
         self.weight.push(weight);
         self.start.push(u32::try_from(self.column.len()).unwrap_or(u32::MAX));
         self.row.push(u32::try_from(row).unwrap_or(u32::MAX));

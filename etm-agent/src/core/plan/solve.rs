@@ -3,27 +3,27 @@
 
 use super::branch;
 use super::caps;
+use super::dive;
 use super::dual::{Clock, Prices};
 use super::fixed::Fixed;
 use super::model::{Model, NONE};
 use super::overload;
 use super::primal;
+use super::rows::Kept;
 use super::tally::{self, Costs, Tally};
+use super::whole::Point;
 use super::{Certificate, Plan, Split, Verdict, Warm};
 use std::time::Duration;
 
 /// Above this share of the bound a gap is worth trying where the largest prefixes go; above the next, a dive.
-const TARGET: f64 = 4e-4;
-const DIVE: f64 = 9e-4;
-const DIVES: usize = 2;
+const TARGET: f64 = 6e-4;
+const TURNS: usize = 2;
 /// And above this one the bound is strengthened for prefixes that cannot be divided; with few prefixes always.
 const BRANCH: f64 = 1e-3;
 const EXACT: f64 = 1e-9;
 const FEW: usize = 64;
 /// Overload above this part of the traffic is worth a bound of its own.
 const SOME_OVERLOAD: f64 = 2e-6;
-/// How many widths of the smoothing prices are taken to be off when prefixes were settled around them.
-const AGAIN: f64 = 2.0;
 
 /// The time that may be spent, by a clock of the caller.
 pub struct Budget<'a> {
@@ -53,46 +53,81 @@ pub fn solve(model: &Model, warm: Option<&Warm>, budget: Option<Budget<'_>>) -> 
     let none = Fixed::none(model);
     let dual = none.dual(model);
     let start = warm.filter(|warm| warm.prices.len() == none.base().len());
-    let mut prices = dual.solve(start.map(|warm| (warm.prices.as_slice(), warm.width)), &mut watch);
+    let known = start.map(|warm| (warm.prices.as_slice(), warm.width));
+    let (mut prices, kept) = dual.solve_kept(known, &mut watch);
     prices.bound += none.constant(model);
-    let mut best = recover(model, &prices, &none, prices.bound, &mut watch);
-    let mut cost = tally_cost(&best);
-    let (mut fixed, mut turn) = (none.clone(), prices.clone());
-    if cost - prices.bound > TARGET * prices.bound.abs() && model.len() > FEW {
-        for (row, column) in branch::places(model, &prices, &mut watch) {
-            fixed.add(model, row, column);
-        }
-        turn = fixed.dual(model).solve(Some((&turn.node, AGAIN * prices.width)), &mut watch);
-        let tried = recover(model, &turn, &fixed, prices.bound, &mut watch);
-        let tried_cost = tally_cost(&tried);
-        if tried_cost < cost {
-            (best, cost) = (tried, tried_cost);
-        }
-    }
-    for _ in 0..DIVES {
-        if cost - prices.bound <= DIVE * prices.bound.abs() || watch.over() {
-            break;
-        }
-        if !fixed.add_largest(model, &best, &turn.shares) {
-            break;
-        }
-        turn = fixed.dual(model).solve(Some((&turn.node, AGAIN * prices.width)), &mut watch);
-        let tried = recover(model, &turn, &fixed, prices.bound, &mut watch);
-        let tried_cost = tally_cost(&tried);
-        if tried_cost < cost {
-            (best, cost) = (tried, tried_cost);
-        }
-    }
+    let (mut best, hints) = assign(model, &prices, (start, kept), &mut watch);
+    let cost = tally_cost(&best);
     if let Some(cap) = model.rules.max_moves.filter(|cap| caps::moves(&best) > *cap) {
         let (plan, bound) = caps::within(model, cap, &prices, &best, &mut watch);
-        return conclude(model, &prices, bound, &plan, watch.expired);
+        return conclude(model, &prices, (bound, hints), &plan, watch.expired);
     }
     let few = model.len() <= FEW;
     let mut bound = prices.bound;
     if !model.rules.allow_split && cost - bound > if few { EXACT } else { BRANCH } * bound.abs() {
-        bound = bound.max(branch::strengthen(model, &prices, &mut best, &mut watch));
+        let point = Point { curves: &model.curves, price: &prices.node, bound, units: true };
+        bound = bound.max(point.strengthened(model, cost));
+        if cost - bound > if few { EXACT } else { BRANCH } * bound.abs() {
+            bound = bound.max(branch::strengthen(model, &prices, &mut best, &mut watch));
+        }
     }
-    conclude(model, &prices, bound, &best, watch.expired)
+    conclude(model, &prices, (bound, hints), &best, watch.expired)
+}
+
+/// What the next search may begin with.
+#[derive(Default)]
+struct Hints {
+    settled: Vec<(usize, u16)>,
+    shift: Vec<f64>,
+}
+
+impl Hints {
+    fn warm(self, prices: &Prices) -> Warm {
+        let (settled, shift) = (self.settled, self.shift);
+        Warm { prices: prices.node.clone(), width: 4.0 * prices.width, settled, shift }
+    }
+}
+
+/// A plan from the prices; where rows are bulky they are settled first, where they were last time or where a sample says.
+fn assign<'a>(
+    model: &'a Model,
+    prices: &Prices,
+    (warm, kept): (Option<&Warm>, Kept),
+    watch: &mut Watch<'_>,
+) -> (Tally<'a>, Hints) {
+    let mut kept = Some(kept);
+    let mut fixed = Fixed::none(model);
+    let mut turn = prices.clone();
+    let mut bulky = dive::bulky(model, prices);
+    if let Some(warm) = warm.filter(|_| bulky)
+        && fixed.add_hints(model, &warm.settled)
+    {
+        turn.node.iter_mut().zip(&warm.shift).for_each(|(price, shift)| *price += shift);
+        bulky = false;
+    }
+    let mut best: Option<(Tally<'a>, Hints)> = None;
+    let mut cost = f64::INFINITY;
+    for _ in 0..TURNS {
+        if bulky {
+            fixed = Fixed::none(model);
+            turn = prices.clone();
+            dive::places(model, &mut turn, &mut fixed, watch);
+        }
+        let tried = dive::plan(model, &turn, &fixed, (prices.bound, kept.take()), watch);
+        let tried_cost = tally_cost(&tried);
+        if tried_cost < cost || best.is_none() {
+            cost = tried_cost;
+            let exit = |column: u16| u16::try_from(model.exit_of(column)).unwrap_or(NONE);
+            let settled = fixed.rows().iter().map(|(row, column)| (*row, exit(*column))).collect();
+            let shift = turn.node.iter().zip(&prices.node).map(|(turn, price)| turn - price).collect();
+            best = Some((tried, Hints { settled, shift }));
+        }
+        if bulky || cost - prices.bound <= TARGET * prices.bound.abs() || model.len() <= FEW || watch.over() {
+            break;
+        }
+        bulky = true;
+    }
+    best.unwrap_or_else(|| (Tally::staying(model), Hints::default()))
 }
 
 /// What an assignment costs, hard limits broken included.
@@ -105,24 +140,14 @@ pub(super) fn tally_cost(tally: &Tally<'_>) -> f64 {
     loads + pairs.sum::<f64>()
 }
 
-/// A plan from prices.
-pub(super) fn recover<'a>(
-    model: &'a Model,
-    prices: &Prices,
-    fixed: &Fixed,
-    bound: f64,
-    clock: &mut dyn Clock,
-) -> Tally<'a> {
-    let (mut tally, choices) = primal::cheapest(model, &prices.node, prices.width);
-    primal::round(&mut tally, &prices.shares);
-    fixed.place(&mut tally);
-    let cost = tally_cost(&tally);
-    primal::improve(&mut tally, &choices, cost - bound, 1e-10 * cost.abs(), clock);
-    tally
-}
-
 /// Weighs the plan against staying and states what is proved.
-fn conclude(model: &Model, prices: &Prices, proved: f64, best: &Tally<'_>, expired: bool) -> Plan {
+fn conclude(
+    model: &Model,
+    prices: &Prices,
+    (proved, hints): (f64, Hints),
+    best: &Tally<'_>,
+    expired: bool,
+) -> Plan {
     let stay = Tally::staying(model);
     let (stay_costs, mut costs) = (stay.costs(), best.costs());
     let stays_lawful = stay_costs.breach_bps <= costs.breach_bps;
@@ -145,8 +170,11 @@ fn conclude(model: &Model, prices: &Prices, proved: f64, best: &Tally<'_>, expir
     // Less is what rounding to whole prefixes leaves: zero is bound enough.
     let traffic: f64 = model.rate.iter().sum();
     let some = costs.overload_bps > SOME_OVERLOAD * traffic;
-    let overload_bound =
-        if some { overload::bound(model, &prices.node).min(costs.overload_bps) } else { 0.0 };
+    let overload_bound = if some {
+        overload::bound(model, &prices.node, costs.overload_bps).min(costs.overload_bps)
+    } else {
+        0.0
+    };
     let gain = stay_costs.objective - bound;
     let realised =
         (gain > 1e-9 * stay_costs.objective.abs()).then(|| (stay_costs.objective - costs.objective) / gain);
@@ -166,7 +194,7 @@ fn conclude(model: &Model, prices: &Prices, proved: f64, best: &Tally<'_>, expir
         },
         verdict,
         loads: Vec::new(),
-        warm: Warm { prices: prices.node.clone(), width: 4.0 * prices.width },
+        warm: hints.warm(prices),
     }
     .with_loads(model)
 }
@@ -191,7 +219,7 @@ fn verdict(model: &Model, stay: &Costs, plan: &Costs) -> Verdict {
 
 /// The plan with the shares that the prices ask for, where that is cheaper.
 fn split(model: &Model, prices: &Prices, whole: &Costs) -> Option<(Vec<u32>, Vec<Split>, Costs)> {
-    let (mut tally, _) = primal::cheapest(model, &prices.node, prices.width);
+    let mut tally = primal::cheapest(model, &prices.node);
     let mut column = vec![0.0; model.paths.len()];
     let mut splits = Vec::new();
     let mut shared = vec![false; model.len()];

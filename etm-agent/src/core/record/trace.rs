@@ -112,7 +112,7 @@ impl Trace {
         Trace {
             decision,
             table: (!outcome.table.is_empty()).then(|| digest::of(&outcome.table)),
-            live: outcome.live.as_ref().map(|rows| digest::of(rows)),
+            live: outcome.live.as_ref().map(digest::of),
             events: outcome.events.iter().map(text).collect(),
         }
     }

@@ -5,8 +5,9 @@
 //! LARGE_COMMUNITY: about 50 bytes, where the same as `RouteAttrs` takes 250.
 
 use super::super::preference::AttrsId;
+use super::super::route_rules::RuleClass;
 use super::table::{self, Table};
-use crate::types::{AsPath, AsPathSegment, Asn, Community, LargeCommunity, Origin, RouteAttrs};
+use crate::types::{AsPath, AsPathSegment, Asn, CarriedAttr, Community, LargeCommunity, Origin, RouteAttrs};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -24,10 +25,16 @@ const HAS_ORIGINATOR: u32 = 1 << 3;
 const HAS_LOCAL_PREF: u32 = 1 << 4;
 /// AS_PATH is not one AS_SEQUENCE: each segment begins with a word of kind and length.
 const SEGMENTED: u32 = 1 << 5;
+/// Has a class of the operator's rules.
+const HAS_CLASS: u32 = 1 << 7;
+/// Every flag that stands for a word, in the order of these words.
+const OPTIONAL: u32 = HAS_MED | HAS_ORIGINATOR | HAS_LOCAL_PREF | HAS_CLASS | HAS_CARRIED;
 /// Carries BLACKHOLE (RFC 7999).
 const IS_BLACKHOLE: u32 = 1 << 6;
+/// Attributes that are passed on unread follow the rest; their length in words is the last optional word.
+const HAS_CARRIED: u32 = 1 << 15;
 const CLUSTER_SHIFT: u32 = 8;
-const CLUSTER_MAX: u32 = 0xFF;
+const CLUSTER_MAX: u32 = 0x7F;
 const SET: u32 = 1 << 16;
 
 /// The store.
@@ -72,10 +79,10 @@ pub(super) struct AttrsRef<'a> {
 
 impl AttrStore {
     /// The number of a set, one reference more; new where no route had it.
-    pub(super) fn intern(&mut self, attrs: &RouteAttrs) -> AttrsId {
+    pub(super) fn intern(&mut self, attrs: &RouteAttrs, class: Option<RuleClass>) -> AttrsId {
         let mut words = std::mem::take(&mut self.scratch);
         let (hop, fresh) = self.hops.intern(attrs.next_hop);
-        encode(attrs, hop, &mut words);
+        encode(attrs, hop, class, &mut words);
         let hash = table::hash(&words[1..]);
         let stored = &self.words;
         let found = self.table.find(hash, |id| {
@@ -219,12 +226,46 @@ fn room(class: usize) -> usize {
 }
 
 fn record_len(words: &[u32]) -> usize {
-    let optional = (words[1] & (HAS_MED | HAS_ORIGINATOR | HAS_LOCAL_PREF)).count_ones();
+    let optional = (words[1] & OPTIONAL).count_ones();
     let (communities, large) = (words[2] & 0xFFFF, words[2] >> 16);
-    FIXED + index(optional) + index(words[1] >> 16) + index(communities) + index(large) * 3
+    let carried = match words[1] & HAS_CARRIED {
+        0 => 0,
+        _ => index(words[FIXED + index(optional) - 1]),
+    };
+    FIXED + index(optional) + index(words[1] >> 16) + index(communities) + index(large) * 3 + carried
 }
 
-fn encode(attrs: &RouteAttrs, hop: u32, words: &mut Vec<u32>) {
+/// Words of an attribute that is passed on unread: one for flags, code and length, then the value, padded.
+fn carried_words(attr: &CarriedAttr) -> usize {
+    1 + attr.value.len().div_ceil(4)
+}
+
+fn encode_carried(carried: &[CarriedAttr], words: &mut Vec<u32>) {
+    for attr in carried {
+        words.push(u32::from(attr.flags) << 24 | u32::from(attr.code) << 16 | short(attr.value.len()));
+        words.extend(attr.value.chunks(4).map(|part| {
+            let mut octets = [0; 4];
+            octets[..part.len()].copy_from_slice(part);
+            u32::from_be_bytes(octets)
+        }));
+    }
+}
+
+fn decode_carried(mut words: &[u32]) -> Box<[CarriedAttr]> {
+    let mut carried = Vec::new();
+    while let Some((head, rest)) = words.split_first() {
+        let [flags, code, ..] = head.to_be_bytes();
+        let len = index(head & 0xFFFF);
+        let (value, rest) = rest.split_at(len.div_ceil(4).min(rest.len()));
+        let mut value: Vec<u8> = value.iter().flat_map(|word| word.to_be_bytes()).collect();
+        value.truncate(len);
+        carried.push(CarriedAttr { flags, code, value: value.into() });
+        words = rest;
+    }
+    carried.into()
+}
+
+fn encode(attrs: &RouteAttrs, hop: u32, class: Option<RuleClass>, words: &mut Vec<u32>) {
     words.clear();
     let cluster = u32::from(attrs.cluster_hops).min(CLUSTER_MAX);
     let mut flags = origin_bits(attrs.origin) | cluster << CLUSTER_SHIFT;
@@ -242,6 +283,14 @@ fn encode(attrs: &RouteAttrs, hop: u32, words: &mut Vec<u32>) {
     if attrs.local_pref != USUAL_LOCAL_PREF {
         flags |= HAS_LOCAL_PREF;
         words.push(attrs.local_pref);
+    }
+    if let Some(RuleClass(class)) = class {
+        flags |= HAS_CLASS;
+        words.push(class);
+    }
+    if !attrs.carried.is_empty() {
+        flags |= HAS_CARRIED;
+        words.push(number(attrs.carried.iter().map(carried_words).sum()));
     }
     let before = words.len();
     match &attrs.as_path.0[..] {
@@ -265,6 +314,7 @@ fn encode(attrs: &RouteAttrs, hop: u32, words: &mut Vec<u32>) {
     for value in attrs.large_communities.iter().take(index(large)) {
         words.extend_from_slice(&[value.global, value.local1, value.local2]);
     }
+    encode_carried(&attrs.carried, words);
     if attrs.communities.contains(&Community::BLACKHOLE) {
         flags |= IS_BLACKHOLE;
     }
@@ -284,14 +334,15 @@ impl AttrsRef<'_> {
         self.words[1] & flag != 0
     }
 
-    /// The optional word of `flag`, which is one of those in the order MED, ORIGINATOR_ID, LOCAL_PREF.
+    /// The optional word of `flag`, which is one of `OPTIONAL`, in the order of their bits.
+    /// The word of one of the flags in `OPTIONAL`.
     fn optional(&self, flag: u32) -> Option<u32> {
-        let before = (self.words[1] & (HAS_MED | HAS_ORIGINATOR | HAS_LOCAL_PREF) & (flag - 1)).count_ones();
+        let before = (self.words[1] & OPTIONAL & (flag - 1)).count_ones();
         self.has(flag).then(|| self.words[FIXED + index(before)])
     }
 
     fn path_words(&self) -> &[u32] {
-        let optional = (self.words[1] & (HAS_MED | HAS_ORIGINATOR | HAS_LOCAL_PREF)).count_ones();
+        let optional = (self.words[1] & OPTIONAL).count_ones();
         let start = FIXED + index(optional);
         &self.words[start..start + index(self.words[1] >> 16)]
     }
@@ -318,6 +369,11 @@ impl AttrsRef<'_> {
 
     pub(super) fn originator(&self) -> Option<Ipv4Addr> {
         self.optional(HAS_ORIGINATOR).map(Ipv4Addr::from)
+    }
+
+    /// The class of the operator's rules, where there are any.
+    pub(super) fn class(&self) -> Option<RuleClass> {
+        self.optional(HAS_CLASS).map(RuleClass)
     }
 
     pub(super) fn cluster_hops(&self) -> u8 {
@@ -357,10 +413,14 @@ impl AttrsRef<'_> {
         members.first().filter(|_| !set).copied().map(Asn)
     }
 
-    fn communities(&self) -> (&[u32], &[u32]) {
+    /// Words of COMMUNITIES, LARGE_COMMUNITY, and of what is passed on unread.
+    fn tail(&self) -> (&[u32], &[u32], &[u32]) {
         let start = FIXED + self.path_words().len();
-        let optional = (self.words[1] & (HAS_MED | HAS_ORIGINATOR | HAS_LOCAL_PREF)).count_ones();
-        self.words[start + index(optional)..].split_at(index(self.words[2] & 0xFFFF))
+        let optional = (self.words[1] & OPTIONAL).count_ones();
+        let (communities, rest) =
+            self.words[start + index(optional)..].split_at(index(self.words[2] & 0xFFFF));
+        let (large, carried) = rest.split_at(index(self.words[2] >> 16) * 3);
+        (communities, large, carried)
     }
 
     fn decode(&self) -> RouteAttrs {
@@ -368,7 +428,7 @@ impl AttrsRef<'_> {
         let segments = self.segments().map(|(set, members)| {
             if set { AsPathSegment::Set(asns(members)) } else { AsPathSegment::Sequence(asns(members)) }
         });
-        let (communities, large) = self.communities();
+        let (communities, large, carried) = self.tail();
         let large = large.chunks_exact(3).map(|value| LargeCommunity {
             global: value[0],
             local1: value[1],
@@ -384,6 +444,7 @@ impl AttrsRef<'_> {
             large_communities: large.collect(),
             originator: self.originator(),
             cluster_hops: self.cluster_hops(),
+            carried: decode_carried(carried),
         }
     }
 }
@@ -411,6 +472,7 @@ pub(super) mod tests {
             large in prop::collection::vec((0u32..3, 0u32..3), 0..3),
             originator in prop::option::of(any::<u32>().prop_map(Ipv4Addr::from)),
             cluster_hops in 0u8..4,
+            carried in prop::collection::vec((any::<u8>(), any::<u8>(), prop::collection::vec(any::<u8>(), 0..9)), 0..3),
         ) -> RouteAttrs {
             let next_hop = if hop < 3 { format!("10.0.{hop}.1") } else { format!("fd00:{hop}::1") };
             RouteAttrs {
@@ -426,6 +488,10 @@ pub(super) mod tests {
                     .collect(),
                 originator,
                 cluster_hops,
+                carried: carried
+                    .into_iter()
+                    .map(|(flags, code, value)| CarriedAttr { flags, code, value: value.into() })
+                    .collect(),
             }
         }
     }
@@ -438,7 +504,7 @@ pub(super) mod tests {
             let mut store = AttrStore::default();
             let mut held: Vec<(RouteAttrs, AttrsId)> = Vec::new();
             for attrs in sets {
-                let id = store.intern(&attrs);
+                let id = store.intern(&attrs, None);
                 for (other, known) in &held {
                     prop_assert_eq!(*other == attrs, *known == id);
                 }
@@ -466,7 +532,7 @@ pub(super) mod tests {
             let mut store = AttrStore::default();
             let mut size = 0;
             for round in 0..3 {
-                let ids: Vec<AttrsId> = sets.iter().map(|attrs| store.intern(attrs)).collect();
+                let ids: Vec<AttrsId> = sets.iter().map(|attrs| store.intern(attrs, None)).collect();
                 ids.into_iter().for_each(|id| store.release(id));
                 if round == 0 {
                     size = store.words.len();
@@ -482,7 +548,7 @@ pub(super) mod tests {
         let mut attrs = RouteAttrs::to_next_hop("10.0.0.1".parse().unwrap());
         attrs.as_path = AsPath::sequence(0..70_000);
         attrs.communities = (0..300).map(Community).collect();
-        let id = store.intern(&attrs);
+        let id = store.intern(&attrs, None);
         let back = store.decode(id);
         assert_eq!(back.communities, attrs.communities);
         assert_eq!(back.as_path.hops(), 65_535, "no message is that long");

@@ -12,8 +12,9 @@ mod table;
 mod tests;
 
 use super::input::{RouteBatch, RouteChange};
-use super::policy::DecisionProcess;
+use super::policy::{DecisionProcess, Policy};
 use super::preference::{AttrsId, Candidate, Standing, ranked};
+use super::route_rules::{RouteRule, RouteRules, Verdict};
 use super::topology::Topology;
 use crate::types::{Community, ExitId, Family, PathId, PeerId, Prefix, PrefixMap, RouteAttrs};
 use attrs::{AttrStore, AttrsRef};
@@ -71,6 +72,9 @@ pub struct Rib {
     clearing: Option<Clearing>,
     own: Community,
     process: DecisionProcess,
+    rules: RouteRules,
+    /// Own and internal prefixes: nothing inside them has a candidate.
+    internal: PrefixMap<()>,
     /// Announcements of ETM that came back and stand.
     returned: BTreeMap<(PeerId, PathId, Prefix), IpAddr>,
     /// Announcements that found no number for their source.
@@ -85,8 +89,12 @@ struct Last {
 }
 
 impl Rib {
-    /// Empty; `own` marks ETM's announcements.
-    pub fn new(own: Community, process: DecisionProcess) -> Rib {
+    /// Empty, with the operator's word on what will come.
+    pub fn new(policy: &Policy) -> Rib {
+        let mut internal = PrefixMap::new();
+        for prefix in &policy.internal {
+            internal.insert(*prefix, ());
+        }
         Rib {
             heads: PrefixMap::new(),
             slab: Slab::default(),
@@ -94,8 +102,10 @@ impl Rib {
             attrs: AttrStore::default(),
             eras: Eras::default(),
             clearing: None,
-            own,
-            process,
+            own: policy.community,
+            process: policy.process,
+            rules: RouteRules::new(policy.route_rules.clone()),
+            internal,
             returned: BTreeMap::new(),
             refused: 0,
         }
@@ -126,7 +136,8 @@ impl Rib {
         match &last.attrs {
             Some((known, id, own)) if Arc::ptr_eq(known, &attrs) => (*id, *own),
             _ => {
-                let (id, own) = (self.attrs.intern(&attrs), attrs.communities.contains(&self.own));
+                let class = (!self.rules.is_empty()).then(|| self.rules.class(&attrs));
+                let (id, own) = (self.attrs.intern(&attrs, class), attrs.communities.contains(&self.own));
                 let before = last.attrs.replace((attrs, id, own));
                 self.forget(before);
                 (id, own)
@@ -170,6 +181,9 @@ impl Rib {
                 source
             }
         };
+        if let Some(class) = self.attrs.get(id).class() {
+            self.rules.count(prefix, peer, class);
+        }
         let was = self.clearing.is_some().then(|| self.contains(prefix));
         let era = self.eras.get_mut(peer, prefix.family());
         let route = Route { attrs: id, source, epoch: era.current() };
@@ -323,6 +337,9 @@ impl Rib {
 
     /// The candidates of `prefix`, one per exit, the preferred one first. Exits whose link is down have none.
     pub fn candidates(&self, prefix: Prefix, topology: &Topology) -> Vec<Candidate> {
+        if self.is_internal(prefix) {
+            return Vec::new();
+        }
         let usable = self.live(prefix).filter_map(|route| self.candidate(prefix, route, topology));
         let mut candidates = ranked(usable.collect(), self.process);
         if topology.has_covering() {
@@ -354,8 +371,13 @@ impl Rib {
             return None;
         }
         let (peer, path_id) = self.sources.get(route.source);
+        let local_pref = match self.rule(prefix, route).map(|rule| rule.verdict) {
+            Some(Verdict::Deny) => return None,
+            Some(Verdict::Accept { preference }) => preference.unwrap_or_else(|| attrs.local_pref()),
+            None => attrs.local_pref(),
+        };
         let standing = Standing {
-            local_pref: attrs.local_pref(),
+            local_pref,
             hops: attrs.hops(),
             origin: attrs.origin(),
             med: attrs.med(),
@@ -366,6 +388,28 @@ impl Rib {
             address: topology.address_of(peer),
         };
         Some(Candidate { exit, peer, path_id, prefix, next_hop, attrs: route.attrs, standing })
+    }
+
+    fn rule(&self, prefix: Prefix, route: Route) -> Option<&RouteRule> {
+        let class = self.attrs.get(route.attrs).class()?;
+        self.rules.find(prefix, self.sources.get(route.source).0, class)
+    }
+
+    /// The operator's rule that decides about a route, if any.
+    pub fn rule_of(&self, prefix: Prefix, peer: PeerId, path_id: PathId) -> Option<&RouteRule> {
+        let source = self.sources.find(peer, path_id)?;
+        let route = self.live(prefix).find(|route| route.source == source)?;
+        self.rule(prefix, route)
+    }
+
+    /// The operator's rules, each with the number of announcements it decided about.
+    pub fn rule_hits(&self) -> impl Iterator<Item = (&RouteRule, u64)> + '_ {
+        self.rules.hits()
+    }
+
+    /// True where `prefix` is inside an own or internal one.
+    pub fn is_internal(&self, prefix: Prefix) -> bool {
+        !self.internal.is_empty() && !self.internal.covering(prefix).is_empty()
     }
 
     /// The attributes of a candidate just obtained.

@@ -32,7 +32,7 @@ fn up() -> Topology {
 
 #[test]
 fn routes_of_one_peer_are_told_apart_by_path_id() {
-    let mut rib = Rib::new(two_exits().community, DecisionProcess::default());
+    let mut rib = Rib::new(&two_exits());
     let mut seen = Vec::new();
     rib.apply(announce(0, "198.18.0.0/24", 1, "10.0.1.1", false), |_, what| seen.push(what));
     rib.apply(announce(0, "198.18.0.0/24", 2, "10.0.2.1", false), |_, what| seen.push(what));
@@ -44,7 +44,7 @@ fn routes_of_one_peer_are_told_apart_by_path_id() {
 
 #[test]
 fn own_announcements_and_unknown_next_hops_are_no_candidates() {
-    let mut rib = Rib::new(two_exits().community, DecisionProcess::default());
+    let mut rib = Rib::new(&two_exits());
     rib.apply(announce(0, "198.18.0.0/24", 1, "10.0.1.1", true), |_, _| ());
     rib.apply(announce(0, "198.18.1.0/24", 1, "192.0.2.9", false), |_, _| ());
     assert!(rib.candidates(p("198.18.0.0/24"), &up()).is_empty());
@@ -66,7 +66,7 @@ fn blackholes_and_paths_of_another_as_are_no_candidates() {
         let mut attrs = RouteAttrs::to_next_hop("10.0.1.1".parse().unwrap());
         attrs.as_path = AsPath::sequence([64601, 65010]);
         change(&mut attrs);
-        let mut rib = Rib::new(policy.community, DecisionProcess::default());
+        let mut rib = Rib::new(&policy);
         let change =
             RouteChange::Announce { prefix: p("198.18.0.0/24"), path_id: PathId(1), attrs: Arc::new(attrs) };
         rib.apply(RouteBatch { peer: PeerId(0), changes: vec![change] }, |_, _| ());
@@ -80,7 +80,7 @@ fn blackholes_and_paths_of_another_as_are_no_candidates() {
 
 #[test]
 fn a_link_that_is_down_offers_nothing() {
-    let mut rib = Rib::new(two_exits().community, DecisionProcess::default());
+    let mut rib = Rib::new(&two_exits());
     rib.apply(announce(0, "198.18.0.0/24", 1, "10.0.1.1", false), |_, _| ());
     let mut topology = up();
     topology.set_link(LinkEvent { uplink: UplinkId(0), ifindex: Some(IfIndex(10)), up: false });
@@ -89,7 +89,7 @@ fn a_link_that_is_down_offers_nothing() {
 
 #[test]
 fn a_peer_that_goes_down_takes_all_its_routes_along() {
-    let mut rib = Rib::new(two_exits().community, DecisionProcess::default());
+    let mut rib = Rib::new(&two_exits());
     rib.apply(announce(0, "198.18.0.0/24", 1, "10.0.1.1", false), |_, _| ());
     rib.apply(announce(1, "198.18.0.0/24", 1, "10.0.2.1", false), |_, _| ());
     rib.apply(announce(0, "198.18.1.0/24", 1, "10.0.1.1", false), |_, _| ());
@@ -252,7 +252,7 @@ proptest! {
         sets[1].next_hop = "10.0.1.1".parse().unwrap();
         sets[2].next_hop = "10.0.2.1".parse().unwrap();
         let sets: Vec<Arc<RouteAttrs>> = sets.into_iter().map(Arc::new).collect();
-        let (mut rib, mut naive) = (Rib::new(two_exits().community, DecisionProcess::default()), Naive::default());
+        let (mut rib, mut naive) = (Rib::new(&two_exits()), Naive::default());
         let topology = up();
         for (number, step) in steps.into_iter().enumerate() {
             match step {

@@ -37,21 +37,30 @@ impl Listener {
 
     pub(super) async fn accept(&self) -> Peer {
         let (stream, _) = self.socket.accept().await.unwrap();
-        Peer { stream, inbox: BytesMut::new() }
+        Peer::of(stream)
     }
 
     /// A session brought up, after which the script begins.
     pub(super) async fn establish(&self) -> Peer {
         let mut peer = self.accept().await;
-        peer.send(&open(64500, Ipv4Addr::new(10, 0, 0, 1))).await;
-        assert!(matches!(peer.next().await, Some(Message::Open(_))));
-        peer.send(&Message::Keepalive).await;
-        assert_eq!(peer.next().await, Some(Message::Keepalive));
+        peer.establish(&open(64500, Ipv4Addr::new(10, 0, 0, 1))).await;
         peer
     }
 }
 
 impl Peer {
+    pub(super) fn of(stream: TcpStream) -> Peer {
+        Peer { stream, inbox: BytesMut::new() }
+    }
+
+    /// Exchanges OPENs and KEEPALIVEs.
+    pub(super) async fn establish(&mut self, open: &Message) {
+        self.send(open).await;
+        assert!(matches!(self.next().await, Some(Message::Open(_))));
+        self.send(&Message::Keepalive).await;
+        assert_eq!(self.next().await, Some(Message::Keepalive));
+    }
+
     pub(super) async fn send(&mut self, message: &Message) {
         self.send_bytes(&wire::encode_message(message).unwrap()).await;
     }
@@ -99,6 +108,11 @@ impl Peer {
 
 /// An OPEN with both families, ADD-PATH sending for IPv4 and route refresh.
 pub(super) fn open(asn: u32, id: Ipv4Addr) -> Message {
+    open_with(asn, id, Vec::new())
+}
+
+/// The same with more capabilities.
+pub(super) fn open_with(asn: u32, id: Ipv4Addr, more: Vec<Capability>) -> Message {
     let unicast = |afi| Capability::MultiProtocol { afi, safi: Safi::Unicast };
     let add_path = AddPathFamily { afi: Afi::Ipv4, safi: Safi::Unicast, send_receive: AddPathMode::Send };
     Message::Open(OpenMessage {
@@ -106,13 +120,16 @@ pub(super) fn open(asn: u32, id: Ipv4Addr) -> Message {
         my_as: u16::try_from(asn).unwrap(),
         hold_time: 90,
         bgp_identifier: id,
-        capabilities: vec![
+        capabilities: [
             unicast(Afi::Ipv4),
             unicast(Afi::Ipv6),
             Capability::AddPath(vec![add_path]),
             Capability::RouteRefresh,
             Capability::FourOctetAs { asn },
-        ],
+        ]
+        .into_iter()
+        .chain(more)
+        .collect(),
     })
 }
 

@@ -1,10 +1,13 @@
 //! Path attributes between the codec's types and ETM's. Never decides whether a route is acceptable.
 
-use crate::types::{AsPath, AsPathSegment, Asn, Community, LargeCommunity, Origin, RouteAttrs};
+use crate::types::{AsPath, AsPathSegment, Asn, CarriedAttr, Community, LargeCommunity, Origin, RouteAttrs};
 use rustbgpd_wire as wire;
 use std::net::{IpAddr, Ipv4Addr};
 use wire::PathAttribute;
 
+const ATOMIC_AGGREGATE: u8 = 6;
+const ONLY_TO_CUSTOMER: u8 = 35;
+const EXTENDED_LENGTH: u8 = 0x10;
 /// LOCAL_PREF of a route that came without one.
 const LOCAL_PREF_ABSENT: u32 = 100;
 
@@ -12,6 +15,7 @@ const LOCAL_PREF_ABSENT: u32 = 100;
 pub(super) struct Received<'a> {
     /// Everything but the next hop, which is filled in per family.
     attrs: RouteAttrs,
+    carried: Vec<CarriedAttr>,
     /// NEXT_HOP: of the NLRI in the body.
     pub(super) next_hop: Option<Ipv4Addr>,
     /// MP_REACH_NLRI (RFC 4760).
@@ -29,6 +33,7 @@ impl<'a> Received<'a> {
                 local_pref: LOCAL_PREF_ABSENT,
                 ..RouteAttrs::to_next_hop(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
             },
+            carried: Vec::new(),
             next_hop: None,
             reach: None,
             unreach: None,
@@ -41,7 +46,9 @@ impl<'a> Received<'a> {
 
     /// The attributes with the next hop of one family.
     pub(super) fn with_next_hop(&self, next_hop: IpAddr) -> RouteAttrs {
-        RouteAttrs { next_hop, ..self.attrs.clone() }
+        let mut carried = self.carried.clone();
+        carried.sort_unstable();
+        RouteAttrs { next_hop, carried: carried.into(), ..self.attrs.clone() }
     }
 
     /// AS_PATH.
@@ -62,8 +69,23 @@ impl<'a> Received<'a> {
             }
             PathAttribute::MpReachNlri(reach) => self.reach = Some(reach),
             PathAttribute::MpUnreachNlri(unreach) => self.unreach = Some(unreach),
-            other => self.take_communities(other),
+            other => {
+                self.take_communities(other);
+                self.carried.extend(carried_in(other));
+            }
         }
+    }
+
+    /// What ETM adds itself on the way in (RFC 9234 section 5).
+    pub(super) fn only_to_customer(&mut self, asn: Asn) {
+        let value = asn.0.to_be_bytes().into();
+        self.carried.push(CarriedAttr { flags: 0xC0, code: ONLY_TO_CUSTOMER, value });
+    }
+
+    /// ONLY_TO_CUSTOMER, where the route has it.
+    pub(super) fn customers_of(&self) -> Option<Asn> {
+        let found = self.carried.iter().find(|attr| attr.code == ONLY_TO_CUSTOMER)?;
+        found.value.as_ref().try_into().ok().map(|octets| Asn(u32::from_be_bytes(octets)))
     }
 
     fn take_communities(&mut self, attribute: &PathAttribute) {
@@ -81,6 +103,53 @@ impl<'a> Received<'a> {
             self.attrs.large_communities.sort_unstable();
         }
     }
+}
+
+/// An attribute that goes on unread, in wire form; none where it is read, or ends here.
+fn carried_in(attribute: &PathAttribute) -> Option<CarriedAttr> {
+    let marker = |code| Some(CarriedAttr { flags: 0xE0, code, value: Box::default() });
+    match attribute {
+        // Their values are kept apart, as ETM reads them; that they came Partial is kept here.
+        PathAttribute::CommunitiesPartial(_) | PathAttribute::LargeCommunitiesPartial(_) => {
+            marker(attribute.type_code())
+        }
+        PathAttribute::AtomicAggregate
+        | PathAttribute::Aggregator(_)
+        | PathAttribute::ExtendedCommunities(_)
+        | PathAttribute::ExtendedCommunitiesPartial(_)
+        | PathAttribute::Ipv6ExtendedCommunities(_)
+        | PathAttribute::Ipv6ExtendedCommunitiesPartial(_)
+        | PathAttribute::OnlyToCustomer(_)
+        | PathAttribute::OnlyToCustomerPartial(_)
+        | PathAttribute::Unknown(_) => encoded(attribute),
+        _ => None,
+    }
+}
+
+/// The codec sets Partial on what neither of us knows, and leaves out what must not go on.
+fn encoded(attribute: &PathAttribute) -> Option<CarriedAttr> {
+    let mut bytes = Vec::new();
+    wire::attribute::encode_path_attributes(std::slice::from_ref(attribute), &mut bytes, true, false).ok()?;
+    let [flags, code, rest @ ..] = &bytes[..] else { return None };
+    let value = if flags & EXTENDED_LENGTH == 0 { rest.get(1..)? } else { rest.get(2..)? };
+    Some(CarriedAttr { flags: flags & !EXTENDED_LENGTH, code: *code, value: value.into() })
+}
+
+/// What goes on unread, for the codec; an AS number in it gets the width the receiver understands.
+pub(super) fn carried_out(carried: &[CarriedAttr]) -> Vec<PathAttribute> {
+    let mut bytes = Vec::new();
+    for attr in carried.iter().filter(|attr| !attr.value.is_empty() || attr.code == ATOMIC_AGGREGATE) {
+        let Ok(len) = u16::try_from(attr.value.len()) else { continue };
+        bytes.extend_from_slice(&[attr.flags | EXTENDED_LENGTH, attr.code]);
+        bytes.extend_from_slice(&len.to_be_bytes());
+        bytes.extend_from_slice(&attr.value);
+    }
+    wire::attribute::decode_path_attributes(&bytes, true, &[]).unwrap_or_default()
+}
+
+/// Whether the attribute came with the Partial bit, for those whose values are kept apart.
+pub(super) fn came_partial(carried: &[CarriedAttr], code: u8) -> bool {
+    carried.iter().any(|attr| attr.code == code && attr.value.is_empty())
 }
 
 fn origin_in(origin: wire::Origin) -> Origin {
@@ -153,6 +222,7 @@ pub(super) fn attribute_name(type_code: u8) -> &'static str {
         18 => "AS4_AGGREGATOR",
         32 => "LARGE_COMMUNITY",
         35 => "ONLY_TO_CUSTOMER",
+        0 => "",
         _ => "an attribute ETM does not know",
     }
 }

@@ -1,5 +1,6 @@
 //! Why a session is not up, in words that say what to do. Never raised for a single bad route.
 
+use crate::types::bgp::BgpRole;
 use crate::types::{Asn, Family, RouterId};
 use rustbgpd_wire as wire;
 use std::net::{IpAddr, SocketAddr};
@@ -26,6 +27,17 @@ pub enum SessionFault {
         /// The kernel's words.
         error: String,
     },
+    /// No listening socket.
+    #[error(
+        "listening on {local}: {error}; give this machine that address, and see that no routing daemon listens on every \
+         address there (BIRD: `strict bind yes`), or choose another `listen_port`"
+    )]
+    Listen {
+        /// Address configured.
+        local: SocketAddr,
+        /// The kernel's words.
+        error: String,
+    },
     /// TCP reset in answer to SYN.
     #[error(
         "connecting to {remote}: connection refused; start the routing daemon there, or let it listen on that \
@@ -36,17 +48,62 @@ pub enum SessionFault {
         remote: SocketAddr,
     },
     /// No answer to SYN.
-    #[error(
-        "connecting to {remote}: no answer within {} s; check the route to it, filters on TCP port {}, and that \
-         both ends use the same TCP-MD5 password or none",
-        waited.as_secs(), remote.port()
-    )]
+    #[error("connecting to {remote}: no answer within {} s; {}", waited.as_secs(), silence(*.protection, remote.port()))]
     Timeout {
         /// Peer.
         remote: SocketAddr,
         /// How long we tried.
         waited: Duration,
+        /// How our segments are authenticated: a peer with another key drops them without a word.
+        protection: Option<&'static str>,
     },
+    /// The kernel refuses a socket option.
+    #[error("setting {option} for {remote}: {error}; {advice}")]
+    SocketOption {
+        /// What was to be set.
+        option: &'static str,
+        /// Peer.
+        remote: IpAddr,
+        /// The kernel's words.
+        error: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// The interface of a link-local peer is not there.
+    #[error("interface {interface} of peer {remote} does not exist; create it or correct the peer's address")]
+    NoInterface {
+        /// Name configured.
+        interface: String,
+        /// Peer.
+        remote: IpAddr,
+    },
+    /// Roles of RFC 9234 that do not belong together, or none where one is required.
+    #[error(
+        "our BGP role is {ours}, and the peer's does not go with it (RFC 9234); correct `bgp_role` here or the role there"
+    )]
+    RoleMismatch {
+        /// Ours.
+        ours: BgpRole,
+    },
+    /// More routes than configured.
+    #[error(
+        "the peer announced {routes} routes, {limit} are allowed; find out why, then raise `max_routes` or let it \
+         correct its policy{}", then(*.restart)
+    )]
+    TooManyRoutes {
+        /// How many it had announced.
+        routes: u64,
+        /// How many it may.
+        limit: u64,
+        /// When the session is tried again; none where an operator must do it.
+        restart: Option<Duration>,
+    },
+    /// Both ends connected at once and the other connection won (RFC 4271 section 6.8).
+    #[error("the peer connected at the same time, and its connection is kept")]
+    Collision,
+    /// A restarted peer connected anew (RFC 4724 section 4.2).
+    #[error("the peer restarted and connected again")]
+    Replaced,
     /// No route, or another error of connect(2).
     #[error("connecting to {remote}: {error}; check the route to it and the local address of the session")]
     Unreachable {
@@ -174,6 +231,12 @@ pub enum SessionFault {
         /// The code in words.
         words: String,
     },
+    /// An operator of ETM did it.
+    #[error("{what} by an operator of ETM")]
+    ByOperator {
+        /// `reset` or `shut down`.
+        what: &'static str,
+    },
     /// We were asked to stop.
     #[error("stopped by ETM")]
     Stopped,
@@ -190,10 +253,18 @@ impl SessionFault {
             | SessionFault::NoHoldTime
             | SessionFault::NoFamily
             | SessionFault::NotBgp { .. }
+            | SessionFault::SocketOption { .. }
+            | SessionFault::RoleMismatch { .. }
             | SessionFault::CapabilityRefused { .. } => true,
             SessionFault::Refused { .. }
             | SessionFault::Timeout { .. }
             | SessionFault::Unreachable { .. }
+            | SessionFault::NoInterface { .. }
+            | SessionFault::Listen { .. }
+            | SessionFault::TooManyRoutes { .. }
+            | SessionFault::ByOperator { .. }
+            | SessionFault::Collision
+            | SessionFault::Replaced
             | SessionFault::HoldExpired { .. }
             | SessionFault::PeerHoldExpired
             | SessionFault::SendHoldExpired { .. }
@@ -246,7 +317,7 @@ fn open_words(code: NotificationCode, subcode: u8) -> Option<&'static str> {
         (NotificationCode::OpenMessage, 1) => Some("it does not speak BGP-4"),
         (NotificationCode::OpenMessage, 4) => Some("it does not know capabilities (RFC 5492)"),
         (NotificationCode::OpenMessage, 6) => Some("it does not accept our hold time; raise bgp.hold_time"),
-        (NotificationCode::OpenMessage, 11) => Some("it insists on a BGP role, which iBGP has not"),
+        (NotificationCode::OpenMessage, 11) => Some("our BGP role does not go with its own; see bgp_role"),
         _ => None,
     }
 }
@@ -265,6 +336,26 @@ fn cease_words(subcode: u8) -> &'static str {
         9 => "hard reset",
         10 => "BFD down",
         _ => "cease",
+    }
+}
+
+/// What an unanswered SYN may mean.
+fn silence(protection: Option<&'static str>, port: u16) -> String {
+    match protection {
+        Some(kind) => format!(
+            "with {kind} on, a wrong or missing key at either end looks like this; compare the keys first, then check \
+             the route to it and filters on TCP port {port}"
+        ),
+        None => format!(
+            "check the route to it, filters on TCP port {port}, the TTL, and that it does not expect a TCP-MD5 password"
+        ),
+    }
+}
+
+fn then(restart: Option<Duration>) -> String {
+    match restart {
+        Some(pause) => format!("; tried again in {} s", pause.as_secs()),
+        None => "; it stays down until it is reset".to_owned(),
     }
 }
 

@@ -11,6 +11,18 @@ pub(super) const PLAIN_LIMIT: u16 = wire::MAX_MESSAGE_LEN;
 pub struct Frame(pub(super) wire::Message);
 
 impl Frame {
+    /// The number of its type (RFC 4271 section 4.1); 0 for one this codec does not know.
+    pub fn kind(&self) -> u8 {
+        match self.0 {
+            wire::Message::Open(_) => 1,
+            wire::Message::Update(_) => 2,
+            wire::Message::Notification(_) => 3,
+            wire::Message::Keepalive => 4,
+            wire::Message::RouteRefresh(_) => 5,
+            _ => 0,
+        }
+    }
+
     /// True for UPDATE.
     pub fn is_update(&self) -> bool {
         matches!(self.0, wire::Message::Update(_))

@@ -3,20 +3,21 @@
 //! Never connects, never waits: it is told what happened and says what to do. Idle hold, retries and
 //! listening are the caller's, because they outlive a connection.
 //! Deviations: the wait for the peer's OPEN is 20 s, not 4 minutes (section 8.2.2 calls that a suggestion),
-//! so that a silent listener is reported while someone looks; enhanced route refresh is not offered, because
-//! the receiver of the changes cannot sweep by it.
+//! so that a silent listener is reported while someone looks.
 
+use super::capability::{afi, family_of, role_out};
 use super::fault::{RouterIdOwner, SessionFault, of_notification};
-use super::frame::{Frame, Malformed, PLAIN_LIMIT};
+use super::frame::{Frame, Malformed};
 use super::negotiated::Negotiated;
 use super::update::Reset;
+use crate::types::bgp::{BgpRole, SessionState};
 use crate::types::{Asn, Family, RouterId};
 use bytes::Bytes;
 use rustbgpd_fsm as fsm;
 use rustbgpd_wire as wire;
 use std::net::SocketAddr;
 use std::time::Duration;
-use wire::{AddPathMode, Afi, Capability, Safi};
+use wire::{Afi, Capability, RouteRefreshMessage, RouteRefreshSubtype, Safi};
 
 /// How long a connected peer may take to send its OPEN.
 const OPEN_WAIT: Duration = Duration::from_secs(20);
@@ -34,6 +35,12 @@ pub struct Speaker {
     pub hold_time: u16,
     /// Whether to accept several routes per prefix (RFC 7911).
     pub add_path_receive: bool,
+    /// Whether to tell the peer that its routes outlive its restart here (RFC 4724, without any family of ours).
+    pub helps_restart: bool,
+    /// Our role towards an external peer (RFC 9234).
+    pub role: Option<BgpRole>,
+    /// Whether a peer without a role is refused.
+    pub strict_role: bool,
 }
 
 /// Something happened to the connection.
@@ -52,7 +59,11 @@ pub enum Event {
     /// The peer closed, or the connection broke; the words are the kernel's.
     Lost(Option<String>),
     /// We want to end it; the text is shown to the peer's operator (RFC 9003, at most 128 bytes).
-    Stop(&'static str),
+    Stop(String),
+    /// An operator wants it to begin anew (Cease 4); the text is shown to the peer's operator (RFC 9003).
+    Reset(String),
+    /// We end it for a fault of its own: Cease with this subcode (RFC 4486) and data.
+    Cease(u8, Vec<u8>, SessionFault),
 }
 
 /// Something to do.
@@ -64,10 +75,16 @@ pub enum Step {
     Hold(Option<Duration>),
     /// Run the keepalive timer from now on; none stops it.
     Keepalive(Option<Duration>),
+    /// The peer's OPEN was acceptable: this is who it is. Collisions are resolved now (RFC 4271 section 6.8).
+    Opened(RouterId, Asn),
     /// Established.
     Up(Box<Negotiated>),
     /// The peer asks for our table of this family again (RFC 2918).
     Refresh(Family),
+    /// The peer begins to send its table of this family again (RFC 7313).
+    RefreshBegins(Family),
+    /// The peer has sent its table of this family again (RFC 7313).
+    RefreshEnds(Family),
     /// Write what is to be written and close.
     Close(SessionFault),
 }
@@ -80,6 +97,8 @@ pub struct Machine {
     remote: SocketAddr,
     local: SocketAddr,
     heard: bool,
+    /// As sent in our OPEN.
+    offered: Vec<Capability>,
     /// What the next close is to be blamed on, set before the event that causes it.
     blame: Option<SessionFault>,
 }
@@ -93,11 +112,16 @@ impl Machine {
         // Hold time 0 would let an override outlive a hung agent.
         config.min_hold_time = Some(3);
         config.add_path_receive = speaker.add_path_receive;
+        if speaker.local_as != speaker.peer_as {
+            config.local_role = speaker.role.map(role_out);
+            config.strict_role = speaker.strict_role;
+        }
         // Invariant: no address family is ever offered for graceful restart, nor LLGR, nor the N bit.
         config.graceful_restart = false;
         config.llgr_stale_time = 0;
         let session = fsm::Session::new(config);
-        let mut machine = Machine { session, speaker, remote, local, heard: false, blame: None };
+        let mut machine =
+            Machine { session, speaker, remote, local, heard: false, offered: Vec::new(), blame: None };
         // The connection exists already: what the machine says about making one is void.
         machine.session.handle_event(fsm::Event::ManualStart);
         let steps = machine.feed(fsm::Event::TcpConnectionConfirmed);
@@ -105,14 +129,14 @@ impl Machine {
     }
 
     /// The state, in the words of RFC 4271.
-    pub fn state(&self) -> &'static str {
+    pub fn state(&self) -> SessionState {
         match self.session.state() {
-            fsm::SessionState::Idle => "idle",
-            fsm::SessionState::Connect => "connect",
-            fsm::SessionState::Active => "active",
-            fsm::SessionState::OpenSent => "open-sent",
-            fsm::SessionState::OpenConfirm => "open-confirm",
-            fsm::SessionState::Established => "established",
+            fsm::SessionState::Idle => SessionState::Idle,
+            fsm::SessionState::Connect => SessionState::Connect,
+            fsm::SessionState::Active => SessionState::Active,
+            fsm::SessionState::OpenSent => SessionState::OpenSent,
+            fsm::SessionState::OpenConfirm => SessionState::OpenConfirm,
+            fsm::SessionState::Established => SessionState::Established,
         }
     }
 
@@ -149,8 +173,21 @@ impl Machine {
             }
             Event::Stop(text) => {
                 self.blame = Some(SessionFault::Stopped);
-                let text = wire::notification::encode_shutdown_communication(text);
+                let text = wire::notification::encode_shutdown_communication(&text);
                 self.feed(fsm::Event::ManualStop { reason: Some(text) })
+            }
+            Event::Reset(text) => {
+                self.blame = Some(SessionFault::ByOperator { what: "reset" });
+                let text = wire::notification::encode_shutdown_communication(&text);
+                self.feed(fsm::Event::AdministrativeReset { reason: Some(text) })
+            }
+            Event::Cease(subcode, data, fault) => {
+                let code = wire::NotificationCode::Cease;
+                let notification = wire::NotificationMessage::new(code, subcode, data.into());
+                let mut steps: Vec<Step> =
+                    encode(&wire::Message::Notification(notification)).into_iter().collect();
+                steps.push(Step::Close(fault));
+                steps
             }
         }
     }
@@ -160,7 +197,12 @@ impl Machine {
         match message {
             wire::Message::Open(open) => {
                 self.blame = self.objection(&open);
-                self.feed(fsm::Event::OpenReceived(open))
+                let (id, asn) = (RouterId(open.bgp_identifier), Asn(open.four_byte_as()));
+                let mut steps = self.feed(fsm::Event::OpenReceived(open));
+                if self.state() == SessionState::OpenConfirm {
+                    steps.push(Step::Opened(id, asn));
+                }
+                steps
             }
             wire::Message::Update(_) => self.feed(fsm::Event::UpdateReceived),
             wire::Message::Keepalive => self.feed(fsm::Event::KeepaliveReceived),
@@ -175,16 +217,22 @@ impl Machine {
         }
     }
 
-    fn on_refresh(&mut self, refresh: &wire::RouteRefreshMessage) -> Vec<Step> {
+    fn on_refresh(&mut self, refresh: &RouteRefreshMessage) -> Vec<Step> {
         // RFC 2918 section 4: a family that was not negotiated is ignored.
         let (Some(afi), Some(safi)) = (refresh.afi(), refresh.safi()) else { return Vec::new() };
-        let family = family_of(afi, safi).filter(|_| refresh.subtype_raw == 0);
         let known = self
             .session
             .negotiated()
             .is_some_and(|session| session.negotiated_families.contains(&(afi, safi)));
         let mut steps = self.feed(fsm::Event::RouteRefreshReceived { afi, safi });
-        steps.extend(family.filter(|_| known).map(Step::Refresh));
+        let step: fn(Family) -> Step = match refresh.subtype() {
+            RouteRefreshSubtype::Normal => Step::Refresh,
+            RouteRefreshSubtype::BoRR => Step::RefreshBegins,
+            RouteRefreshSubtype::EoRR => Step::RefreshEnds,
+            // RFC 7313 section 5: an unknown subtype is ignored.
+            _ => return steps,
+        };
+        steps.extend(family_of(afi, safi).filter(|_| known).map(step));
         steps
     }
 
@@ -209,7 +257,12 @@ impl Machine {
         };
         let offered: Vec<bool> = open.capabilities.iter().filter_map(offers).collect();
         // RFC 4760 section 8: a peer that names no family at all means IPv4.
-        (!offered.is_empty() && !offered.contains(&true)).then_some(SessionFault::NoFamily)
+        if !offered.is_empty() && !offered.contains(&true) {
+            return Some(SessionFault::NoFamily);
+        }
+        // The machine knows whether roles match; this is what it means if it closes.
+        let ours = self.speaker.role.filter(|_| found != self.speaker.local_as)?;
+        Some(SessionFault::RoleMismatch { ours })
     }
 
     fn feed(&mut self, event: fsm::Event) -> Vec<Step> {
@@ -230,7 +283,10 @@ impl Machine {
                 fsm::Action::StopTimer(fsm::TimerType::Hold) => steps.push(Step::Hold(None)),
                 fsm::Action::StopTimer(fsm::TimerType::Keepalive) => steps.push(Step::Keepalive(None)),
                 fsm::Action::SessionEstablished(session) => {
-                    steps.push(Step::Up(Box::new(negotiated(self.speaker.local_as, &session))));
+                    let role = self.speaker.role.filter(|_| session.local_role.is_some());
+                    let ours = &self.offered;
+                    let session = Negotiated::of(self.speaker.local_as, &session, role, ours);
+                    steps.push(Step::Up(Box::new(session)));
                 }
                 fsm::Action::CloseTcpConnection => closed = true,
                 // Connecting and retrying are the caller's; the rest is telemetry of what we track ourselves.
@@ -247,15 +303,23 @@ impl Machine {
         steps
     }
 
-    fn encode_open(&self, mut open: wire::OpenMessage) -> Option<Step> {
+    fn encode_open(&mut self, mut open: wire::OpenMessage) -> Option<Step> {
         open.capabilities.retain(|capability| {
             !matches!(
                 capability,
-                Capability::EnhancedRouteRefresh
-                    | Capability::GracefulRestart { .. }
-                    | Capability::LongLivedGracefulRestart(_)
+                Capability::GracefulRestart { .. } | Capability::LongLivedGracefulRestart(_)
             )
         });
+        if self.speaker.helps_restart {
+            // Invariant: no family, so that nothing of ours outlives us; a restarted peer learns that we send End-of-RIB.
+            open.capabilities.push(Capability::GracefulRestart {
+                restart_state: false,
+                notification: false,
+                restart_time: 0,
+                families: Vec::new(),
+            });
+        }
+        self.offered.clone_from(&open.capabilities);
         encode(&wire::Message::Open(open))
     }
 
@@ -266,39 +330,24 @@ impl Machine {
     }
 }
 
+/// Asks the peer for its table of `family` again (RFC 2918).
+pub fn ask_again(family: Family) -> Bytes {
+    refresh_message(family, RouteRefreshSubtype::Normal)
+}
+
+/// Before and after a table is sent again (RFC 7313 section 4.1).
+pub fn refresh_marks(family: Family) -> (Bytes, Bytes) {
+    (refresh_message(family, RouteRefreshSubtype::BoRR), refresh_message(family, RouteRefreshSubtype::EoRR))
+}
+
+fn refresh_message(family: Family, subtype: RouteRefreshSubtype) -> Bytes {
+    let refresh = RouteRefreshMessage::new_with_subtype(afi(family), Safi::Unicast, subtype);
+    wire::encode_message(&wire::Message::RouteRefresh(refresh)).map(Into::into).unwrap_or_default()
+}
+
 /// None where the codec cannot encode what the machine itself built, which its types exclude.
 fn encode(message: &wire::Message) -> Option<Step> {
     wire::encode_message(message).ok().map(|bytes| Step::Send(bytes.freeze()))
-}
-
-fn family_of(afi: Afi, safi: Safi) -> Option<Family> {
-    match (afi, safi) {
-        (Afi::Ipv4, Safi::Unicast) => Some(Family::V4),
-        (Afi::Ipv6, Safi::Unicast) => Some(Family::V6),
-        _ => None,
-    }
-}
-
-fn negotiated(local_as: Asn, session: &fsm::NegotiatedSession) -> Negotiated {
-    let mut add_path: Vec<Family> = session
-        .add_path_families
-        .iter()
-        .filter(|(_, mode)| matches!(mode, AddPathMode::Receive | AddPathMode::Both))
-        .filter_map(|((afi, safi), _)| family_of(*afi, *safi))
-        .collect();
-    add_path.sort_unstable();
-    let families = session.negotiated_families.iter().filter_map(|(afi, safi)| family_of(*afi, *safi));
-    Negotiated {
-        local_as,
-        peer_as: Asn(session.peer_asn),
-        peer_router_id: RouterId(session.peer_router_id),
-        hold: seconds(session.hold_time),
-        families: families.collect(),
-        add_path,
-        four_octet_as: session.four_octet_as,
-        route_refresh: session.peer_route_refresh,
-        message_limit: if session.peer_extended_message { u16::MAX } else { PLAIN_LIMIT },
-    }
 }
 
 fn seconds(secs: u16) -> Duration {

@@ -4,12 +4,14 @@
 //! module adds is the translation to `RouteChange`-like values, the martian filter, the error
 //! dispositions of RFC 7606 as counters and notices, and the Adj-RIB-Out.
 //!
-//! Never here: sockets, timers, the choice of a best route. Never advertised: graceful restart, in
-//! any form, because a route of ETM must not outlive the process that watches over it.
+//! Never here: sockets, timers, the choice of a best route. Never advertised: an address family for graceful
+//! restart, LLGR or the N bit, because a route of ETM must not outlive the process that watches over it.
 
 mod attrs;
+mod capability;
 mod fault;
 mod frame;
+mod import;
 mod machine;
 mod martian;
 mod negotiated;
@@ -19,9 +21,10 @@ mod update;
 
 pub use fault::{RouterIdOwner, SessionFault};
 pub use frame::{Frame, FrameReader, Malformed};
-pub use machine::{Event, Machine, Speaker, Step};
+pub use import::Import;
+pub use machine::{Event, Machine, Speaker, Step, ask_again, refresh_marks};
 pub use martian::is_martian;
-pub use negotiated::Negotiated;
+pub use negotiated::{Negotiated, PeerRestart};
 pub use out::{AdjRibOut, Diff, OutRoute};
 pub use pack::{DEFAULT_LOCAL_PREF, OutPolicy, Packed, end_of_rib, pack};
-pub use update::{Change, Dispositions, Notice, Reset, Translated, Translator};
+pub use update::{Change, Notice, Reset, Translated, Translator};

@@ -70,6 +70,24 @@ impl AdjRibOut {
         Diff { withdraw, announce }
     }
 
+    /// The same for all withdrawals and at most `room` announcements; also returns how many are left to say.
+    pub fn converge_some(&mut self, desired: &BTreeMap<Prefix, OutRoute>, room: usize) -> (Diff, usize) {
+        let withdraw: Vec<Prefix> =
+            self.told.keys().filter(|prefix| !desired.contains_key(prefix)).copied().collect();
+        for prefix in &withdraw {
+            self.told.remove(prefix);
+        }
+        let news = |(prefix, route): &(&Prefix, &OutRoute)| {
+            self.told.get(prefix).is_none_or(|told| !same(told, route))
+        };
+        let mut announce: Vec<(Prefix, OutRoute)> =
+            desired.iter().filter(news).map(|(prefix, route)| (*prefix, route.clone())).collect();
+        let left = announce.len().saturating_sub(room);
+        announce.truncate(room);
+        self.told.extend(announce.iter().cloned());
+        (Diff { withdraw, announce }, left)
+    }
+
     /// The session is gone, and with it all the peer knew.
     pub fn forget(&mut self) {
         self.told.clear();

@@ -2,9 +2,11 @@
 //!
 //! Every announcement carries NO_EXPORT and ETM's community; there is no way to ask for one without.
 //! MULTI_EXIT_DISC is kept: the route stays inside the AS that received it (RFC 4271 section 5.1.4).
-//! ORIGINATOR_ID is not: ETM originates its announcement, it reflects nothing (RFC 4456 section 8).
+//! ORIGINATOR_ID and CLUSTER_LIST are not: ETM originates its announcement, it reflects nothing (RFC 4456 section 8).
+//! Optional transitive attributes that ETM has no use for go on as they came, Partial bit and all (section 5).
 
-use super::attrs::{as_path_out, large_out, origin_out};
+use super::attrs::{as_path_out, came_partial, carried_out, large_out, origin_out};
+use super::capability::afi;
 use super::negotiated::Negotiated;
 use super::out::{Diff, OutRoute};
 use crate::types::{Community, Family, Prefix, RouteAttrs};
@@ -84,10 +86,18 @@ fn attributes(attrs: &RouteAttrs, policy: OutPolicy) -> Vec<PathAttribute> {
     ];
     list.extend(attrs.med.map(PathAttribute::Med));
     list.push(PathAttribute::LocalPref(policy.local_pref));
-    list.push(PathAttribute::Communities(communities));
+    list.push(match came_partial(&attrs.carried, 8) {
+        true => PathAttribute::CommunitiesPartial(communities),
+        false => PathAttribute::Communities(communities),
+    });
     if !attrs.large_communities.is_empty() {
-        list.push(PathAttribute::LargeCommunities(attrs.large_communities.iter().map(large_out).collect()));
+        let large = attrs.large_communities.iter().map(large_out).collect();
+        list.push(match came_partial(&attrs.carried, 32) {
+            true => PathAttribute::LargeCommunitiesPartial(large),
+            false => PathAttribute::LargeCommunities(large),
+        });
     }
+    list.extend(carried_out(&attrs.carried));
     list
 }
 
@@ -231,13 +241,6 @@ fn unreach(prefixes: &[Prefix]) -> PathAttribute {
         labeled_withdrawn: Vec::new(),
         rtc_withdrawn: Vec::new(),
     }))
-}
-
-fn afi(family: Family) -> Afi {
-    match family {
-        Family::V4 => Afi::Ipv4,
-        Family::V6 => Afi::Ipv6,
-    }
 }
 
 #[cfg(test)]

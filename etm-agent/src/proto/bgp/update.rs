@@ -6,12 +6,13 @@
 
 use super::attrs::{Received, attribute_name};
 use super::frame::Frame;
+use super::import::{self, Checks, Import};
 use super::martian::is_martian;
 use super::negotiated::Negotiated;
-use crate::types::{AsPathSegment, Asn, Family, PathId, Prefix, RouteAttrs};
+use crate::types::bgp::Dispositions;
+use crate::types::{Family, PathId, Prefix, RouteAttrs};
 use ipnet::{Ipv4Net, Ipv6Net};
 use rustbgpd_wire as wire;
-use serde::Serialize;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -39,29 +40,11 @@ pub enum Change {
     },
 }
 
-/// What had to be done about faulty UPDATEs and unusable routes, since the session's owner started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Dispositions {
-    /// UPDATEs whose routes were withdrawn because an attribute was wrong (RFC 7606 section 2).
-    pub treat_as_withdraw: u64,
-    /// UPDATEs that lost an attribute of no effect on route selection (RFC 7606 section 2).
-    pub attribute_discard: u64,
-    /// UPDATEs that ended the session.
-    pub session_reset: u64,
-    /// Routes to destinations that are never routed.
-    pub martian: u64,
-    /// Routes with our own AS in the AS_PATH, on an eBGP session (RFC 4271 section 9.1.2).
-    pub as_loop: u64,
-    /// Routes with an AS_SET in the AS_PATH, accepted (see the module's deviations).
-    pub as_set: u64,
-    /// Routes of address families that were not negotiated, ignored.
-    pub foreign_family: u64,
-}
-
 /// Something about an UPDATE that an operator should see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// What was done: `treat-as-withdraw`, `attribute-discard`, `martian`, `as-loop`.
+    /// What was done: `treat-as-withdraw`, `attribute-discard`, or why it was refused: `martian`, `as-loop`, `first-as`,
+    /// `leak`, `no-policy`, `over-limit`.
     pub kind: &'static str,
     /// The attribute, by its name in the RFCs; empty where none is at fault.
     pub attribute: &'static str,
@@ -113,7 +96,8 @@ pub struct Translated {
 /// Translates the UPDATEs of one session.
 #[derive(Clone, Debug)]
 pub struct Translator {
-    local_as: Asn,
+    checks: Checks,
+    link_local: bool,
     internal: bool,
     four_octet_as: bool,
     families: Vec<Family>,
@@ -123,13 +107,14 @@ pub struct Translator {
 
 impl Translator {
     /// For a session with these parameters; `counts` go on from where they are.
-    pub fn new(session: &Negotiated, counts: Dispositions) -> Translator {
+    pub fn new(session: &Negotiated, import: Import, counts: Dispositions) -> Translator {
         let unicast = |family: &Family| match family {
             Family::V4 => (Afi::Ipv4, Safi::Unicast),
             Family::V6 => (Afi::Ipv6, Safi::Unicast),
         };
         Translator {
-            local_as: session.local_as,
+            checks: Checks::of(session, import),
+            link_local: import.link_local,
             internal: session.is_internal(),
             four_octet_as: session.four_octet_as,
             families: session.families.clone(),
@@ -161,7 +146,7 @@ impl Translator {
                 self.counts.session_reset += 1;
                 reset(&context.error, context.type_code)
             })?;
-        let received = Received::of(&parsed.update.attributes, self.internal);
+        let mut received = Received::of(&parsed.update.attributes, self.internal);
         let mut out = Translated::default();
         if let Some(family) = end_of_rib_v6(&parsed.update, &received) {
             out.end_of_rib = Some(family);
@@ -169,7 +154,7 @@ impl Translator {
         }
         let verdict = self.judge(&parsed, &received, &mut out.notices)?;
         self.withdrawals(&parsed.update, &received, &mut out.changes);
-        self.announcements(&parsed.update, &received, verdict, &mut out);
+        self.announcements(&parsed.update, &mut received, verdict, &mut out);
         Ok(out)
     }
 
@@ -189,6 +174,9 @@ impl Translator {
                 found.push((bad.disposition, bad.type_code, bad.error.to_string()));
             }
         }
+        let mut options = wire::UpdateValidationOptions::default();
+        options.allow_ipv4_link_local_mp_reach_next_hop = self.link_local;
+        options.link_local_next_hop = self.link_local;
         let in_body = !update.announced.is_empty();
         let has_nlri = in_body || received.reach.is_some();
         if let Err(bad) = validate_update_attributes_with_context(
@@ -196,7 +184,7 @@ impl Translator {
             has_nlri,
             in_body,
             !self.internal,
-            wire::UpdateValidationOptions::default(),
+            options,
         ) {
             found.push((bad.error.disposition, bad.type_code, describe(bad.error.subcode)));
         }
@@ -248,24 +236,26 @@ impl Translator {
     fn announcements(
         &mut self,
         update: &wire::ParsedUpdate,
-        received: &Received<'_>,
+        received: &mut Received<'_>,
         verdict: Option<ErrorDisposition>,
         out: &mut Translated,
     ) {
-        let looped = !self.internal && has_as(received, self.local_as);
-        let usable = verdict != Some(ErrorDisposition::TreatAsWithdraw) && !looped;
-        if looped {
+        let refusal = self.checks.refuse(received);
+        if let Some(refusal) = &refusal {
             let routes = announced_len(update, received);
-            self.counts.as_loop += u64::try_from(routes).unwrap_or(u64::MAX);
-            out.notices.push(Notice {
-                kind: "as-loop",
-                attribute: attribute_name(2),
+            import::count(&mut self.counts, refusal, routes);
+            out.notices.extend((routes > 0).then(|| Notice {
+                kind: refusal.kind,
+                attribute: attribute_name(refusal.code),
                 prefix: first_announced(update, received),
                 routes,
-                detail: format!("{} is our own AS", self.local_as),
-            });
+                detail: refusal.detail.clone(),
+            }));
         }
-        if !update.announced.is_empty() {
+        let usable = verdict != Some(ErrorDisposition::TreatAsWithdraw) && refusal.is_none();
+        if !update.announced.is_empty() && !self.families.contains(&Family::V4) {
+            self.counts.foreign_family += 1;
+        } else if !update.announced.is_empty() {
             let next_hop = received.next_hop.filter(|_| usable);
             let attrs = next_hop.map(|addr| Arc::new(received.with_next_hop(IpAddr::V4(addr))));
             let nlri = update.announced.iter().map(|entry| (prefix_v4(entry.prefix), entry.path_id));
@@ -276,7 +266,7 @@ impl Translator {
             self.counts.foreign_family += 1;
             return;
         }
-        let attrs = usable.then(|| Arc::new(received.with_next_hop(reach.next_hop)));
+        let attrs = usable.then(|| Arc::new(received.with_next_hop(next_hop(reach))));
         let nlri = reach.announced.iter().map(|entry| (prefix(entry.prefix), entry.path_id));
         self.announce(nlri, attrs.as_ref(), out);
     }
@@ -337,10 +327,12 @@ fn end_of_rib_v6(update: &wire::ParsedUpdate, received: &Received<'_>) -> Option
     }
 }
 
-fn has_as(received: &Received<'_>, asn: Asn) -> bool {
-    received.as_path().0.iter().any(|segment| match segment {
-        AsPathSegment::Sequence(asns) | AsPathSegment::Set(asns) => asns.contains(&asn),
-    })
+/// The global next hop, or the link-local one where that is all there is (RFC 2545 section 3, RFC 8950).
+fn next_hop(reach: &wire::MpReachNlri) -> IpAddr {
+    match (reach.next_hop, reach.link_local_next_hop) {
+        (IpAddr::V6(global), Some(local)) if global.is_unspecified() => IpAddr::V6(local),
+        (addr, _) => addr,
+    }
 }
 
 fn announced_len(update: &wire::ParsedUpdate, received: &Received<'_>) -> usize {

@@ -10,7 +10,6 @@ use crate::guardian::{
     FromGuardian, Greeting, GuardianError, Refused, Report, SessionReport, Speaker, ToGuardian, Writer, parts,
 };
 use crate::runtime::decider::Directive;
-use crate::runtime::sessions::Standing;
 use crate::types::{Generation, PeerId};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -282,12 +281,11 @@ async fn take(report: Report, greeting: &Greeting, announcer: &mut Announcer, me
         shown.pid = Some(greeting.pid);
     });
     for session in report.sessions {
-        if let Some((_, standing)) = announcer.peers.iter().find(|(peer, _)| *peer == session.peer) {
-            let json = serde_json::from_str(&session.status).unwrap_or_default();
-            let (established, fault) = (session.established, session.fault.clone());
-            standing.send_replace(Standing { established, fault, json });
+        let peer = session.status.peer;
+        if let Some((_, status)) = announcer.peers.iter().find(|(number, _)| *number == peer) {
+            status.send_replace(session.status.clone());
         }
-        let before = memory.heard.insert(session.peer, session.clone());
+        let before = memory.heard.insert(peer, session.clone());
         for input in news(before.as_ref(), &session) {
             // A decision that has ended needs to know nothing.
             drop(announcer.inputs.send(input).await);
@@ -297,11 +295,13 @@ async fn take(report: Report, greeting: &Greeting, announcer: &mut Announcer, me
 
 /// What happened between two reports on one session.
 fn news(before: Option<&SessionReport>, after: &SessionReport) -> Vec<Input> {
-    let peer = after.peer;
+    let peer = after.status.peer;
     let event = |change| Input::Session(SessionEvent { peer, change });
     let mut news = Vec::new();
-    let same = before.is_some_and(|before| before.established == after.established && before.up == after.up);
-    let known_fault = before.is_some_and(|before| before.fault == after.fault);
+    let same = before
+        .is_some_and(|before| before.status.established == after.status.established && before.up == after.up);
+    let reason = |report: &SessionReport| report.status.last_fault.as_ref().map(|fault| fault.text.clone());
+    let known_fault = before.is_some_and(|before| reason(before) == reason(after));
     match &after.up {
         Some(families) => {
             if !same {
@@ -312,8 +312,8 @@ fn news(before: Option<&SessionReport>, after: &SessionReport) -> Vec<Input> {
             news.extend(fresh.map(|family| event(SessionChange::EndOfRib(*family))));
         }
         None if !same || !known_fault => {
-            let fault = after.fault.as_ref().map_or("connecting", |(reason, _)| reason.as_str());
-            news.push(event(SessionChange::Down { reason: fault.to_owned() }));
+            let reason = reason(after).unwrap_or_else(|| "connecting".to_owned());
+            news.push(event(SessionChange::Down { reason }));
         }
         None => {}
     }
@@ -328,11 +328,15 @@ fn news(before: Option<&SessionReport>, after: &SessionReport) -> Vec<Input> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Family, Timestamp};
+    use crate::types::bgp::{LastFault, PeerStatus};
+    use crate::types::{Asn, Family, Timestamp};
 
     fn report(established: u64, up: bool) -> SessionReport {
-        let families = vec![Family::V4];
-        SessionReport { peer: PeerId(1), established, up: up.then_some(families), ..SessionReport::default() }
+        let (remote, ases) = ("192.0.2.1:179".parse().unwrap(), (Asn(64500), Asn(64500)));
+        let mut status = PeerStatus::new(PeerId(1), "core", remote, ases, "none", Timestamp(0));
+        status.established = established;
+        let up = up.then(|| vec![Family::V4]);
+        SessionReport { status, up, end_of_rib: Vec::new(), told: None, changed: 0 }
     }
 
     fn words(inputs: &[Input]) -> Vec<String> {
@@ -343,6 +347,9 @@ mod tests {
                     SessionChange::Up { .. } => "up".to_owned(),
                     SessionChange::Down { reason } => format!("down: {reason}"),
                     SessionChange::EndOfRib(family) => format!("end of rib {family:?}"),
+                    other @ (SessionChange::Retained { .. }
+                    | SessionChange::Refreshing(_)
+                    | SessionChange::Sweep(_)) => panic!("{other:?}"),
                 },
                 Input::Told(told) => format!("told {} of {}", told.changed, told.generation),
                 other => format!("{other:?}"),
@@ -357,7 +364,11 @@ mod tests {
             changed,
             ..of
         };
-        let failed = |of: SessionReport| SessionReport { fault: Some(("refused".to_owned(), false)), ..of };
+        let failed = |mut of: SessionReport| {
+            let (at, text) = (Timestamp(1), "refused".to_owned());
+            of.status.last_fault = Some(LastFault { at, text, permanent: false });
+            of
+        };
         let end = |of: SessionReport| SessionReport { end_of_rib: vec![Family::V4], ..of };
         let cases: [(&str, Option<SessionReport>, SessionReport, &[&str]); 8] = [
             ("a first report of a session that is up", None, end(report(3, true)), &["up", "end of rib V4"]),

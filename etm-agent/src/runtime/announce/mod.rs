@@ -3,9 +3,9 @@
 
 mod link;
 
+use super::clock::boottime;
 use super::decider::Directive;
 use super::error::AgentError;
-use super::sessions::Standing;
 use super::stop::End;
 use crate::config::GuardianSettings;
 use crate::control::schema::{GuardianState, GuardianView};
@@ -13,6 +13,7 @@ use crate::core::custody::{Epoch, Tenure};
 use crate::core::decision::Decision;
 use crate::core::input::{Input, SessionChange, SessionEvent};
 use crate::guardian::{GuardianError, connect, spawn};
+use crate::types::bgp::{PeerStatus, SessionState};
 use crate::types::{PeerId, Timestamp};
 use link::{Link, Parted};
 use std::io;
@@ -70,7 +71,7 @@ pub(super) struct Announcer {
     /// Until when an undecided agent may keep what it found.
     pub(super) adopt: watch::Sender<Timestamp>,
     pub(super) shown: watch::Sender<GuardianView>,
-    pub(super) peers: Vec<(PeerId, watch::Sender<Standing>)>,
+    pub(super) peers: Vec<(PeerId, watch::Sender<PeerStatus>)>,
     pub(super) stop: watch::Receiver<bool>,
 }
 
@@ -160,12 +161,11 @@ impl Announcer {
             tracing::error!("no guardian: {reason}; nothing is announced");
         }
         for index in 0..self.peers.len() {
-            let Some((peer, standing)) = self.peers.get(index) else { continue };
-            standing.send_modify(|standing| {
-                if let Some(status) = standing.json.as_object_mut() {
-                    status.insert("state".to_owned(), "idle".into());
-                    status.insert("announced".to_owned(), 0.into());
-                }
+            let Some((peer, status)) = self.peers.get(index) else { continue };
+            let now = boottime();
+            status.send_modify(|status| {
+                status.enter(SessionState::Idle, now);
+                (status.announced, status.withheld, status.told) = (0, 0, None);
             });
             let change = SessionChange::Down { reason: format!("no guardian: {reason}") };
             let down = Input::Session(SessionEvent { peer: *peer, change });

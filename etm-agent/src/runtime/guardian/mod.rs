@@ -49,7 +49,11 @@ fn keep_guard(settings: &Settings, keeper: Keeper) -> Result<ExitStatus, AgentEr
     }
     let system = |doing| move |source| AgentError::System { doing, source };
     let lock = lock(settings.kernel.table)?;
-    drop_privileges(Privileges::None)?;
+    let keep = match sessions::guardian_listens_low(settings) {
+        true => Privileges::BindService,
+        false => Privileges::None,
+    };
+    drop_privileges(keep)?;
     // Two threads: a session that keeps one busy must not keep the lease from ending.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -67,7 +71,8 @@ fn keep_guard(settings: &Settings, keeper: Keeper) -> Result<ExitStatus, AgentEr
             version = env!("CARGO_PKG_VERSION"),
             pid = std::process::id(),
             socket = %settings.guardian.socket.display(),
-            "guardian starts, without any privilege"
+            privileges = ?keep,
+            "guardian starts"
         );
         Post::take(settings, keeper, listener)?.keep(told_to_end).await
     });

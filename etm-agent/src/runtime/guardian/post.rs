@@ -3,7 +3,7 @@
 
 use super::super::clock::boottime;
 use super::super::error::{AgentError, ExitStatus};
-use super::super::sessions::{self, Session};
+use super::super::sessions::{self, Prepared, Session};
 use super::Keeper;
 use super::visitor::{News, Visitor, VisitorId, visit};
 use crate::config::Settings;
@@ -13,7 +13,7 @@ use crate::core::input::{Input, SessionChange};
 use crate::core::policy::Role;
 use crate::datapath::OffSwitch;
 use crate::guardian::{FromGuardian, Listener, Process, Refused, Report, SessionReport, ToGuardian};
-use crate::peering::PeerStatus;
+use crate::types::bgp::PeerStatus;
 use crate::types::{Generation, PeerId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -70,6 +70,7 @@ pub(super) struct Post {
     inputs: mpsc::Receiver<Input>,
     sessions: JoinSet<bool>,
     stop_sessions: watch::Sender<bool>,
+    /// Connections to the socket, and those who wait for peers to connect.
     visits: JoinSet<()>,
     visitors: BTreeMap<VisitorId, Visitor>,
     last_id: u64,
@@ -90,12 +91,19 @@ impl Post {
         let (inputs, received) = mpsc::channel(256);
         let (told, told_rx) = watch::channel(Arc::new(Decision::default()));
         let (stop_sessions, stop) = watch::channel(false);
-        let prepared = sessions::of(settings, Role::Inject, &inputs, &told_rx, &stop)?;
+        let Prepared { sessions: prepared, listeners } =
+            sessions::of(settings, Role::Inject, &inputs, &told_rx, &stop)?;
         let (mut sessions, mut guarded) = (JoinSet::new(), BTreeMap::new());
         for Session { peer, name, status, future } in prepared {
-            let report = SessionReport { peer, ..SessionReport::default() };
+            let shown = status.borrow().clone();
+            let report =
+                SessionReport { status: shown, up: None, end_of_rib: Vec::new(), told: None, changed: 0 };
             guarded.insert(peer, Guarded { name, status, acknowledged: None, report });
             sessions.spawn(future);
+        }
+        let mut visits = JoinSet::new();
+        for listener in listeners {
+            visits.spawn(listener);
         }
         let patience = settings.guardian.kill_hung.then_some(LEAST_PATIENCE.max(settings.kernel.lease / 2));
         let linger = (keeper == Keeper::Agent).then_some(LINGER);
@@ -110,7 +118,7 @@ impl Post {
             inputs: received,
             sessions,
             stop_sessions,
-            visits: JoinSet::new(),
+            visits,
             visitors: BTreeMap::new(),
             last_id: 0,
             news: mpsc::channel(64),
@@ -342,7 +350,7 @@ impl Post {
                     session.report.end_of_rib.clear();
                 } else if let SessionChange::EndOfRib(family) = event.change {
                     session.report.end_of_rib.push(family);
-                } else {
+                } else if let SessionChange::Down { .. } = event.change {
                     session.report.up = None;
                     session.acknowledged = None;
                 }
@@ -403,11 +411,7 @@ impl Post {
 
     fn publish(&mut self) {
         let sessions = self.guarded.values_mut().map(|session| {
-            let status = session.status.borrow();
-            session.report.established = status.established;
-            session.report.fault =
-                status.last_fault.as_ref().map(|fault| (fault.text.clone(), fault.permanent));
-            session.report.status = sessions::json(&status).to_string();
+            session.report.status.clone_from(&session.status.borrow());
             session.report.clone()
         });
         let report = Report {

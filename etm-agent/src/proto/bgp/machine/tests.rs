@@ -4,7 +4,7 @@ use super::*;
 use crate::proto::bgp::frame::FrameReader;
 use bytes::BytesMut;
 use std::net::Ipv4Addr;
-use wire::{NotificationCode, NotificationMessage, OpenMessage};
+use wire::{AddPathMode, NotificationCode, NotificationMessage, OpenMessage};
 
 const OURS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 179);
 
@@ -15,6 +15,9 @@ fn speaker() -> Speaker {
         router_id: RouterId(OURS),
         hold_time: 9,
         add_path_receive: true,
+        helps_restart: true,
+        role: None,
+        strict_role: false,
     }
 }
 
@@ -68,15 +71,12 @@ fn the_open_offers_both_families_and_nothing_that_outlives_us() {
     assert!(has(&unicast(Afi::Ipv4)) && has(&unicast(Afi::Ipv6)));
     assert!(has(&Capability::FourOctetAs { asn: 64500 }) && has(&Capability::RouteRefresh));
     for capability in &open.capabilities {
-        assert!(
-            !matches!(
-                capability,
-                Capability::GracefulRestart { .. }
-                    | Capability::LongLivedGracefulRestart(_)
-                    | Capability::EnhancedRouteRefresh
-            ),
-            "{capability:?}"
-        );
+        assert!(!matches!(capability, Capability::LongLivedGracefulRestart(_)), "{capability:?}");
+        if let Capability::GracefulRestart { restart_state, notification, restart_time, families } =
+            capability
+        {
+            assert_eq!((*restart_state, *notification, *restart_time, families.len()), (false, false, 0, 0));
+        }
         if let Capability::AddPath(families) = capability {
             assert!(families.iter().all(|family| family.send_receive == AddPathMode::Receive));
         }
@@ -107,14 +107,34 @@ fn a_session_comes_up_with_what_both_offered() {
         add_path: vec![Family::V6],
         four_octet_as: true,
         route_refresh: true,
+        enhanced_refresh: false,
+        extended_next_hop: false,
         message_limit: 4096,
+        restart: None,
+        role: None,
+        ours: [
+            "ipv4-unicast",
+            "ipv6-unicast",
+            "add-path ipv4-unicast receive, ipv6-unicast receive",
+            "route-refresh",
+            "enhanced-route-refresh",
+            "extended-message",
+            "extended-next-hop",
+            "as4 64500",
+            "graceful-restart helper",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+        theirs: ["as4 64500", "ipv4-unicast", "ipv6-unicast", "add-path ipv6-unicast send", "route-refresh"]
+            .map(str::to_owned)
+            .to_vec(),
     };
     assert!(steps.contains(&Step::Up(Box::new(up))), "{steps:?}");
-    assert_eq!(machine.state(), "established");
-    let refresh = wire::RouteRefreshMessage::new(Afi::Ipv6, Safi::Unicast);
+    assert_eq!(machine.state(), SessionState::Established);
+    let refresh = RouteRefreshMessage::new(Afi::Ipv6, Safi::Unicast);
     let steps = machine.on(Event::Received(Frame(wire::Message::RouteRefresh(refresh))));
     assert!(steps.contains(&Step::Refresh(Family::V6)));
-    let steps = machine.on(Event::Stop("bye"));
+    let steps = machine.on(Event::Stop("bye".to_owned()));
     let [wire::Message::Notification(notification)] = &sent(&steps)[..] else { panic!("{steps:?}") };
     assert_eq!((notification.code, notification.subcode), (NotificationCode::Cease, 2));
     assert_eq!(&notification.data[..], b"\x03bye");

@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::proto::bgp::frame::FrameReader;
+use crate::proto::bgp::import::Import;
 use crate::proto::bgp::out::AdjRibOut;
-use crate::proto::bgp::update::{Change, Dispositions, Translator};
+use crate::proto::bgp::update::{Change, Translator};
+use crate::types::bgp::Dispositions;
 use crate::types::{AsPath, AsPathSegment, Asn, LargeCommunity, Origin, RouterId};
 use proptest::prelude::*;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -22,7 +24,13 @@ fn session(four_octet_as: bool, message_limit: u16) -> Negotiated {
         add_path: Vec::new(),
         four_octet_as,
         route_refresh: true,
+        enhanced_refresh: false,
+        extended_next_hop: false,
         message_limit,
+        restart: None,
+        role: None,
+        ours: Vec::new(),
+        theirs: Vec::new(),
     }
 }
 
@@ -31,7 +39,7 @@ fn receive(bytes: &[u8], session: &Negotiated, table: &mut BTreeMap<Prefix, Arc<
     let mut buffer = BytesMut::from(bytes);
     let mut frames = FrameReader::default();
     frames.set_limit(session.message_limit);
-    let mut translator = Translator::new(session, Dispositions::default());
+    let mut translator = Translator::new(session, Import::default(), Dispositions::default());
     let mut lengths = Vec::new();
     loop {
         let before = buffer.len();
@@ -126,7 +134,8 @@ fn end_of_rib_is_what_our_own_reader_takes_for_one() {
     for family in Family::ALL {
         let mut buffer = BytesMut::from(&end_of_rib(family)[..]);
         let frame = FrameReader::default().next(&mut buffer).unwrap().unwrap();
-        let mut translator = Translator::new(&session(true, 4096), Dispositions::default());
+        let mut translator =
+            Translator::new(&session(true, 4096), Import::default(), Dispositions::default());
         assert_eq!(translator.translate(&frame).unwrap().end_of_rib, Some(family));
     }
 }

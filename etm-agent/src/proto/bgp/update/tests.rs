@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::proto::bgp::frame::FrameReader;
-use crate::types::{AsPath, Community, LargeCommunity, Origin, RouterId};
+use crate::types::{AsPath, AsPathSegment, Asn, Community, LargeCommunity, Origin, RouterId};
 use bytes::BytesMut;
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
@@ -24,7 +24,13 @@ fn session(peer_as: u32, add_path: bool) -> Negotiated {
         add_path: if add_path { Family::ALL.to_vec() } else { Vec::new() },
         four_octet_as: true,
         route_refresh: true,
+        enhanced_refresh: false,
+        extended_next_hop: false,
         message_limit: 4096,
+        restart: None,
+        role: None,
+        ours: Vec::new(),
+        theirs: Vec::new(),
     }
 }
 
@@ -43,7 +49,8 @@ fn frame(withdrawn: &[u8], attributes: &[&[u8]], nlri: &[u8]) -> Frame {
 }
 
 fn translate(peer_as: u32, add_path: bool, frame: &Frame) -> (Result<Translated, Reset>, Dispositions) {
-    let mut translator = Translator::new(&session(peer_as, add_path), Dispositions::default());
+    let mut translator =
+        Translator::new(&session(peer_as, add_path), Import::default(), Dispositions::default());
     let result = translator.translate(frame);
     (result, translator.counts())
 }
@@ -96,6 +103,7 @@ fn all_attributes_arrive_and_are_shared_by_the_prefixes() {
             large_communities: vec![LargeCommunity { global: 64601, local1: 1, local2: 2 }],
             originator: Some(Ipv4Addr::new(10, 0, 0, 5)),
             cluster_hops: 0,
+            carried: Box::default(),
         }
     );
     assert_eq!(counts, Dispositions::default());
