@@ -4,17 +4,48 @@
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use crate::bird::Bird;
+use crate::command::{cannot_start, run};
 use crate::error::LabError;
 use crate::netns::Namespace;
-use crate::pair::{
-    CUSTOMER_AS, CUSTOMER_V4, ETM_AS, ETM_V4, PREFIXES, ROUTER_CUSTOMER_V4, ROUTER_V4, ROUTER_V6, Setup,
-    ask_program, spawn, write,
-};
 use crate::poll::wait_until;
+
+/// ETM's address on the link to the router.
+pub const ETM_V4: &str = "10.77.0.1";
+/// The router's address on that link.
+pub const ROUTER_V4: &str = "10.77.0.2";
+/// IPv6 counterpart of [`ETM_V4`].
+pub const ETM_V6: &str = "fd77::1";
+/// IPv6 counterpart of [`ROUTER_V4`].
+pub const ROUTER_V6: &str = "fd77::2";
+/// The customer's address on its link to the router.
+pub const CUSTOMER_V4: &str = "10.78.0.1";
+/// The router's end of that link.
+pub const ROUTER_CUSTOMER_V4: &str = "10.78.0.2";
+/// The customer's AS.
+pub const CUSTOMER_AS: u32 = 64999;
+/// ETM's AS.
+pub const ETM_AS: u32 = 64500;
+/// Prefixes the router originates, per family.
+pub const PREFIXES: u32 = 40;
+
+/// How the router under test is set up.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Which daemon.
+    pub daemon: Daemon,
+    /// The router's AS; ETM's own for a core router.
+    pub asn: u32,
+    /// TCP-MD5 key, where one is used.
+    pub key: Option<&'static str>,
+    /// RFC 5082 on the session with ETM.
+    pub gtsm: bool,
+    /// The router waits for ETM to connect.
+    pub passive: bool,
+}
 
 /// Where Debian keeps FRR's daemons.
 const FRR: &str = "/usr/lib/frr";
@@ -220,7 +251,7 @@ fn start_frr(setup: &Setup, namespace: &Namespace, directory: &Path) -> Result<V
     Ok(children)
 }
 
-fn gobgp_neighbor(setup: &Setup, etm: bool) -> String {
+fn gobgp_peer(setup: &Setup, etm: bool) -> String {
     let (address, asn) = if etm { (ETM_V4, ETM_AS) } else { (CUSTOMER_V4, CUSTOMER_AS) };
     let mut text =
         format!("[[neighbors]]\n[neighbors.config]\nneighbor-address = \"{address}\"\npeer-as = {asn}\n");
@@ -261,8 +292,8 @@ fn start_gobgp(
     again: bool,
 ) -> Result<Vec<Child>, LabError> {
     let mut text = format!("[global.config]\nas = {}\nrouter-id = \"{ROUTER_V4}\"\nport = 179\n", setup.asn);
-    text += &gobgp_neighbor(setup, true);
-    text += &gobgp_neighbor(setup, false);
+    text += &gobgp_peer(setup, true);
+    text += &gobgp_peer(setup, false);
     let config = directory.join("router.toml");
     write(&config, &text)?;
     let path = config.display().to_string();
@@ -286,4 +317,31 @@ fn start_gobgp(
         )?;
     }
     Ok(vec![child])
+}
+
+pub(crate) fn write(path: &Path, text: &str) -> Result<(), LabError> {
+    std::fs::write(path, text).map_err(LabError::io(format!("write {}", path.display())))
+}
+
+fn spawn(
+    what: &str,
+    namespace: &Namespace,
+    program: &str,
+    args: &[&str],
+    output: &Path,
+) -> Result<Child, LabError> {
+    let file = std::fs::File::create(output).map_err(LabError::io(what))?;
+    let mut command = namespace.command(program);
+    command
+        .args(args)
+        .stdin(Stdio::null())
+        .stderr(file.try_clone().map_err(LabError::io(what))?)
+        .stdout(file);
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command.spawn().map_err(|source| cannot_start(what, "nsenter", source))
+}
+
+fn ask_program(namespace: &Namespace, program: &str, args: &[&str]) -> Result<String, LabError> {
+    let net = format!("--net={}", namespace.path().display());
+    run(&format!("ask {program}"), "nsenter", &[&[net.as_str(), "--", program], args].concat(), None)
 }

@@ -1,54 +1,21 @@
 //! A small lab for BGP sessions: ETM's end, one router under test (BIRD, FRR or GoBGP), and an eBGP customer of that
 //! router. Never forwards a packet: only control planes meet here.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::path::PathBuf;
+use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::bird::Bird;
-use crate::command::{cannot_start, run};
-use crate::daemons::{self, Daemon};
+use crate::daemons::{
+    self, CUSTOMER_V4, ETM_V4, ETM_V6, PREFIXES, ROUTER_CUSTOMER_V4, ROUTER_V4, ROUTER_V6, Setup, write,
+};
 use crate::error::LabError;
 use crate::link::BASE_SYSCTLS;
 use crate::netns::Namespace;
 use crate::poll::wait_until;
 use crate::state::{self, Reaper, State};
 use crate::topology::Role;
-
-/// ETM's address on the link to the router.
-pub const ETM_V4: &str = "10.77.0.1";
-/// The router's address on that link.
-pub const ROUTER_V4: &str = "10.77.0.2";
-/// IPv6 counterpart of [`ETM_V4`].
-pub const ETM_V6: &str = "fd77::1";
-/// IPv6 counterpart of [`ROUTER_V4`].
-pub const ROUTER_V6: &str = "fd77::2";
-/// The customer's address on its link to the router.
-pub const CUSTOMER_V4: &str = "10.78.0.1";
-/// The router's end of that link.
-pub const ROUTER_CUSTOMER_V4: &str = "10.78.0.2";
-/// The customer's AS.
-pub const CUSTOMER_AS: u32 = 64999;
-/// ETM's AS.
-pub const ETM_AS: u32 = 64500;
-/// Prefixes the router originates, per family.
-pub const PREFIXES: u32 = 40;
-
-/// How the router under test is set up.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    /// Which daemon.
-    pub daemon: Daemon,
-    /// The router's AS; ETM's own for a core router.
-    pub asn: u32,
-    /// TCP-MD5 key, where one is used.
-    pub key: Option<&'static str>,
-    /// RFC 5082 on the session with ETM.
-    pub gtsm: bool,
-    /// The router waits for ETM to connect.
-    pub passive: bool,
-}
 
 /// The lab. Dropping it removes it.
 #[derive(Debug)]
@@ -202,31 +169,4 @@ impl Drop for Pair {
             let _ = child.wait();
         }
     }
-}
-
-pub(crate) fn write(path: &Path, text: &str) -> Result<(), LabError> {
-    std::fs::write(path, text).map_err(LabError::io(format!("write {}", path.display())))
-}
-
-pub(crate) fn spawn(
-    what: &str,
-    namespace: &Namespace,
-    program: &str,
-    args: &[&str],
-    output: &Path,
-) -> Result<Child, LabError> {
-    let file = std::fs::File::create(output).map_err(LabError::io(what))?;
-    let mut command = namespace.command(program);
-    command
-        .args(args)
-        .stdin(Stdio::null())
-        .stderr(file.try_clone().map_err(LabError::io(what))?)
-        .stdout(file);
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    command.spawn().map_err(|source| cannot_start(what, "nsenter", source))
-}
-
-pub(crate) fn ask_program(namespace: &Namespace, program: &str, args: &[&str]) -> Result<String, LabError> {
-    let net = format!("--net={}", namespace.path().display());
-    run(&format!("ask {program}"), "nsenter", &[&[net.as_str(), "--", program], args].concat(), None)
 }

@@ -11,11 +11,12 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use etm_tests::agent::{AgentOptions, Site, config};
-use etm_tests::lab::LabOptions;
+use etm_tests::command;
+use etm_tests::lab::{Lab, LabOptions};
 use etm_tests::poll::{pass_time, wait_until};
 use etm_tests::scene::{PATIENCE, Scene, turn};
 use etm_tests::state::binary;
-use etm_tests::traffic::Demand;
+use etm_tests::traffic::{Demand, FRAME};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -127,6 +128,65 @@ fn a_recording_begun_in_the_middle_and_cut_by_sigkill_is_equal_as_far_as_it_goes
     assert_eq!((&report["equal"], &report["complete"]), (&true.into(), &false.into()), "{report}");
     assert!(report["inputs"].as_u64() >= Some(recorded), "what was written stays: {report}");
     assert!(report["unclaimed"][0]["why"].as_str().unwrap().contains("no end mark"), "{report}");
+}
+
+/// A disk of a few kilobytes where the agent records.
+struct SmallDisk(String);
+
+impl SmallDisk {
+    fn at(directory: &Path) -> SmallDisk {
+        fs::create_dir_all(directory).unwrap();
+        let disk = SmallDisk(directory.display().to_string());
+        let mounted =
+            command::run("mount", "mount", &["-t", "tmpfs", "-o", "size=8k", "etm-lab", &disk.0], None);
+        mounted.unwrap();
+        disk
+    }
+
+    fn grow(&self) {
+        command::run("remount", "mount", &["-o", "remount,size=16m", &self.0], None).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // The agent may still have a file open there.
+        let _ = command::run("unmount", "umount", &["--lazy", &self.0], None);
+    }
+}
+
+#[test]
+fn a_full_disk_costs_the_recording_a_gap_and_the_decision_nothing() {
+    let Some(_turn) = turn() else { return };
+    let lab = Lab::up(LabOptions::default()).unwrap();
+    let disk = SmallDisk::at(&Site::of(&lab).recordings());
+    let options = AgentOptions { record: true, ..AgentOptions::default() };
+    let flows = demand(QUIET).flows(lab.table(), FRAME);
+    let mut scene = Scene::start_in(lab, &options, &flows).unwrap();
+    wait_until("the disk to be full", PATIENCE, || {
+        let status = status(&scene);
+        if status["error"].is_string() { Ok(()) } else { Err(status.to_string()) }
+    })
+    .unwrap();
+    scene.demand(&demand(OVERLOAD));
+    scene.wait_overrides().unwrap();
+    disk.grow();
+    let lost = wait_until("the recording to go on", PATIENCE, || {
+        let status = status(&scene);
+        let goes_on = status["error"].is_null() && status["file"].is_string();
+        if goes_on { Ok(status["inputs_lost"].as_u64()) } else { Err(status.to_string()) }
+    })
+    .unwrap();
+    assert!(lost > Some(0));
+    pass_time(Duration::from_secs(3));
+    scene.agent.signal(Signal::SIGTERM).unwrap();
+    assert_eq!(scene.agent.wait_end(PATIENCE).unwrap().code(), Some(0), "{}", scene.agent.log());
+
+    let report = Copy::of(&scene).report(&[]);
+    assert_eq!((&report["equal"], &report["complete"]), (&true.into(), &false.into()), "{report}");
+    let reasons = report["unclaimed"].to_string();
+    assert!(reasons.contains("were not recorded"), "{reasons}");
+    drop(disk);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::*;
 use crate::core::billing::{Billing, Layer};
 use crate::core::policy::{Mode, Role};
+use crate::core::route_rules::Verdict;
 use crate::types::{BitRate, Community, Share, UplinkId};
 use std::time::Duration;
 
@@ -23,11 +24,9 @@ fn report(text: &str) -> String {
     parse("etm.toml", text).expect_err("the configuration should be refused").to_string()
 }
 
-#[test]
-fn the_example_is_good_and_so_is_every_commented_default_in_it() {
-    let settings = parse("example", EXAMPLE).unwrap();
-    assert_eq!(settings.policy.mode, Mode::Observe);
-    let uncommented: String = EXAMPLE
+/// The example with every commented key in force.
+fn all_keys() -> String {
+    EXAMPLE
         .lines()
         .map(|line| match line.strip_prefix("# ") {
             // Prose has no equals sign after its first word.
@@ -39,8 +38,14 @@ fn the_example_is_good_and_so_is_every_commented_default_in_it() {
             }
             _ => line,
         })
-        .fold(String::new(), |text, line| text + line + "\n");
-    let full = parse("example, all keys", &uncommented).unwrap_or_else(|error| panic!("{error}"));
+        .fold(String::new(), |text, line| text + line + "\n")
+}
+
+#[test]
+fn the_example_is_good_and_so_is_every_commented_default_in_it() {
+    let settings = parse("example", EXAMPLE).unwrap();
+    assert_eq!(settings.policy.mode, Mode::Observe);
+    let full = parse("example, all keys", &all_keys()).unwrap_or_else(|error| panic!("{error}"));
     // The defaults that are shown are the defaults that hold.
     assert_eq!(
         (full.policy.hold, full.policy.max_overrides),
@@ -154,5 +159,45 @@ fn faults_of_meaning_say_what_to_write() {
     for (text, part) in cases {
         let report = report(text);
         assert!(report.contains(part), "`{part}` is missing in\n{report}");
+    }
+}
+
+#[test]
+fn rules_about_routes_are_read_in_order() {
+    let rules = parse("example", &all_keys()).map(|settings| settings.policy.route_rules).unwrap();
+    let names: Vec<&str> = rules.iter().map(|rule| rule.name.as_str()).collect();
+    assert_eq!(names, ["no-customers-by-exchange", "likes-transit-b"]);
+    assert_eq!(rules[1].verdict, Verdict::Accept { preference: Some(150) });
+    let listed = |prefix: &str| rules[0].prefixes.contains(prefix.parse().unwrap());
+    assert!(listed("203.0.113.0/25") && listed("198.51.101.0/24") && !listed("198.51.100.0/22"));
+}
+
+#[test]
+fn faults_in_rules_are_named() {
+    let rule = |text: &str| format!("{GOOD}\n[[policy.route]]\nname = \"r\"\n{text}\n");
+    let list = "\n[[policy.prefix_list]]\nname = \"l\"\nprefixes = [\"198.18.0.0/15 le 24\"]\n";
+    for (text, words) in [
+        (rule("action = \"deny\"\npreference = 5"), "a route that is denied has no preference"),
+        (
+            rule("action = \"deny\"\nprefixes = [\"198.18.0.0/15 ge 10\"]"),
+            "holds no prefix: lengths must go up",
+        ),
+        (rule("action = \"deny\"\nprefix_lists = [\"x\"]"), "no [[policy.prefix_list]] is named `x`"),
+        (
+            rule("action = \"deny\"\nas_paths = [\"^64601_\"]"),
+            "`^64601_` is not part of a pattern of AS paths",
+        ),
+        (rule("action = \"deny\"\ncommunities = [\"5\"]"), "is not a community"),
+        (rule("action = \"deny\"\nlarge_communities = [\"5:5\"]"), "is not a large community"),
+        (rule("action = \"deny\"\nsessions = [\"x\"]"), "no [[bgp.session]] is named `x`"),
+        (rule("action = \"refuse\""), "unknown variant `refuse`"),
+        (format!("{GOOD}{list}"), "no rule uses prefix list `l`"),
+        (
+            format!("{}{list}{list}", rule("action = \"deny\"\nprefix_lists = [\"l\"]")),
+            "prefix list `l` is described twice",
+        ),
+    ] {
+        let said = report(&text);
+        assert!(said.contains(words), "{words}: {said}");
     }
 }

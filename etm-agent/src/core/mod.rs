@@ -5,8 +5,9 @@
 //!
 //! In reading order, each file importing only those before it.
 
-pub mod billing;
 pub mod route_rules;
+
+pub mod billing;
 
 pub mod policy;
 

@@ -192,7 +192,7 @@ impl Connection<'_> {
                 }
             }
             Wake::Arrived(arrival) => self.arrived(arrival),
-            Wake::Rival(progress) => self.rivalry(progress),
+            Wake::Rival(progress) => self.rivalry(&progress),
             Wake::Ordered(order) => self.obey(order).await,
             Wake::Parted => self.parting = None,
             Wake::Writable | Wake::Delivered | Wake::Acknowledge => {}
@@ -298,7 +298,7 @@ impl Connection<'_> {
     }
 
     /// RFC 4271 section 6.8: an Established session is kept; RFC 4724 section 4.2: not that of a peer that restarts.
-    fn rivalry(&mut self, progress: Progress) {
+    fn rivalry(&mut self, progress: &Progress) {
         let Some(rival) = self.rival.take() else { return };
         match progress {
             Progress::Opened if self.session.restart.is_some() => {

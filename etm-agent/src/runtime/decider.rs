@@ -72,8 +72,9 @@ pub(super) struct Decider {
     pub(super) learning: watch::Sender<bool>,
     pub(super) jobs: SyncSender<Job>,
     pub(super) identity: Identity,
-    /// Changes that the table thread could not take yet, in order and in jobs.
-    pub(super) backlog: VecDeque<Vec<TableChange>>,
+    /// Changes that the table thread could not take yet, in order; the job it could not take comes before them.
+    pub(super) backlog: VecDeque<TableChange>,
+    pub(super) next_job: Option<Job>,
     pub(super) rounds: Histogram<u64>,
     /// Until when the lease is held. Announcements live on it too.
     pub(super) stance: watch::Sender<Stance>,
@@ -138,7 +139,7 @@ impl Decider {
         if let Some(decision) = outcome.decision {
             self.decisions.send_replace(decision);
         }
-        self.keep_changes(outcome.table);
+        self.backlog.extend(outcome.table);
         self.hand_out_changes();
         if let Some(rows) = outcome.live
             && matches!(self.jobs.try_send(Job::Live(rows)), Err(TrySendError::Disconnected(_)))
@@ -152,27 +153,22 @@ impl Decider {
         });
     }
 
-    fn keep_changes(&mut self, changes: Vec<TableChange>) {
-        if changes.is_empty() {
-            return;
-        }
-        match self.backlog.back_mut().filter(|last| last.len() + changes.len() <= CHANGES_PER_JOB) {
-            Some(last) => last.extend(changes),
-            None => self.backlog.push_back(changes),
-        }
-    }
-
     /// Never waits for the kernel: what the table thread cannot take now is kept.
     fn hand_out_changes(&mut self) {
-        while let Some(changes) = self.backlog.pop_front() {
-            match self.jobs.try_send(Job::Changes(changes)) {
-                Err(
-                    TrySendError::Full(Job::Changes(back)) | TrySendError::Disconnected(Job::Changes(back)),
-                ) => {
-                    self.backlog.push_front(back);
+        loop {
+            if self.next_job.is_none() {
+                if self.backlog.is_empty() {
+                    // A whole table's changes are many megabytes, needed once.
+                    self.backlog.shrink_to(CHANGES_PER_JOB);
                     return;
                 }
-                Ok(()) | Err(_) => {}
+                let count = self.backlog.len().min(CHANGES_PER_JOB);
+                self.next_job = Some(Job::Changes(self.backlog.drain(..count).collect()));
+            }
+            let Some(job) = self.next_job.take() else { return };
+            if let Err(TrySendError::Full(back)) = self.jobs.try_send(job) {
+                self.next_job = Some(back);
+                return;
             }
         }
     }
@@ -310,6 +306,7 @@ impl Decider {
             jobs,
             identity,
             backlog: VecDeque::new(),
+            next_job: None,
             rounds: histogram(),
             stance,
             adopt,

@@ -26,8 +26,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-/// Inputs that wait for the decision: batches of up to 512 routes, so some megabytes at most.
-const INPUTS: usize = 256;
+/// Inputs that wait for the decision: batches of up to 512 routes, so three megabytes at most.
+const INPUTS: usize = 64;
 
 /// Starts every part. An error means that nothing runs any more.
 pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -> Result<Parts, AgentError> {

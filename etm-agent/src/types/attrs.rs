@@ -145,18 +145,6 @@ impl fmt::Display for LargeCommunity {
     }
 }
 
-/// An optional transitive attribute that ETM has no use for itself and passes on with the route: AGGREGATOR,
-/// EXTENDED COMMUNITIES, ONLY_TO_CUSTOMER, and whatever it does not know (RFC 4271 section 5).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct CarriedAttr {
-    /// Attribute flags as they are to be sent: Partial is set where ETM does not know the attribute.
-    pub flags: u8,
-    /// Attribute type code.
-    pub code: u8,
-    /// Value in network order; AS numbers in it have four octets.
-    pub value: Box<[u8]>,
-}
-
 impl FromStr for LargeCommunity {
     type Err = String;
 
@@ -168,6 +156,18 @@ impl FromStr for LargeCommunity {
             _ => Err(bad()),
         }
     }
+}
+
+/// An optional transitive attribute that ETM has no use for itself and passes on with the route: AGGREGATOR,
+/// EXTENDED COMMUNITIES, ONLY_TO_CUSTOMER, and whatever it does not know (RFC 4271 section 5).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CarriedAttr {
+    /// Attribute flags as they are to be sent: Partial is set where ETM does not know the attribute.
+    pub flags: u8,
+    /// Attribute type code.
+    pub code: u8,
+    /// Value in network order; AS numbers in it have four octets.
+    pub value: Box<[u8]>,
 }
 
 /// The attributes of one route.

@@ -14,7 +14,8 @@ use etm_agent::peering::{
 use etm_agent::types::bgp::PeerStatus;
 use etm_agent::types::{Asn, Family, PathId, PeerId, Prefix, RouteAttrs, RouterId, Timestamp};
 use etm_tests::clock::boottime_ns;
-use etm_tests::pair::{ETM_AS, ETM_V4, ETM_V6, Pair, ROUTER_V4};
+use etm_tests::daemons::{ETM_AS, ETM_V4, ETM_V6, ROUTER_V4};
+use etm_tests::pair::Pair;
 use etm_tests::poll::wait_until;
 use tokio::sync::{mpsc, watch};
 

@@ -18,8 +18,10 @@ use etm_agent::types::bgp::{BgpRole, Initiator};
 use etm_agent::types::{
     AsPath, Asn, CarriedAttr, Community, ExitId, Family, Generation, LargeCommunity, Prefix, RouteAttrs,
 };
-use etm_tests::daemons::{Daemon, prefix_v4, prefix_v6};
-use etm_tests::pair::{ETM_AS, ETM_V4, PREFIXES, Pair, ROUTER_V4, ROUTER_V6, Setup};
+use etm_tests::daemons::{
+    Daemon, ETM_AS, ETM_V4, PREFIXES, ROUTER_V4, ROUTER_V6, Setup, prefix_v4, prefix_v6,
+};
+use etm_tests::pair::Pair;
 use etm_tests::poll::wait_until;
 
 const KEY: &str = "s3cret-of-the-lab";

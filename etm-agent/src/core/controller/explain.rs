@@ -3,9 +3,10 @@
 use super::super::fib_view::NotOurs;
 use super::super::preference::{Candidate, compare};
 use super::super::projection::excluded;
+use super::super::route_rules::Verdict;
 use super::super::view::{CandidateView, ExplainView};
 use super::Controller;
-use crate::types::{BitRate, ExitId, PeerId, Prefix, RouteAttrs};
+use crate::types::{BitRate, ExitId, PathId, PeerId, Prefix, RouteAttrs};
 use std::sync::Arc;
 
 impl Controller {
@@ -127,7 +128,9 @@ impl Controller {
             let shown = ranked.iter().any(|candidate| (candidate.peer, candidate.path_id) == (peer, path_id));
             if !shown {
                 let exit = self.topology.exit_of(attrs.next_hop);
-                let note = self.unusable_note(exit, &ranked);
+                let note = self
+                    .refused_note(prefix, peer, path_id)
+                    .unwrap_or_else(|| self.unusable_note(exit, &ranked));
                 views.push(self.candidate_view(peer, &attrs, exit, false, note));
             }
         }
@@ -172,6 +175,15 @@ impl Controller {
         let room = configured.fill_rate().saturating_sub(offered);
         let word = if rate <= room { "has room for it" } else { "has no room for it" };
         format!("{} {word}: {room} free", configured.name)
+    }
+
+    /// Why the operator's word keeps a route from being a candidate, if it does.
+    fn refused_note(&self, prefix: Prefix, peer: PeerId, path_id: PathId) -> Option<String> {
+        if self.rib.is_internal(prefix) {
+            return Some("the prefix is inside one of policy.internal".to_owned());
+        }
+        let rule = self.rib.rule_of(prefix, peer, path_id)?;
+        (rule.verdict == Verdict::Deny).then(|| format!("denied by rule {}", rule.name))
     }
 
     fn unusable_note(&self, exit: Option<ExitId>, ranked: &[Candidate]) -> String {

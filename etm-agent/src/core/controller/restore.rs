@@ -28,7 +28,7 @@ impl Controller {
     }
 
     /// The same state under another configuration.
-    pub fn under(mut self, policy: Policy) -> Result<Controller, OtherShape> {
+    pub fn under(mut self, mut policy: Policy) -> Result<Controller, OtherShape> {
         let was = &self.policy;
         let uplinks = |policy: &Policy| -> Vec<String> {
             policy.uplinks.iter().map(|uplink| uplink.name.clone()).collect()
@@ -43,11 +43,21 @@ impl Controller {
         if was.peers != policy.peers {
             return differs("BGP sessions");
         }
+        let rules = |policy: &Policy| (policy.route_rules.clone(), policy.internal.clone(), policy.process);
+        if rules(was) != rules(&policy) {
+            return differs("rules about learnt routes");
+        }
         if was.static_routes != policy.static_routes {
             return differs("static routes");
         }
         if was.community != policy.community {
             return differs("communities");
+        }
+        // What no file says: the recorded machine's interfaces without frames.
+        for (uplink, was) in policy.uplinks.iter_mut().zip(&self.policy.uplinks) {
+            if was.billing == was.billing.without_header() {
+                uplink.billing = uplink.billing.without_header();
+            }
         }
         let links: Vec<_> =
             (0..policy.uplinks.len()).map(|index| self.topology.link(uplink_id(index))).collect();

@@ -28,13 +28,13 @@ const SEGMENTED: u32 = 1 << 5;
 /// Has a class of the operator's rules.
 const HAS_CLASS: u32 = 1 << 7;
 /// Every flag that stands for a word, in the order of these words.
-const OPTIONAL: u32 = HAS_MED | HAS_ORIGINATOR | HAS_LOCAL_PREF | HAS_CLASS | HAS_CARRIED;
+const OPTIONAL: u32 = HAS_MED | HAS_ORIGINATOR | HAS_LOCAL_PREF | HAS_CLASS;
 /// Carries BLACKHOLE (RFC 7999).
 const IS_BLACKHOLE: u32 = 1 << 6;
-/// Attributes that are passed on unread follow the rest; their length in words is the last optional word.
-const HAS_CARRIED: u32 = 1 << 15;
 const CLUSTER_SHIFT: u32 = 8;
 const CLUSTER_MAX: u32 = 0x7F;
+/// Attributes that are passed on unread follow at the end.
+const HAS_CARRIED: u32 = 1 << 15;
 const SET: u32 = 1 << 16;
 
 /// The store.
@@ -228,41 +228,8 @@ fn room(class: usize) -> usize {
 fn record_len(words: &[u32]) -> usize {
     let optional = (words[1] & OPTIONAL).count_ones();
     let (communities, large) = (words[2] & 0xFFFF, words[2] >> 16);
-    let carried = match words[1] & HAS_CARRIED {
-        0 => 0,
-        _ => index(words[FIXED + index(optional) - 1]),
-    };
-    FIXED + index(optional) + index(words[1] >> 16) + index(communities) + index(large) * 3 + carried
-}
-
-/// Words of an attribute that is passed on unread: one for flags, code and length, then the value, padded.
-fn carried_words(attr: &CarriedAttr) -> usize {
-    1 + attr.value.len().div_ceil(4)
-}
-
-fn encode_carried(carried: &[CarriedAttr], words: &mut Vec<u32>) {
-    for attr in carried {
-        words.push(u32::from(attr.flags) << 24 | u32::from(attr.code) << 16 | short(attr.value.len()));
-        words.extend(attr.value.chunks(4).map(|part| {
-            let mut octets = [0; 4];
-            octets[..part.len()].copy_from_slice(part);
-            u32::from_be_bytes(octets)
-        }));
-    }
-}
-
-fn decode_carried(mut words: &[u32]) -> Box<[CarriedAttr]> {
-    let mut carried = Vec::new();
-    while let Some((head, rest)) = words.split_first() {
-        let [flags, code, ..] = head.to_be_bytes();
-        let len = index(head & 0xFFFF);
-        let (value, rest) = rest.split_at(len.div_ceil(4).min(rest.len()));
-        let mut value: Vec<u8> = value.iter().flat_map(|word| word.to_be_bytes()).collect();
-        value.truncate(len);
-        carried.push(CarriedAttr { flags, code, value: value.into() });
-        words = rest;
-    }
-    carried.into()
+    let len = FIXED + index(optional) + index(words[1] >> 16) + index(communities) + index(large) * 3;
+    if words[1] & HAS_CARRIED == 0 { len } else { len + 1 + index(words[len]) }
 }
 
 fn encode(attrs: &RouteAttrs, hop: u32, class: Option<RuleClass>, words: &mut Vec<u32>) {
@@ -288,10 +255,6 @@ fn encode(attrs: &RouteAttrs, hop: u32, class: Option<RuleClass>, words: &mut Ve
         flags |= HAS_CLASS;
         words.push(class);
     }
-    if !attrs.carried.is_empty() {
-        flags |= HAS_CARRIED;
-        words.push(number(attrs.carried.iter().map(carried_words).sum()));
-    }
     let before = words.len();
     match &attrs.as_path.0[..] {
         [] => {}
@@ -314,11 +277,43 @@ fn encode(attrs: &RouteAttrs, hop: u32, class: Option<RuleClass>, words: &mut Ve
     for value in attrs.large_communities.iter().take(index(large)) {
         words.extend_from_slice(&[value.global, value.local1, value.local2]);
     }
-    encode_carried(&attrs.carried, words);
     if attrs.communities.contains(&Community::BLACKHOLE) {
         flags |= IS_BLACKHOLE;
     }
+    if !attrs.carried.is_empty() {
+        flags |= HAS_CARRIED;
+        encode_carried(&attrs.carried, words);
+    }
     words[1] = flags;
+}
+
+/// The number of words that follow; then each attribute: flags, code and length in one word, its value in the next.
+fn encode_carried(carried: &[CarriedAttr], words: &mut Vec<u32>) {
+    let before = words.len();
+    words.push(0);
+    for attr in carried {
+        let len = short(attr.value.len());
+        words.push(u32::from(attr.flags) << 24 | u32::from(attr.code) << 16 | len);
+        for chunk in attr.value[..index(len)].chunks(4) {
+            let mut word = [0; 4];
+            word[..chunk.len()].copy_from_slice(chunk);
+            words.push(u32::from_be_bytes(word));
+        }
+    }
+    words[before] = number(words.len() - before - 1);
+}
+
+fn decode_carried(mut words: &[u32]) -> Box<[CarriedAttr]> {
+    let mut carried = Vec::new();
+    while let Some((head, rest)) = words.split_first() {
+        let [flags, code, ..] = head.to_be_bytes();
+        let len = index(head & 0xFFFF);
+        let (value, rest) = rest.split_at(len.div_ceil(4).min(rest.len()));
+        let value: Vec<u8> = value.iter().flat_map(|word| word.to_be_bytes()).take(len).collect();
+        carried.push(CarriedAttr { flags, code, value: value.into() });
+        words = rest;
+    }
+    carried.into()
 }
 
 fn origin_bits(origin: Origin) -> u32 {
@@ -334,7 +329,6 @@ impl AttrsRef<'_> {
         self.words[1] & flag != 0
     }
 
-    /// The optional word of `flag`, which is one of `OPTIONAL`, in the order of their bits.
     /// The word of one of the flags in `OPTIONAL`.
     fn optional(&self, flag: u32) -> Option<u32> {
         let before = (self.words[1] & OPTIONAL & (flag - 1)).count_ones();
@@ -413,14 +407,13 @@ impl AttrsRef<'_> {
         members.first().filter(|_| !set).copied().map(Asn)
     }
 
-    /// Words of COMMUNITIES, LARGE_COMMUNITY, and of what is passed on unread.
-    fn tail(&self) -> (&[u32], &[u32], &[u32]) {
-        let start = FIXED + self.path_words().len();
+    /// COMMUNITIES, LARGE_COMMUNITY, and what is carried.
+    fn rest(&self) -> (&[u32], &[u32], &[u32]) {
         let optional = (self.words[1] & OPTIONAL).count_ones();
-        let (communities, rest) =
-            self.words[start + index(optional)..].split_at(index(self.words[2] & 0xFFFF));
+        let start = FIXED + index(optional) + self.path_words().len();
+        let (communities, rest) = self.words[start..].split_at(index(self.words[2] & 0xFFFF));
         let (large, carried) = rest.split_at(index(self.words[2] >> 16) * 3);
-        (communities, large, carried)
+        (communities, large, carried.get(1..).unwrap_or_default())
     }
 
     fn decode(&self) -> RouteAttrs {
@@ -428,7 +421,7 @@ impl AttrsRef<'_> {
         let segments = self.segments().map(|(set, members)| {
             if set { AsPathSegment::Set(asns(members)) } else { AsPathSegment::Sequence(asns(members)) }
         });
-        let (communities, large, carried) = self.tail();
+        let (communities, large, carried) = self.rest();
         let large = large.chunks_exact(3).map(|value| LargeCommunity {
             global: value[0],
             local1: value[1],
@@ -472,7 +465,7 @@ pub(super) mod tests {
             large in prop::collection::vec((0u32..3, 0u32..3), 0..3),
             originator in prop::option::of(any::<u32>().prop_map(Ipv4Addr::from)),
             cluster_hops in 0u8..4,
-            carried in prop::collection::vec((any::<u8>(), any::<u8>(), prop::collection::vec(any::<u8>(), 0..9)), 0..3),
+            carried in prop::collection::vec((any::<u8>(), 0u8..3, prop::collection::vec(any::<u8>(), 0..6)), 0..3),
         ) -> RouteAttrs {
             let next_hop = if hop < 3 { format!("10.0.{hop}.1") } else { format!("fd00:{hop}::1") };
             RouteAttrs {

@@ -3,7 +3,7 @@
 //!
 //! Invariants: what a session that went down has said is void at once, whatever its size: an epoch ends, and the
 //! entries are cleared away later, a slice at a time (`clear_away`). No answer ever shows a void route.
-//! Structure and figures: docs/adr/0008.
+//! Structure and figures: docs/adr/0010.
 
 mod attrs;
 mod routes;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// No record: numbers are below this.
 const EMPTY: u64 = u64::MAX;
 /// The table is doubled when more than this many of 8 places are taken.
-const FULL: usize = 6;
+const FULL: usize = 7;
 
 /// Open addressing with linear probing; each place holds the hash beside the number, so that growing and most
 /// misses need no look at a record.

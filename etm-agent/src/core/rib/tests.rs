@@ -3,6 +3,7 @@
 use super::attrs::tests::any_attrs;
 use super::*;
 use crate::core::input::LinkEvent;
+use crate::core::policy::Exit;
 use crate::core::policy::tests::two_exits;
 use crate::types::{AsPath, Asn, IfIndex, UplinkId};
 use proptest::prelude::*;
@@ -98,6 +99,101 @@ fn a_peer_that_goes_down_takes_all_its_routes_along() {
     assert_eq!(rib.candidates(p("198.18.0.0/24"), &up()).len(), 1);
     rib.clear_away(10);
     assert_eq!(rib.prefixes(), 1);
+}
+
+#[test]
+fn an_exchange_with_thousands_of_next_hops_is_normal() {
+    const MEMBERS: u16 = 3771;
+    let mut policy = two_exits();
+    let hop = |member: u16| IpAddr::from([10, 9, member.to_be_bytes()[0], member.to_be_bytes()[1]]);
+    for member in 0..MEMBERS {
+        let name = format!("member-{member}");
+        policy.exits.push(Exit { name, gateways: vec![hop(member)], ..policy.exits[1].clone() });
+    }
+    let mut topology = Topology::new(&policy);
+    topology.set_link(LinkEvent { uplink: UplinkId(1), ifindex: Some(IfIndex(11)), up: true });
+    let mut rib = Rib::new(&policy);
+    let route = |member: u16| {
+        let mut attrs = RouteAttrs::to_next_hop(hop(member));
+        // Longer paths for lower addresses, so that the order is not that of arrival.
+        let hops = usize::from((MEMBERS - member) / 1000);
+        attrs.as_path = AsPath::sequence(std::iter::repeat_n(64_600 + u32::from(member), 1 + hops));
+        RouteChange::Announce {
+            prefix: p("198.18.0.0/24"),
+            path_id: PathId(u32::from(member)),
+            attrs: Arc::new(attrs),
+        }
+    };
+    rib.apply(RouteBatch { peer: PeerId(0), changes: (0..MEMBERS).map(route).collect() }, |_, _| ());
+    let candidates = rib.candidates(p("198.18.0.0/24"), &topology);
+    assert_eq!(candidates.len(), usize::from(MEMBERS));
+    let order: Vec<(u32, IpAddr)> = candidates.iter().map(|c| (c.standing.hops, c.next_hop)).collect();
+    assert!(order.is_sorted(), "by AS_PATH, then by next hop");
+    topology.set_link(LinkEvent { uplink: UplinkId(1), ifindex: Some(IfIndex(11)), up: false });
+    assert!(rib.candidates(p("198.18.0.0/24"), &topology).is_empty());
+}
+
+#[test]
+fn covering_routes_serve_where_the_provider_is_used_so_and_come_last() {
+    let mut policy = two_exits();
+    policy.providers[1].covering = true;
+    let mut topology = Topology::new(&policy);
+    for uplink in 0..2u16 {
+        let ifindex = Some(IfIndex(u32::from(uplink) + 10));
+        topology.set_link(LinkEvent { uplink: UplinkId(uplink), ifindex, up: true });
+    }
+    let mut rib = Rib::new(&policy);
+    rib.apply(announce(0, "198.18.0.0/24", 1, "10.0.1.1", false), |_, _| ());
+    rib.apply(announce(0, "0.0.0.0/0", 1, "10.0.1.1", false), |_, _| ());
+    rib.apply(announce(0, "0.0.0.0/0", 2, "10.0.2.1", false), |_, _| ());
+    let seen = |rib: &Rib, prefix: &str| -> Vec<(u16, String)> {
+        let shown = |c: Candidate| (c.exit.0, c.prefix.to_string());
+        rib.candidates(p(prefix), &topology).into_iter().map(shown).collect()
+    };
+    let both = [(0, "198.18.0.0/24".to_owned()), (1, "0.0.0.0/0".to_owned())];
+    assert_eq!(seen(&rib, "198.18.0.0/24"), both);
+    rib.apply(announce(0, "198.18.0.0/16", 2, "10.0.2.1", false), |_, _| ());
+    assert_eq!(seen(&rib, "198.18.0.0/24")[1], (1, "198.18.0.0/16".to_owned()), "the longest cover");
+    assert_eq!(seen(&rib, "0.0.0.0/0").len(), 2, "each for itself");
+}
+
+#[test]
+fn rules_and_internal_prefixes_decide_who_is_a_candidate() {
+    let mut policy = two_exits();
+    policy.internal = vec![p("198.19.0.0/16")];
+    let rule = |name: &str, prefix: &str, verdict| RouteRule {
+        name: name.to_owned(),
+        prefixes: [format!("{prefix} le 32").parse().unwrap()].into_iter().collect(),
+        as_paths: Vec::new(),
+        communities: Vec::new(),
+        large_communities: Vec::new(),
+        origins: Vec::new(),
+        peers: vec![PeerId(1)],
+        verdict,
+    };
+    policy.route_rules = vec![
+        rule("not-these", "198.18.0.0/24", Verdict::Deny),
+        rule("these-first", "198.18.0.0/16", Verdict::Accept { preference: Some(200) }),
+    ];
+    let mut rib = Rib::new(&policy);
+    for (prefix, peer, next_hop) in [
+        ("198.18.0.0/24", 0, "10.0.1.1"),
+        ("198.18.0.0/24", 1, "10.0.2.1"),
+        ("198.18.1.0/24", 0, "10.0.1.1"),
+        ("198.18.1.0/24", 1, "10.0.2.1"),
+        ("198.19.1.0/24", 0, "10.0.1.1"),
+    ] {
+        rib.apply(announce(peer, prefix, 1, next_hop, false), |_, _| ());
+    }
+    let exits = |prefix: &str| -> Vec<u16> {
+        rib.candidates(p(prefix), &up()).into_iter().map(|candidate| candidate.exit.0).collect()
+    };
+    assert_eq!(exits("198.18.0.0/24"), [0]);
+    assert_eq!(exits("198.18.1.0/24"), [1, 0], "preference above LOCAL_PREF");
+    assert!(exits("198.19.1.0/24").is_empty() && rib.contains(p("198.19.1.0/24")));
+    let decided = rib.rule_of(p("198.18.0.0/24"), PeerId(1), PathId(1)).map(|rule| rule.name.as_str());
+    assert_eq!(decided, Some("not-these"));
+    assert_eq!(rib.rule_hits().map(|(_, hits)| hits).collect::<Vec<_>>(), [1, 1]);
 }
 
 /// The same in the plainest way.

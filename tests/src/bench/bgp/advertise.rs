@@ -82,7 +82,7 @@ fn measure(
 
 fn start_bird(site: &Site) -> Result<Bird, LabError> {
     let text = format!(
-        "router id {BIRD};\nprotocol device {{ scan time 10; }}\nprotocol direct {{ ipv4; ipv6; }}\n\
+        "router id {BIRD};\ntimeformat protocol iso long ms;\nprotocol device {{ scan time 10; }}\nprotocol direct {{ ipv4; ipv6; }}\n\
          protocol bgp etm {{ local {BIRD} as {AS}; neighbor {ETM} as {AS}; passive;\n\
          ipv4 {{ import all; export none; }}; ipv6 {{ import all; export none; }}; }}\n"
     );

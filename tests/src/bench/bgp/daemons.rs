@@ -109,11 +109,12 @@ impl Daemon {
     }
 }
 
+/// The agent with room for a million prefixes, as many as there are of each family and a little more.
 fn etm(site: &Site) -> Result<Daemon, LabError> {
     let socket = site.directory.join("etm.sock");
     let mut text = format!(
         "[agent]\ncontrol_socket = \"{}\"\nstartup_timeout = \"120s\"\n\n[kernel]\nlease = \"10s\"\n\n\
-         [datapath]\npin_root = \"{}\"\nprefixes_ipv4 = 1000000\nprefixes_ipv6 = 200000\n\n\
+         [datapath]\npin_root = \"{}\"\nprefixes_ipv4 = 860000\nprefixes_ipv6 = 160000\n\n\
          [[interface]]\nname = \"up0\"\ncapacity = \"10Gbit\"\n",
         socket.display(),
         site.pins().display()
@@ -127,7 +128,7 @@ fn etm(site: &Site) -> Result<Daemon, LabError> {
         );
         let _ = write!(
             sessions,
-            "\n[[bgp.session]]\nname = \"p{peer}\"\nrole = \"learn\"\npeer = \"{v4}\"\npeer_as = {asn}\nlocal = \"10.0.0.254\"\n"
+            "\n[[bgp.session]]\nname = \"p{peer}\"\nrole = \"learn\"\npeer = \"{v4}\"\npeer_as = {asn}\nlocal = \"10.0.0.254\"\naccept = \"all\"\n"
         );
     }
     let config = site.write("etm.toml", &(text + &sessions))?;
