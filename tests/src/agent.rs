@@ -32,7 +32,7 @@ const LOG_TAIL: usize = 20;
 /// What differs between runs of the agent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AgentOptions {
-    /// `observe` or `enforce`.
+    /// `observe`, `approve` or `enforce`.
     pub mode: &'static str,
     /// Share of an uplink's capacity that may be used, in percent.
     pub limit_percent: u32,
@@ -52,6 +52,8 @@ pub struct AgentOptions {
     pub kill_hung: bool,
     /// Where the log goes instead of the lab's directory.
     pub log_to: Option<&'static str>,
+    /// What each provider asks per Mbit/s and month, in the order of [`Provider::ALL`]; `None` names no price.
+    pub prices: Option<[&'static str; 3]>,
     /// Record from the start on.
     pub record: bool,
     /// Log filter (`RUST_LOG`).
@@ -71,6 +73,7 @@ impl Default for AgentOptions {
             startup_timeout: "20s",
             kill_hung: true,
             log_to: None,
+            prices: None,
             record: false,
             log: "info",
         }
@@ -134,13 +137,16 @@ pub fn config(site: &Site, options: &AgentOptions) -> String {
     );
     let real = if site.uplink_bps == 0 { 1_000_000_000 } else { site.uplink_bps };
     let capacity_kbit = options.capacity_bps.unwrap_or(real) / 1000;
-    for provider in Provider::ALL {
+    for (at, provider) in Provider::ALL.into_iter().enumerate() {
         let _ = write!(
             text,
             "\n[[interface]]\nname = \"{}\"\ncapacity = \"{capacity_kbit}kbit\"\nlimit = \"{}%\"\n",
             provider.uplink(),
             options.limit_percent
         );
+        if let Some(prices) = options.prices {
+            let _ = writeln!(text, "tiers = [{{ price = \"{}\" }}]", prices[at]);
+        }
     }
     for provider in Provider::ALL {
         let _ = write!(

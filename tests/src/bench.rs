@@ -13,6 +13,7 @@ mod fib;
 mod forward;
 mod kernel;
 mod mixes;
+mod round;
 mod routes;
 mod solver;
 mod update;
@@ -59,7 +60,7 @@ pub struct Bench {
 }
 
 /// Every bench, in alphabetical order.
-pub const BENCHES: [Bench; 5] = [
+pub const BENCHES: [Bench; 6] = [
     Bench {
         name: "bgp",
         about: "seconds and memory for a million prefixes of four peers beside BIRD and GoBGP; churn, overrides, loss of a peer",
@@ -79,6 +80,11 @@ pub const BENCHES: [Bench; 5] = [
         name: "forward",
         about: "packets per second through a router with ETM attached and without, in turns",
         run: forward::run,
+    },
+    Bench {
+        name: "round",
+        about: "milliseconds from a sample of all counters to a decision, planning and checking included",
+        run: round::run,
     },
     Bench {
         name: "solver",

@@ -168,7 +168,7 @@ impl Agent {
         let up = !sessions.is_empty()
             && sessions.iter().all(|s| s["up"] == true && (s["role"] == "inject" || s["complete"] == true));
         let prefixes = status["prefixes"].as_u64() == Some(table.announcements.len() as u64);
-        let deciding = status["state"] == "steering" || status["state"] == "observing";
+        let deciding = ["steering", "observing", "approving"].iter().any(|state| status["state"] == *state);
         if up && prefixes && deciding {
             return Ok(());
         }

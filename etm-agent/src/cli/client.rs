@@ -1,11 +1,13 @@
 //! `etm`: asks a running agent, and switches it off even when it does not answer.
 
 use super::replay::{self, Moment};
-use super::{doctor, plan, render};
+use super::{doctor, plan, render, render_plan};
 
-use crate::control::schema::{Events, Ordered, Overrides, Prefixes, Providers, Recording, Status};
+use crate::control::schema::{
+    Changes, Events, Judgement, Ordered, Overrides, Prefixes, Providers, Recording, Status,
+};
 use crate::control::{self, ClientError};
-use crate::core::view::ExplainView;
+use crate::core::view::{ExitView, ExplainView, LossView, Losses, PlanView};
 use crate::runtime;
 use crate::types::Prefix;
 use clap::{Parser, Subcommand};
@@ -39,11 +41,14 @@ struct Args {
 enum Command {
     #[command(flatten)]
     Agent(AgentCommand),
-    /// The best split of the traffic of a problem in a file, with a certificate; asks no agent.
+    /// What the agent would do now, with a certificate; or the best split for a problem in a file, which asks no agent.
     Plan {
         /// The problem (docs/plan-format.md); `-` reads standard input.
-        #[arg(long, value_name = "FILE")]
-        input: PathBuf,
+        #[arg(long, value_name = "FILE", conflicts_with = "without")]
+        input: Option<PathBuf>,
+        /// Whether the loss of this exit, or of this interface, would fit, and what would overflow.
+        #[arg(long, value_name = "EXIT")]
+        without: Option<String>,
     },
     /// Hand a recording to the decision again: the same must follow, bit for bit. Needs no agent and no privilege.
     Replay {
@@ -72,6 +77,9 @@ enum Command {
 enum AgentCommand {
     /// Everything at a glance: state, what it waits for, uplinks, sessions.
     Status,
+    /// What `plan` asks an agent.
+    #[command(skip)]
+    Live { without: Option<String> },
     /// Providers and uplinks: capacity, offered, sent, dropped, books.
     Providers,
     /// Prefixes with the most traffic.
@@ -82,10 +90,24 @@ enum AgentCommand {
     },
     /// Prefixes that leave another way than plain routing says.
     Overrides,
-    /// Why a prefix, or the prefix that holds an address, goes where it goes.
+    /// Why a prefix, or the prefix that holds an address, goes where it goes; what drives the price of an exit.
     Explain {
-        /// Such as 198.51.100.0/24 or 2001:db8::1.
-        prefix: Prefix,
+        /// Such as 198.51.100.0/24 or 2001:db8::1, or the name of an exit or an interface.
+        #[arg(value_name = "PREFIX|EXIT", required_unless_present = "n_1")]
+        what: Option<String>,
+        /// For each exit whether its loss would fit, and what would overflow.
+        #[arg(long = "n-1", conflicts_with = "what")]
+        n_1: bool,
+    },
+    /// Changes that wait in mode "approve": list them, or carry out one or all.
+    Approve {
+        /// `list`, `all`, or the number of a change.
+        what: String,
+    },
+    /// Drop a change that waits, and do not ask again for a while.
+    Reject {
+        /// Its number.
+        id: u64,
     },
     /// The decision log, oldest first.
     Events {
@@ -140,7 +162,11 @@ pub fn main() -> ExitCode {
         }
     };
     match &args.command {
-        Command::Plan { input } => plan_offline(input, args.json),
+        Command::Plan { input: Some(input), .. } => plan_offline(input, args.json),
+        Command::Plan { input: None, without } => {
+            let command = AgentCommand::Live { without: without.clone() };
+            ask_agent(&command, Ask { socket: &args.socket, json: args.json })
+        }
         Command::Replay { recording, config, from, until } => replayed(&replay::Wanted {
             recording: recording.clone(),
             config: config.clone(),
@@ -241,10 +267,32 @@ async fn execute(command: &AgentCommand, ask: Ask<'_>) -> Result<String, ClientE
         AgentCommand::Overrides => {
             ask.get("/v1/overrides", |answer: &Overrides| render::overrides(&answer.overrides)).await
         }
-        AgentCommand::Explain { prefix } => {
-            let resource = format!("/v1/explain?prefix={prefix}");
-            ask.get(&resource, |answer: &ExplainView| render::explain(answer)).await
+        AgentCommand::Live { without: None } => {
+            ask.get("/v1/plan", |answer: &PlanView| render_plan::plan(answer)).await
         }
+        AgentCommand::Live { without: Some(name) } => {
+            let resource = format!("/v1/plan?without={}", escaped(name));
+            ask.get(&resource, |answer: &LossView| render_plan::loss(answer)).await
+        }
+        AgentCommand::Explain { what: None, .. } => {
+            ask.get("/v1/losses", |answer: &Losses| render_plan::losses(&answer.losses)).await
+        }
+        AgentCommand::Explain { what: Some(what), .. } => explain(what, ask).await,
+        AgentCommand::Approve { what } if what == "list" => {
+            ask.get("/v1/changes", |answer: &Changes| render_plan::changes(&answer.changes)).await
+        }
+        AgentCommand::Approve { what } => {
+            let resource = match (what.as_str(), what.parse::<u64>()) {
+                ("all", _) => "/v1/approve".to_owned(),
+                (_, Ok(id)) => format!("/v1/approve?id={id}"),
+                (_, Err(_)) => {
+                    let error = format!("`{what}` is no number of a change; give a number, `all` or `list`");
+                    return Err(ClientError::Refused { error });
+                }
+            };
+            ask.judge(&resource).await
+        }
+        AgentCommand::Reject { id } => ask.judge(&format!("/v1/reject?id={id}")).await,
         AgentCommand::Events { since } => {
             let resource = format!("/v1/events?since={since}");
             ask.get(&resource, |answer: &Events| render::events(&answer.events)).await
@@ -266,6 +314,24 @@ async fn execute(command: &AgentCommand, ask: Ask<'_>) -> Result<String, ClientE
     }
 }
 
+async fn explain(what: &str, ask: Ask<'_>) -> Result<String, ClientError> {
+    if let Ok(prefix) = what.parse::<Prefix>() {
+        let resource = format!("/v1/explain?prefix={prefix}");
+        return ask.get(&resource, |answer: &ExplainView| render::explain(answer)).await;
+    }
+    let resource = format!("/v1/explain?exit={}", escaped(what));
+    ask.get(&resource, |answer: &ExitView| render_plan::exit(answer)).await
+}
+
+/// A name as a value of a query (RFC 3986 section 2.1).
+fn escaped(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    name.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
+#[derive(Clone, Copy)]
 struct Ask<'a> {
     socket: &'a Path,
     json: bool,
@@ -278,6 +344,19 @@ impl Ask<'_> {
     {
         let answer: T = control::get(self.socket, resource).await?;
         if self.json { json(&answer) } else { Ok(render(&answer)) }
+    }
+
+    /// Fails where an order was not carried out, with all reasons.
+    async fn judge(&self, resource: &str) -> Result<String, ClientError> {
+        let answer: Judgement = control::order(self.socket, resource).await?;
+        if self.json {
+            return json(&answer);
+        }
+        let text = render_plan::judged(&answer.judged);
+        if answer.judged.iter().all(|judged| judged.done) {
+            return Ok(text);
+        }
+        Err(ClientError::Refused { error: text.trim_end().to_owned() })
     }
 
     async fn post<T>(&self, resource: &str, render: impl Fn(&T) -> String) -> Result<String, ClientError>

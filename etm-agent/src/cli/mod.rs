@@ -5,4 +5,5 @@ pub mod client;
 mod doctor;
 mod plan;
 mod render;
+mod render_plan;
 mod replay;

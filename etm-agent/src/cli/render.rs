@@ -6,7 +6,7 @@ use crate::types::Timestamp;
 use std::fmt::Write;
 
 /// Rows of cells, each column as wide as its widest cell; columns of `right` are aligned to the right.
-fn table(header: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
+pub(super) fn table(header: &[&str], right: &[usize], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -56,6 +56,11 @@ pub(super) fn status(status: &Status) -> String {
         decision.prefixes_counted,
         decision.kernel_routes,
         if status.agent.switched_off { "off" } else { "on" }
+    );
+    let _ = writeln!(
+        text,
+        "{} plans made, {} vetoed; {} changes wait for approval",
+        decision.plans, decision.plan_vetoes, decision.waiting
     );
     if let Some(view) = &status.guardian {
         text += &guardian(view, decision.at_ns);
@@ -214,6 +219,9 @@ pub(super) fn explain(view: &ExplainView) -> String {
     for reason in &view.because {
         let _ = writeln!(text, "  because {reason}");
     }
+    if let Some(effect) = &view.effect {
+        let _ = writeln!(text, "  effect: {effect}");
+    }
     if view.more_specifics > 0 {
         let _ = writeln!(text, "  {} more-specifics inside it go their own ways", view.more_specifics);
     }
@@ -231,12 +239,19 @@ pub(super) fn explain(view: &ExplainView) -> String {
                 candidate.local_pref.to_string(),
                 candidate.as_path.clone(),
                 candidate.session.clone(),
+                candidate
+                    .price
+                    .map_or_else(|| "-".to_owned(), |price| format!("{:.4}", price.total_per_mbps)),
                 candidate.note.clone(),
             ]
         })
         .collect();
     text + "\n"
-        + &table(&["EXIT", "ROUTE", "NEXT HOP", "LOCAL_PREF", "AS_PATH", "SESSION", "NOTE"], &[3], &rows)
+        + &table(
+            &["EXIT", "ROUTE", "NEXT HOP", "LOCAL_PREF", "AS_PATH", "SESSION", "PER MBIT/S", "NOTE"],
+            &[3, 6],
+            &rows,
+        )
 }
 
 pub(super) fn events(events: &[EventView]) -> String {

@@ -2,7 +2,9 @@
 //! Never opens a file, never resolves a name, never looks at the machine: that is the runtime's.
 
 mod billing;
+mod guardian;
 pub mod offline;
+mod prices;
 mod raw;
 mod record;
 mod report;

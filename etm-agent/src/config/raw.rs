@@ -26,6 +26,14 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) interface: Vec<Interface>,
     #[serde(default)]
+    pub(super) port: Vec<Port>,
+    #[serde(default)]
+    pub(super) pin: Vec<Pin>,
+    #[serde(default)]
+    pub(super) forbid: Vec<Pin>,
+    #[serde(default)]
+    pub(super) prices: Prices,
+    #[serde(default)]
     pub(super) provider: Vec<Provider>,
     #[serde(default)]
     pub(super) static_route: Vec<StaticRoute>,
@@ -63,6 +71,9 @@ pub(super) struct PolicyTable {
     pub(super) hold: Option<Text>,
     pub(super) max_overrides: Option<usize>,
     pub(super) max_moved: Option<Text>,
+    pub(super) max_moved_per_minute: Option<Text>,
+    pub(super) fill_rate: Option<Text>,
+    pub(super) approval: Option<Text>,
     /// Own and internal prefixes.
     #[serde(default)]
     pub(super) internal: Vec<Text>,
@@ -174,6 +185,51 @@ pub(super) struct Interface {
     pub(super) capacity: Text,
     pub(super) limit: Option<Text>,
     pub(super) headroom: Option<Text>,
+    pub(super) port: Option<Text>,
+    pub(super) commit: Option<Text>,
+    #[serde(default)]
+    pub(super) tiers: Vec<Tier>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Port {
+    pub(super) name: Text,
+    pub(super) capacity: Text,
+    pub(super) limit: Option<Text>,
+    pub(super) headroom: Option<Text>,
+    pub(super) inside: Option<Text>,
+    pub(super) commit: Option<Text>,
+    #[serde(default)]
+    pub(super) tiers: Vec<Tier>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tier {
+    pub(super) up_to: Option<Text>,
+    pub(super) price: Text,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pin {
+    pub(super) prefix: Text,
+    pub(super) exit: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Prices {
+    pub(super) preference: Option<Text>,
+    #[serde(rename = "move")]
+    pub(super) moving: Option<Text>,
+    pub(super) move_prefix: Option<Text>,
+    pub(super) hold: Option<Text>,
+    pub(super) overload: Option<Text>,
+    pub(super) min_saving: Option<Text>,
+    pub(super) min_saving_share: Option<Text>,
+    pub(super) payback: Option<Text>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -181,6 +237,9 @@ pub(super) struct Interface {
 pub(super) struct Provider {
     pub(super) name: Text,
     pub(super) asn: Option<u32>,
+    pub(super) commit: Option<Text>,
+    #[serde(default)]
+    pub(super) tiers: Vec<Tier>,
     pub(super) billing: Option<Text>,
     pub(super) billed_tags: Option<Spanned<i8>>,
     #[serde(default)]

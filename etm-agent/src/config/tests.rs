@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::core::billing::{Billing, Layer};
-use crate::core::policy::{Mode, Role};
+use crate::core::policy::{Contract, Mode, PriceList, Role, Uplink};
 use crate::core::route_rules::Verdict;
 use crate::types::{BitRate, Community, Share, UplinkId};
 use std::time::Duration;
@@ -55,7 +55,18 @@ fn the_example_is_good_and_so_is_every_commented_default_in_it() {
     assert_eq!(full.datapath, settings.datapath);
     assert_eq!(full.agent, settings.agent);
     assert_eq!(full.record, settings.record);
-    assert_eq!(full.policy.uplinks, settings.policy.uplinks);
+    let bare = |settings: &Settings| -> Vec<Uplink> {
+        let uplinks = settings.policy.uplinks.iter().cloned();
+        uplinks.map(|uplink| Uplink { port: None, contract: Contract::default(), ..uplink }).collect()
+    };
+    assert_eq!(bare(&full), bare(&settings));
+    assert_eq!(PriceList { overload: None, ..full.policy.prices }, settings.policy.prices);
+    assert_eq!(full.policy.max_moved_per_minute, settings.policy.max_moved_per_minute);
+    assert_eq!(
+        (full.policy.fill_share, full.policy.approval),
+        (settings.policy.fill_share, settings.policy.approval)
+    );
+    assert_eq!((full.policy.ports.len(), full.policy.pins.len(), full.policy.forbidden.len()), (2, 1, 1));
     assert_eq!(full.bgp.unwrap().hold_time, settings.bgp.unwrap().hold_time);
 }
 
@@ -126,6 +137,10 @@ fn every_fault_is_reported_not_only_the_first() {
     }
 }
 
+fn tiers(list: &str) -> String {
+    GOOD.replace("limit", &format!("tiers = [{list}]\nlimit"))
+}
+
 #[test]
 fn faults_of_meaning_say_what_to_write() {
     let bgp = "[bgp]\nasn = 64500\nrouter_id = \"10.0.0.1\"\n";
@@ -150,6 +165,31 @@ fn faults_of_meaning_say_what_to_write() {
         (&*format!("[agent]\ninterval = \"10s\"\nstale_after = \"15s\"\n{GOOD}"), "before two intervals"),
         (&*format!("[agent]\ninterval = \"4s\"\n{GOOD}"), "at least three times agent.interval"),
         (&*format!("[agent]\nmode = \"on\"\n{GOOD}"), "unknown variant `on`"),
+        (&*format!("[agent]\nmode = \"approve\"\n{GOOD}"), "mode is \"approve\", but no inside"),
+        (&*tiers("{ price = \"0.5\" }, { price = \"0.6\" }"), "a tier before the last ends somewhere"),
+        (&*tiers("{ up_to = \"5Mbit\", price = \"0.5\" }"), "the last tier has no end"),
+        (
+            &*tiers("{ up_to = \"5Mbit\", price = \"0.5\" }, { price = \"0.4\" }"),
+            "tier 2 costs 0.4 after 0.5",
+        ),
+        (
+            &*tiers(
+                "{ up_to = \"5Mbit\", price = \"0\" }, { up_to = \"4Mbit\", price = \"1\" }, { price = \"1\" }",
+            ),
+            "tiers ascend",
+        ),
+        (&*tiers("{ price = \"a lot\" }"), "is not a price"),
+        (&*GOOD.replace("limit", "commit = \"1Mbit\"\nlimit"), "a commitment without `tiers`"),
+        (&*GOOD.replace("limit", "port = \"card\"\nlimit"), "no [[port]] above is named `card`"),
+        (
+            &*format!(
+                "[prices]\noverload = \"1\"\n{}",
+                tiers("{ up_to = \"5Mbit\", price = \"0\" }, { price = \"1\" }")
+            ),
+            "relief would not come first; give at least 10",
+        ),
+        (&*format!("[prices]\npayback = \"1s\"\n{GOOD}"), "give 1m or more"),
+        (&*format!("{GOOD}[[pin]]\nprefix = \"198.18.0.0/24\"\nexit = \"x\"\n"), "no exit is named `x`"),
         (
             &*GOOD.replace("[[static_route]]\nprefix = \"198.18.0.0/24\"\nexit = \"transit-a\"\n", ""),
             "ETM would know no route",

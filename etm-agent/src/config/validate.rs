@@ -1,8 +1,7 @@
 //! From the file as typed to what it means. Finds every fault, not only the first.
 
 use super::billing;
-mod guardian;
-
+use super::prices::Size;
 use super::raw::{self, Raw, Text};
 use super::record;
 use super::report::Fault;
@@ -10,9 +9,9 @@ use super::settings::{
     AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
 };
 use crate::core::billing::Billing;
-use crate::core::policy::{DecisionProcess, Exit, Peer, Policy, Provider, Role, StaticRoute, Uplink};
+use crate::core::policy::{DecisionProcess, Exit, Peer, Policy, Port, Provider, Role, StaticRoute, Uplink};
 use crate::types::{
-    Asn, BitRate, Community, ExitId, Family, Prefix, ProviderId, RouterId, Share, UplinkId, parse_duration,
+    Asn, Community, ExitId, Family, Prefix, ProviderId, RouterId, Share, UplinkId, parse_duration,
 };
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -30,7 +29,8 @@ const MAX_UPLINKS: usize = 64;
 
 pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let mut check = Check::default();
-    let mut uplinks = check.uplinks(&raw.interface);
+    let ports = check.ports(&raw.port);
+    let mut uplinks = check.uplinks(&raw.interface, &ports);
     check.faults.extend(billing::settle(&raw.provider, &mut uplinks));
     let (providers, exits) = check.providers(&raw.provider, &uplinks);
     let kernel = check.kernel(&raw.kernel);
@@ -56,16 +56,24 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         hold: check.duration(raw.policy.hold.as_ref(), Duration::from_secs(300)),
         max_overrides: raw.policy.max_overrides.unwrap_or(10_000),
         max_moved_share: check.share(raw.policy.max_moved.as_ref(), Share::percent(50)),
+        max_moved_per_minute: check.share(raw.policy.max_moved_per_minute.as_ref(), Share::percent(50)),
+        fill_share: check.fill_rate(raw.policy.fill_rate.as_ref()),
+        approval: check.duration(raw.policy.approval.as_ref(), Duration::from_secs(900)),
+        pins: check.pins(&raw.pin, &exits),
+        forbidden: check.pins(&raw.forbid, &exits),
+        prices: check.prices(&raw.prices),
         max_throws: raw.kernel.max_throws.unwrap_or(256),
         community,
         daemon_protocols: raw.kernel.daemon_protocols.clone().unwrap_or_else(|| DAEMON_PROTOCOLS.to_vec()),
         process: process(&raw.policy.decision),
         stale_after,
         uplinks,
+        ports,
         providers,
         exits,
     };
     check.completeness(raw, &policy);
+    check.tree(raw, &policy);
     let control_socket = path(raw.agent.control_socket.as_deref(), "/run/etm/etm.sock");
     let settings = Settings {
         guardian: check.guardian(&raw.guardian, &control_socket),
@@ -123,6 +131,14 @@ impl Check {
         self.faults.push(Fault { span: Some(span), message: message.into(), help: Some(help.into()) });
     }
 
+    pub(super) fn fault_at(&mut self, span: Option<Range<usize>>, message: String) {
+        self.faults.push(Fault { span, message, help: None });
+    }
+
+    pub(super) fn faulty(&self) -> bool {
+        !self.faults.is_empty()
+    }
+
     fn missing(&mut self, message: impl Into<String>, help: impl Into<String>) {
         self.faults.push(Fault { span: None, message: message.into(), help: Some(help.into()) });
     }
@@ -135,7 +151,7 @@ impl Check {
         texts.iter().filter_map(|text| self.parse(text)).collect()
     }
 
-    fn parse<T>(&mut self, text: &Text) -> Option<T>
+    pub(super) fn parse<T>(&mut self, text: &Text) -> Option<T>
     where
         T: FromStr,
         T::Err: Display,
@@ -149,7 +165,7 @@ impl Check {
         }
     }
 
-    fn share(&mut self, text: Option<&Text>, default: Share) -> Share {
+    pub(super) fn share(&mut self, text: Option<&Text>, default: Share) -> Share {
         text.and_then(|text| self.parse(text)).unwrap_or(default)
     }
 
@@ -190,7 +206,7 @@ impl Check {
         self.faults.push(Fault { span, message: message.to_owned(), help: None });
     }
 
-    fn uplinks(&mut self, interfaces: &[raw::Interface]) -> Vec<Uplink> {
+    fn uplinks(&mut self, interfaces: &[raw::Interface], ports: &[Port]) -> Vec<Uplink> {
         let mut seen = BTreeMap::new();
         let mut uplinks = Vec::new();
         for interface in interfaces {
@@ -201,24 +217,12 @@ impl Check {
             if name.is_empty() || name.len() > 15 || name.contains(['/', ' ']) {
                 self.fault(interface.name.span(), format!("`{name}` cannot be the name of an interface"));
             }
-            let capacity = self.parse(&interface.capacity).unwrap_or(BitRate(1));
-            if capacity == BitRate::ZERO {
-                self.fault(interface.capacity.span(), "a capacity of zero carries nothing");
-            }
-            let limit = self.share(interface.limit.as_ref(), Share::percent(95));
-            let headroom = self.share(interface.headroom.as_ref(), Share::percent(3));
-            if let Some(text) = interface.limit.as_ref().filter(|_| limit > Share::ONE || limit.0 == 0) {
-                self.fault(text.span(), "the limit must be above 0% and at most 100%");
-            } else if let Some(text) = interface.headroom.as_ref().filter(|_| headroom >= limit) {
-                self.fault(text.span(), "the headroom must be smaller than the limit");
-            }
-            uplinks.push(Uplink {
-                name: name.clone(),
-                capacity,
-                limit,
-                headroom,
-                billing: Billing::default(),
-            });
+            let Size { capacity, limit, headroom } =
+                self.size(&interface.capacity, interface.limit.as_ref(), interface.headroom.as_ref());
+            let port = interface.port.as_ref().and_then(|name| self.port(name, ports));
+            let contract = self.contract(interface.commit.as_ref(), &interface.tiers);
+            let billing = Billing::default();
+            uplinks.push(Uplink { name: name.clone(), capacity, limit, headroom, billing, port, contract });
         }
         if let Some(extra) = interfaces.get(MAX_UPLINKS) {
             self.fault(extra.name.span(), format!("at most {MAX_UPLINKS} interfaces can be counted"));
@@ -237,10 +241,12 @@ impl Check {
             if provider.exits.get_ref().is_empty() {
                 self.fault(provider.exits.span(), format!("provider `{name}` has no exit"));
             }
+            let contract = self.contract(provider.commit.as_ref(), &provider.tiers);
             providers.push(Provider {
                 name: name.clone(),
                 asn: provider.asn.map(Asn),
                 covering: provider.covering,
+                contract,
             });
             for (number, exit) in provider.exits.get_ref().iter().enumerate() {
                 let default_name = if provider.exits.get_ref().len() == 1 {
@@ -290,7 +296,7 @@ impl Check {
         exit.gateways.get_ref().iter().map(|gateway| *gateway.get_ref()).collect()
     }
 
-    fn exit(&mut self, name: &Text, exits: &[Exit]) -> Option<ExitId> {
+    pub(super) fn exit(&mut self, name: &Text, exits: &[Exit]) -> Option<ExitId> {
         let found = exits.iter().position(|exit| exit.name == *name.get_ref());
         if found.is_none() {
             let known: Vec<&str> = exits.iter().map(|exit| exit.name.as_str()).collect();
@@ -492,9 +498,9 @@ impl Check {
                 "add a [[bgp.session]] with role = \"learn\" towards this router's BGP daemon, or [[static_route]] tables",
             );
         }
-        if policy.mode == crate::core::policy::Mode::Enforce && raw.kernel.inside.is_empty() {
+        if policy.mode != crate::core::policy::Mode::Observe && raw.kernel.inside.is_empty() {
             self.missing(
-                "mode is \"enforce\", but no inside interface is named",
+                format!("mode is \"{}\", but no inside interface is named", policy.mode.as_str()),
                 "add kernel.inside = [\"...\"]: the interfaces by which the traffic to steer comes in",
             );
         }

@@ -8,6 +8,12 @@
 //! | `GET /v1/prefixes?top=N` | `Prefixes`, the busiest first |
 //! | `GET /v1/overrides` | `Overrides` |
 //! | `GET /v1/explain?prefix=P` | `ExplainView` |
+//! | `GET /v1/explain?exit=E` | `ExitView`: what drives the price of an exit |
+//! | `GET /v1/plan` | `PlanView`: what would be done now |
+//! | `GET /v1/plan?without=E` | `LossView`: whether losing an exit or interface would fit |
+//! | `GET /v1/losses` | `Losses`: the same for each exit in turn |
+//! | `GET /v1/changes` | `Changes` that wait for approval |
+//! | `POST /v1/approve?id=N`, `POST /v1/approve` (all), `POST /v1/reject?id=N` | `Judgement` |
 //! | `GET /v1/events?since=N` | `Events`, the decision log after entry N |
 //! | `GET /v1/record`, `POST /v1/record/start`, `POST /v1/record/stop` | `Recording` |
 //! | `POST /v1/off`, `POST /v1/on` | `Ordered` |
@@ -15,12 +21,15 @@
 //! Errors are `Problem` with status 400 (bad request), 404, 503 (busy or stopping).
 
 use crate::core::guard::State;
-use crate::core::view::{EventView, OverrideView, PrefixView, StatusView, UplinkView};
+use crate::core::view::{
+    ChangeView, EventView, ExitView, Judged, LossView, Losses, OverrideView, PlanView, PrefixView,
+    StatusView, UplinkView,
+};
 use crate::types::{Prefix, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// What a client may ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
     /// Everything at a glance.
     Status,
@@ -37,6 +46,30 @@ pub enum Query {
     Explain {
         /// Which.
         prefix: Prefix,
+    },
+    /// What drives the price of an exit.
+    ExplainExit {
+        /// Exit or interface.
+        name: String,
+    },
+    /// What would be done now.
+    Plan {
+        /// Without this exit or interface.
+        without: Option<String>,
+    },
+    /// Whether the loss of each exit would fit.
+    Losses,
+    /// Changes that wait for approval.
+    Changes,
+    /// Carry out a queued change.
+    Approve {
+        /// Its number; all without one.
+        id: Option<u64>,
+    },
+    /// Drop a queued change.
+    Reject {
+        /// Its number.
+        id: u64,
     },
     /// Decision log.
     Events {
@@ -69,6 +102,18 @@ pub enum Answer {
     Overrides(Overrides),
     /// To `Query::Explain`.
     Explain(Box<crate::core::view::ExplainView>),
+    /// To `Query::ExplainExit`.
+    Exit(Box<ExitView>),
+    /// To `Query::Plan`.
+    Plan(Box<PlanView>),
+    /// To `Query::Plan` without something.
+    Loss(Box<LossView>),
+    /// To `Query::Losses`.
+    Losses(Losses),
+    /// To `Query::Changes`.
+    Changes(Changes),
+    /// To `Query::Approve` and `Query::Reject`.
+    Judgement(Judgement),
     /// To `Query::Events`.
     Events(Events),
     /// To `Query::Record`, `Query::RecordStart` and `Query::RecordStop`.
@@ -207,6 +252,20 @@ pub struct Overrides {
 pub struct Events {
     /// Oldest first.
     pub events: Vec<EventView>,
+}
+
+/// `etm approve list`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// In order of their numbers.
+    pub changes: Vec<ChangeView>,
+}
+
+/// `etm approve ID`, `etm reject ID`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judgement {
+    /// One per change that the order named.
+    pub judged: Vec<Judged>,
 }
 
 /// `etm off`, `etm on`.

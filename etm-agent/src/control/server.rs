@@ -122,7 +122,20 @@ struct Since {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Which {
-    prefix: String,
+    prefix: Option<String>,
+    exit: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Without {
+    without: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Numbered {
+    id: Option<u64>,
 }
 
 fn router(requests: mpsc::Sender<Request>) -> Router {
@@ -133,10 +146,17 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
     let events = |State(requests): Requests, Parameters(Since { since }): Parameters<Since>| async move {
         ask(requests, Query::Events { since: since.unwrap_or(0) }).await
     };
-    let explain = |State(requests): Requests, Parameters(Which { prefix }): Parameters<Which>| async move {
-        match prefix.parse() {
-            Ok(prefix) => ask(requests, Query::Explain { prefix }).await,
-            Err(error) => problem(StatusCode::BAD_REQUEST, format!("prefix={error}")),
+    let explain = |State(requests): Requests, Parameters(which): Parameters<Which>| explain(requests, which);
+    let plan = |State(requests): Requests, Parameters(Without { without }): Parameters<Without>| {
+        ask(requests, Query::Plan { without })
+    };
+    let approve = |State(requests): Requests, Parameters(Numbered { id }): Parameters<Numbered>| {
+        ask(requests, Query::Approve { id })
+    };
+    let reject = |State(requests): Requests, Parameters(Numbered { id }): Parameters<Numbered>| async move {
+        match id {
+            Some(id) => ask(requests, Query::Reject { id }).await,
+            None => problem(StatusCode::BAD_REQUEST, "id=N is missing; see /v1/changes"),
         }
     };
     Router::new()
@@ -146,6 +166,11 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
         .route("/v1/prefixes", get(prefixes))
         .route("/v1/events", get(events))
         .route("/v1/explain", get(explain))
+        .route("/v1/plan", get(plan))
+        .route("/v1/losses", get(|State(requests): Requests| ask(requests, Query::Losses)))
+        .route("/v1/changes", get(|State(requests): Requests| ask(requests, Query::Changes)))
+        .route("/v1/approve", post(approve))
+        .route("/v1/reject", post(reject))
         .route("/v1/record", get(|State(requests): Requests| ask(requests, Query::Record)))
         .route("/v1/record/start", post(|State(requests): Requests| ask(requests, Query::RecordStart)))
         .route("/v1/record/stop", post(|State(requests): Requests| ask(requests, Query::RecordStop)))
@@ -153,6 +178,18 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
         .route("/v1/on", post(|State(requests): Requests| ask(requests, Query::On)))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "no such resource; see /v1/status") })
         .with_state(requests)
+}
+
+async fn explain(requests: mpsc::Sender<Request>, which: Which) -> Response {
+    match (which.prefix.as_deref().map(str::parse), which.exit) {
+        (Some(Ok(prefix)), None) => ask(requests, Query::Explain { prefix }).await,
+        (Some(Err(error)), None) => {
+            let error: crate::types::PrefixError = error;
+            problem(StatusCode::BAD_REQUEST, format!("prefix={error}"))
+        }
+        (None, Some(name)) => ask(requests, Query::ExplainExit { name }).await,
+        _ => problem(StatusCode::BAD_REQUEST, "give either prefix=P or exit=NAME"),
+    }
 }
 
 async fn ask(requests: mpsc::Sender<Request>, query: Query) -> Response {

@@ -46,6 +46,8 @@ pub enum EndReason {
     NotOursToOverride,
     /// More-specifics inside it need more throw routes than allowed.
     TooManyMoreSpecifics,
+    /// More is under override than `policy.max_overrides` or `policy.max_moved` allows, and it was of least use.
+    OverCap,
     /// The operator switched ETM off.
     SwitchedOff,
     /// The agent is about to end.
@@ -60,6 +62,9 @@ impl fmt::Display for EndReason {
             EndReason::PlainRoutingAgrees => "plain routing goes there by itself",
             EndReason::NotOursToOverride => "the kernel's route is not the daemon's BGP route any more",
             EndReason::TooManyMoreSpecifics => "it holds more more-specifics than kernel.max_throws",
+            EndReason::OverCap => {
+                "policy.max_overrides or policy.max_moved is exceeded, and it was of least use"
+            }
             EndReason::SwitchedOff => "switched off",
             EndReason::Stopping => "the agent is about to end",
         })
@@ -160,6 +165,59 @@ pub enum EventKind {
         packet_error: u64,
         byte_error_ppm: u64,
     },
+    PlanVetoed {
+        why: String,
+    },
+    ChangeQueued {
+        id: u64,
+        prefix: Prefix,
+        from: String,
+        to: String,
+        rate_bps: BitRate,
+        reason: String,
+    },
+    ChangeApproved {
+        id: u64,
+        prefix: Prefix,
+        to: String,
+    },
+    ChangeRefused {
+        id: u64,
+        prefix: Prefix,
+        to: String,
+        why: String,
+    },
+    ChangeDropped {
+        id: u64,
+        prefix: Prefix,
+        to: String,
+        why: DropReason,
+    },
+}
+
+/// Why a queued change was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DropReason {
+    /// A person said no.
+    Rejected,
+    /// Nobody said anything for `policy.approval`.
+    Expired,
+    /// It is not needed any more, or another one is better.
+    NotNeeded,
+    /// Its exit lost its link or its route for the prefix, or the prefix is not ETM's to override any more.
+    NotPossible,
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DropReason::Rejected => "rejected",
+            DropReason::Expired => "nobody approved it in time",
+            DropReason::NotNeeded => "not needed any more",
+            DropReason::NotPossible => "not possible any more",
+        })
+    }
 }
 
 impl EventKind {
@@ -172,7 +230,9 @@ impl EventKind {
             | EventKind::Unrelieved { .. }
             | EventKind::KernelRefused { .. }
             | EventKind::Frozen { .. }
-            | EventKind::ConservationFailed { .. } => Weight::Warning,
+            | EventKind::ConservationFailed { .. }
+            | EventKind::PlanVetoed { .. }
+            | EventKind::ChangeRefused { .. } => Weight::Warning,
             _ => Weight::Note,
         }
     }
@@ -235,10 +295,36 @@ impl fmt::Display for EventKind {
             EventKind::SwitchedOn => f.write_str("switched on"),
             EventKind::Stopping => f.write_str("the agent is about to end: plain routing"),
             EventKind::Adopted { overrides } => write!(f, "{overrides} overrides of an earlier run are kept"),
+            other => other.rare(f),
+        }
+    }
+}
+
+impl EventKind {
+    /// What is seldom said.
+    fn rare(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
             EventKind::ConservationFailed { uplink, packet_error, byte_error_ppm } => write!(
                 f,
                 "books of {uplink} differ by {packet_error} packets and {byte_error_ppm} ppm of its bytes"
             ),
+            EventKind::PlanVetoed { why } => {
+                write!(f, "the newest plan was vetoed, the last good one stays: {why}")
+            }
+            EventKind::ChangeQueued { id, prefix, from, to, rate_bps, reason } => write!(
+                f,
+                "change {id} waits for approval: {prefix} ({rate_bps}) through {to} instead of {from}: {reason}"
+            ),
+            EventKind::ChangeApproved { id, prefix, to } => {
+                write!(f, "change {id} was approved: {prefix} through {to}")
+            }
+            EventKind::ChangeRefused { id, prefix, to, why } => {
+                write!(f, "change {id} was approved and is refused: {prefix} through {to}: {why}")
+            }
+            EventKind::ChangeDropped { id, prefix, to, why } => {
+                write!(f, "change {id} is dropped: {prefix} through {to}: {why}")
+            }
+            _ => Ok(()),
         }
     }
 }

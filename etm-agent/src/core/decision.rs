@@ -3,7 +3,7 @@
 
 use crate::core::input::SlotCount;
 use crate::types::{
-    BitRate, Count, ExitId, Generation, IfIndex, Prefix, RouteAttrs, SlotId, Timestamp, UplinkId,
+    BitRate, Count, ExitId, Generation, IfIndex, Prefix, Price, RouteAttrs, SlotId, Timestamp, UplinkId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -97,6 +97,22 @@ pub enum OverrideReason {
         /// Its limit.
         limit: BitRate,
     },
+    /// A port around its uplink was offered more than its limit.
+    RelievePort {
+        /// Position of the port.
+        port: usize,
+        /// What it would be offered if everything stayed.
+        projected: BitRate,
+        /// Its limit.
+        limit: BitRate,
+    },
+    /// It costs less there.
+    SaveMoney {
+        /// What this move alone was worth when it was decided, currency per month.
+        saving: Price,
+    },
+    /// The operator pinned it.
+    Pinned,
 }
 
 /// A row of the live statistics map.

@@ -64,6 +64,11 @@ pub enum Hold {
     },
     /// ETM's own announcement was learnt back on a learn session.
     OwnRouteReturned,
+    /// The checker does not agree with the newest plan: the last good one stays.
+    PlanVetoed {
+        /// Its first reason.
+        why: String,
+    },
 }
 
 impl Hold {
@@ -111,6 +116,9 @@ impl fmt::Display for Hold {
             Hold::TableFull { refused } => {
                 write!(f, "the kernel's prefix table is full, {refused} prefixes have no row: raise datapath.prefixes")
             }
+            Hold::PlanVetoed { why } => {
+                write!(f, "the newest plan was vetoed, the last good one stays: {why}; please report this")
+            }
             Hold::OwnRouteReturned => f.write_str(
                 "an announcement of ETM came back on a learn session: the border must not learn or reflect it",
             ),
@@ -130,6 +138,8 @@ pub enum State {
     Frozen,
     /// Deciding and showing, changing nothing.
     Observing,
+    /// Deciding, and acting on what a person approves.
+    Approving,
     /// Deciding and acting.
     Steering,
 }
@@ -142,6 +152,7 @@ impl State {
             State::WarmUp => "warm-up",
             State::Frozen => "frozen",
             State::Observing => "observing",
+            State::Approving => "approving",
             State::Steering => "steering",
         }
     }

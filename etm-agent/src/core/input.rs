@@ -310,4 +310,14 @@ pub enum Order {
     On,
     /// The agent is about to end: plain routing, without touching the operator's switch.
     Stop,
+    /// Carry out the queued change with this number; all of them without one.
+    Approve {
+        /// Number of the change.
+        id: Option<u64>,
+    },
+    /// Drop the queued change with this number, and do not ask again for a while.
+    Reject {
+        /// Number of the change.
+        id: u64,
+    },
 }

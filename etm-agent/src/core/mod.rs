@@ -28,6 +28,8 @@ pub mod rib;
 
 pub mod fib_view;
 
+pub mod choices;
+
 pub mod conservation;
 
 pub mod guard;
@@ -38,11 +40,17 @@ pub mod plan;
 
 pub mod plan_check;
 
+pub mod money;
+
 pub mod allocator;
 
 pub mod overrides;
 
 pub mod projection;
+
+pub mod approval;
+
+pub mod money_view;
 
 pub mod view;
 

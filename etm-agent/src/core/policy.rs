@@ -2,7 +2,7 @@
 
 use super::billing::Billing;
 use super::route_rules::RouteRule;
-use crate::types::{Asn, BitRate, Community, ExitId, PeerId, Prefix, ProviderId, Share, UplinkId};
+use crate::types::{Asn, BitRate, Community, ExitId, PeerId, Prefix, Price, ProviderId, Share, UplinkId};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -14,6 +14,8 @@ pub enum Mode {
     /// Compute and show everything, change nothing.
     #[default]
     Observe,
+    /// Queue each change for a person, act on what is approved.
+    Approve,
     /// Act.
     Enforce,
 }
@@ -23,9 +25,90 @@ impl Mode {
     pub fn as_str(self) -> &'static str {
         match self {
             Mode::Observe => "observe",
+            Mode::Approve => "approve",
             Mode::Enforce => "enforce",
         }
     }
+}
+
+/// One step of a contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tier {
+    /// Where it ends; none for the last.
+    pub up_to: Option<BitRate>,
+    /// Per Mbit/s and month inside it.
+    pub price: Price,
+}
+
+/// What traffic costs somewhere: prices that never fall with load.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contract {
+    /// Traffic that is paid for whether it is used or not.
+    pub commit: BitRate,
+    /// Steps, ascending; empty costs nothing.
+    pub tiers: Vec<Tier>,
+}
+
+/// What several interfaces or ports share: a port of a switch, a bundle, a line card.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// Name the operator gave.
+    pub name: String,
+    /// What it can carry.
+    pub capacity: BitRate,
+    /// Share of the capacity above which it is overloaded.
+    pub limit: Share,
+    /// Share of the capacity below the limit that ETM leaves free.
+    pub headroom: Share,
+    /// Position of the port that it is inside.
+    pub inside: Option<usize>,
+    /// What its traffic costs.
+    pub contract: Contract,
+}
+
+/// Prices that are not in contracts, and when money is worth a move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PriceList {
+    /// Per Mbit/s, month and rank: using a route that plain routing likes less.
+    pub preference: Price,
+    /// Once per Mbit/s that changes its exit.
+    pub moving: Price,
+    /// Once per prefix that changes its exit.
+    pub moving_prefix: Price,
+    /// Per override and month.
+    pub holding: Price,
+    /// Per Mbit/s of overload and month; none is chosen from the others.
+    pub overload: Option<Price>,
+    /// Least saving per month for which anything moves without overload.
+    pub min_saving: Price,
+    /// The same as a share of what staying costs.
+    pub min_saving_share: Share,
+    /// Time in which a move must earn back its price.
+    pub payback: Duration,
+}
+
+impl Default for PriceList {
+    fn default() -> PriceList {
+        PriceList {
+            preference: Price(10_000),
+            moving: Price(200),
+            moving_prefix: Price(0),
+            holding: Price(1_000),
+            overload: None,
+            min_saving: Price(0),
+            min_saving_share: Share(5_000),
+            payback: Duration::from_secs(6 * 3600),
+        }
+    }
+}
+
+/// An exit that the operator chose for a prefix and all inside it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// Destination.
+    pub prefix: Prefix,
+    /// The exit.
+    pub exit: ExitId,
 }
 
 /// An interface of this router that leads to providers.
@@ -39,6 +122,10 @@ pub struct Uplink {
     pub limit: Share,
     /// Share of the capacity below the limit that ETM leaves free when it fills a receiver.
     pub headroom: Share,
+    /// Position of the port that it is inside.
+    pub port: Option<usize>,
+    /// What its traffic costs.
+    pub contract: Contract,
     /// The basis of `capacity`, and of every rate that is compared with it.
     pub billing: Billing,
 }
@@ -68,6 +155,8 @@ pub struct Provider {
     pub name: String,
     /// Its AS number, where given: routes through it must then begin with it.
     pub asn: Option<Asn>,
+    /// What the traffic of all its exits together costs.
+    pub contract: Contract,
     /// Its routes count as candidates for what they cover, too: it gives only a default or a partial table.
     pub covering: bool,
 }
@@ -157,6 +246,8 @@ pub struct Policy {
     pub interval: Duration,
     /// Indexed by `UplinkId`.
     pub uplinks: Vec<Uplink>,
+    /// What uplinks share.
+    pub ports: Vec<Port>,
     /// Indexed by `ProviderId`.
     pub providers: Vec<Provider>,
     /// Indexed by `ExitId`.
@@ -167,12 +258,24 @@ pub struct Policy {
     pub static_routes: Vec<StaticRoute>,
     /// Prefixes that are never overridden, nor anything inside them.
     pub exclude: Vec<Prefix>,
+    /// Prefixes whose exit the operator chose; the longest that covers a prefix counts.
+    pub pins: Vec<Pin>,
+    /// Exits that prefixes, and all inside them, are never moved to.
+    pub forbidden: Vec<Pin>,
+    /// Prices beside contracts.
+    pub prices: PriceList,
     /// Least time a prefix stays where it was put, unless its exit is lost or overloaded.
     pub hold: Duration,
     /// Most overrides at one time.
     pub max_overrides: usize,
     /// Most traffic under override at one time, as a share of all that is offered.
     pub max_moved_share: Share,
+    /// Most traffic that is given another exit within a minute, as a share of all that is offered.
+    pub max_moved_per_minute: Share,
+    /// Share of a receiver's room that one round may fill while an overloaded uplink drops.
+    pub fill_share: Share,
+    /// How long a change waits for approval.
+    pub approval: Duration,
     /// Most throw routes that one override may need; a prefix with more is not overridden.
     pub max_throws: usize,
     /// Community that marks ETM's own announcements; a learnt route that carries it is never a candidate.
@@ -195,6 +298,22 @@ impl Policy {
         PeerId(u16::try_from(self.peers.len()).unwrap_or(u16::MAX))
     }
 
+    /// True where the operator excluded `prefix` or something around it.
+    pub fn excludes(&self, prefix: Prefix) -> bool {
+        self.exclude.iter().any(|excluded| excluded.covers(prefix))
+    }
+
+    /// The exit that the operator chose for `prefix`: that of the longest pin around it.
+    pub fn pin_of(&self, prefix: Prefix) -> Option<ExitId> {
+        let around = self.pins.iter().filter(|pin| pin.prefix.covers(prefix));
+        around.max_by_key(|pin| pin.prefix.len()).map(|pin| pin.exit)
+    }
+
+    /// True where the operator forbids to move `prefix` to `exit`.
+    pub fn forbids(&self, prefix: Prefix, exit: ExitId) -> bool {
+        self.forbidden.iter().any(|pin| pin.exit == exit && pin.prefix.covers(prefix))
+    }
+
     /// The uplink of `exit`.
     pub fn uplink_of(&self, exit: ExitId) -> Option<UplinkId> {
         self.exits.get(exit.index()).map(|exit| exit.uplink)
@@ -212,6 +331,8 @@ pub(crate) mod tests {
             capacity: BitRate(50_000_000),
             limit: Share::percent(90),
             headroom: Share::percent(5),
+            port: None,
+            contract: Contract::default(),
             billing: Billing::default(),
         };
         let exit = |name: &str, index: u16, gateways: [&str; 2]| Exit {
@@ -224,8 +345,14 @@ pub(crate) mod tests {
             mode: Mode::Enforce,
             interval: Duration::from_secs(1),
             uplinks: vec![uplink("up-a"), uplink("up-b")],
+            ports: Vec::new(),
             providers: ["transit-a", "transit-b"]
-                .map(|name| Provider { name: name.to_owned(), asn: None, covering: false })
+                .map(|name| Provider {
+                    name: name.to_owned(),
+                    asn: None,
+                    covering: false,
+                    contract: Contract::default(),
+                })
                 .to_vec(),
             exits: vec![
                 exit("transit-a", 0, ["10.0.1.1", "fd00:1::1"]),
@@ -239,9 +366,15 @@ pub(crate) mod tests {
             }],
             static_routes: Vec::new(),
             exclude: Vec::new(),
+            pins: Vec::new(),
+            forbidden: Vec::new(),
+            prices: PriceList::default(),
             hold: Duration::from_secs(60),
             max_overrides: 1_000,
             max_moved_share: Share::percent(50),
+            max_moved_per_minute: Share::ONE,
+            fill_share: Share::percent(75),
+            approval: Duration::from_secs(900),
             max_throws: 256,
             community: "64500:179".parse().unwrap(),
             daemon_protocols: vec![12],

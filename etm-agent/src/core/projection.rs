@@ -5,11 +5,10 @@
 //! stays where it is.
 
 use super::allocator::{Item, Room};
-use super::fib_view::FibView;
+use super::choices::{Choice, Choices};
 use super::overrides::Overrides;
 use super::policy::Policy;
 use super::rate::Rates;
-use super::rib::Rib;
 use super::slots::Slots;
 use super::topology::Topology;
 use crate::types::{BitRate, ExitId, Prefix, SlotId, Timestamp, UplinkId};
@@ -21,16 +20,18 @@ pub struct Sources<'a> {
     pub policy: &'a Policy,
     /// Exits and links.
     pub topology: &'a Topology,
-    /// Candidates.
-    pub rib: &'a Rib,
-    /// Plain routing.
-    pub fib: &'a FibView,
+    /// What prefixes may choose from; known for every row with traffic.
+    pub choices: &'a Choices,
     /// Rows.
     pub slots: &'a Slots,
     /// Rates of rows.
     pub rates: &'a Rates,
     /// Overrides as they stand.
     pub overrides: &'a Overrides,
+    /// Changes that wait for approval: what is planned already.
+    pub planned: &'a BTreeMap<Prefix, ExitId>,
+    /// Exits that a person refused for a prefix.
+    pub rejected: &'a BTreeMap<(Prefix, ExitId), Timestamp>,
     /// Prefixes that need too many throw routes.
     pub barred: &'a BTreeSet<Prefix>,
 }
@@ -40,73 +41,85 @@ pub struct Sources<'a> {
 pub struct Projection {
     /// Load of each uplink without overrides.
     pub loads: Vec<BitRate>,
-    /// Room of each uplink.
-    pub rooms: Vec<Room>,
+    /// Load of each uplink that is no item's.
+    pub base: Vec<BitRate>,
     /// Items in prefix order.
     pub items: Vec<Item>,
+    /// What the items may use.
+    pub choices: Vec<ExitId>,
     /// Demand of everything counted for a prefix.
     pub total: BitRate,
+}
+
+impl Projection {
+    /// Rooms for the allocator.
+    pub fn rooms(&self, dropping: impl Fn(usize) -> bool) -> Vec<Room> {
+        self.base.iter().enumerate().map(|(at, base)| Room { base: *base, dropping: dropping(at) }).collect()
+    }
 }
 
 /// Projects `offered` (per uplink, prefix or not) and collects the items.
 pub fn project(now: Timestamp, offered: &[BitRate], sources: &Sources<'_>) -> Projection {
     let mut base: Vec<BitRate> = offered.to_vec();
-    let mut items = BTreeMap::new();
-    let mut total = BitRate::ZERO;
-    for slot in active_slots(sources) {
-        let Some(prefix) = sources.slots.prefix(slot) else { continue };
-        total += sources.rates.demand(slot);
-        if let Some(item) = item(now, prefix, slot, sources) {
-            for (uplink, load) in base.iter_mut().enumerate() {
-                let uplink = UplinkId(u16::try_from(uplink).unwrap_or(u16::MAX));
-                *load = load.saturating_sub(sources.rates.rate(slot, uplink));
-            }
-            items.insert(prefix, item);
+    let mut projection = Projection::default();
+    for slot in active_slots(sources.rates, sources.slots, sources.overrides) {
+        let Some(choice) = sources.choices.get(slot) else { continue };
+        let demand = sources.rates.demand(slot);
+        projection.total += demand;
+        let Some(mut item) = item(now, choice, slot, sources) else { continue };
+        for (uplink, load) in base.iter_mut().enumerate() {
+            let uplink = UplinkId(u16::try_from(uplink).unwrap_or(u16::MAX));
+            *load = load.saturating_sub(sources.rates.rate(slot, uplink));
         }
+        let begin = projection.choices.len();
+        let open =
+            |exit: &ExitId| !sources.rejected.contains_key(&(item.prefix, *exit)) || *exit == item.current;
+        if sources.rejected.is_empty() {
+            projection.choices.extend_from_slice(&choice.exits);
+        } else {
+            projection.choices.extend(choice.exits.iter().copied().filter(open));
+        }
+        item.rate = demand;
+        item.choices = begin..projection.choices.len();
+        projection.items.push(item);
     }
+    projection.items.sort_unstable_by_key(|item| item.prefix);
     let mut loads = base.clone();
-    for item in items.values() {
+    for item in &projection.items {
         if let Some(load) =
             sources.topology.uplink_of(item.home).and_then(|uplink| loads.get_mut(uplink.index()))
         {
             *load += item.rate;
         }
     }
-    let rooms = sources.policy.uplinks.iter().zip(&base).enumerate().map(|(index, (uplink, base))| {
-        let link = sources.topology.link(UplinkId(u16::try_from(index).unwrap_or(u16::MAX)));
-        let fill = if link.up { uplink.fill_rate() } else { BitRate::ZERO };
-        Room { limit: uplink.limit_rate(), relief: uplink.relief_rate(), fill, base: *base }
-    });
-    Projection { loads, rooms: rooms.collect(), items: items.into_values().collect(), total }
+    (projection.loads, projection.base) = (loads, base);
+    projection
 }
 
-/// Rows with traffic, and those of every override whether it has traffic or not.
-fn active_slots(sources: &Sources<'_>) -> BTreeSet<SlotId> {
-    let mut slots: BTreeSet<SlotId> = sources.rates.active().into_iter().map(|(slot, _)| slot).collect();
-    slots.extend(sources.overrides.iter().filter_map(|entry| sources.slots.get(entry.prefix)));
-    slots
+/// Rows with traffic, and those of every override whether it has traffic or not, ascending.
+pub fn active_slots(rates: &Rates, slots: &Slots, overrides: &Overrides) -> Vec<SlotId> {
+    let mut active: Vec<SlotId> = rates.active().into_iter().map(|(slot, _)| slot).collect();
+    active.dedup();
+    if !overrides.is_empty() {
+        active.extend(overrides.iter().filter_map(|entry| slots.get(entry.prefix)));
+        active.sort_unstable();
+        active.dedup();
+    }
+    active
 }
 
-/// The item of `prefix`, where there is a choice to make about it.
-fn item(now: Timestamp, prefix: Prefix, slot: SlotId, sources: &Sources<'_>) -> Option<Item> {
-    let entry = sources.overrides.get(prefix);
-    if prefix.is_default() || excluded(prefix, sources.policy) {
+/// The item of a prefix, where there is a choice to make about it; without rate and choices.
+fn item(now: Timestamp, choice: &Choice, slot: SlotId, sources: &Sources<'_>) -> Option<Item> {
+    let prefix = choice.prefix;
+    let entry = if sources.overrides.is_empty() { None } else { sources.overrides.get(prefix) };
+    if choice.exits.is_empty() || (entry.is_none() && sources.barred.contains(&prefix)) {
         return None;
     }
-    if entry.is_none() && sources.barred.contains(&prefix) {
+    let home = choice.home.ok()?;
+    if choice.exits.len() < 2 && entry.is_none() {
         return None;
     }
-    let home = sources.fib.home(prefix, sources.policy, sources.topology).ok()?;
-    let choices: Vec<ExitId> = sources
-        .rib
-        .candidates(prefix, sources.topology)
-        .into_iter()
-        .map(|candidate| candidate.exit)
-        .collect();
-    // Invariant 8: plain routing's choice must itself be a candidate, or the kernel's route is not what it seems.
-    if !choices.contains(&home) || (choices.len() < 2 && entry.is_none()) {
-        return None;
-    }
+    let planned = sources.planned.get(&prefix).copied();
     let home_uplink = sources.topology.uplink_of(home).and_then(|id| sources.policy.uplinks.get(id.index()));
     let billing = home_uplink.map(|uplink| uplink.billing).unwrap_or_default();
     Some(Item {
@@ -115,15 +128,11 @@ fn item(now: Timestamp, prefix: Prefix, slot: SlotId, sources: &Sources<'_>) -> 
         rate: sources.rates.demand_as(slot, billing),
         smoothed: sources.rates.smoothed(slot),
         home,
-        current: entry.map_or(home, |entry| entry.to),
-        held: entry.is_some_and(|entry| now < entry.hold_until),
-        choices,
+        current: planned.or(entry.map(|entry| entry.to)).unwrap_or(home),
+        held: planned.is_none() && entry.is_some_and(|entry| now < entry.hold_until),
+        pin: choice.pin,
+        choices: 0..0,
     })
-}
-
-/// True where the operator excluded `prefix` or something around it.
-pub fn excluded(prefix: Prefix, policy: &Policy) -> bool {
-    policy.exclude.iter().any(|excluded| excluded.covers(prefix))
 }
 
 /// Compares where traffic without an override leaves with where plain routing should send it.
@@ -133,11 +142,12 @@ pub fn excluded(prefix: Prefix, policy: &Policy) -> bool {
 pub fn mismatch(sources: &Sources<'_>, unsettled: &BTreeMap<Prefix, Timestamp>) -> u32 {
     let (mut judged, mut elsewhere) = (BitRate::ZERO, BitRate::ZERO);
     for (slot, uplink) in sources.rates.active() {
-        let Some(prefix) = sources.slots.prefix(slot) else { continue };
-        if sources.overrides.get(prefix).is_some() || unsettled.contains_key(&prefix) {
+        let Some(choice) = sources.choices.get(slot) else { continue };
+        let overridden = !sources.overrides.is_empty() && sources.overrides.get(choice.prefix).is_some();
+        if overridden || (!unsettled.is_empty() && unsettled.contains_key(&choice.prefix)) {
             continue;
         }
-        let Ok(home) = sources.fib.home(prefix, sources.policy, sources.topology) else { continue };
+        let Ok(home) = choice.home else { continue };
         let rate = sources.rates.rate(slot, uplink);
         judged += rate;
         if sources.topology.uplink_of(home) != Some(uplink) {

@@ -5,6 +5,9 @@ pub use super::audit::{Event, Weight};
 pub use super::conservation::{BookState, WindowReport, WorstWindows};
 pub use super::guard::{Hold, State};
 use super::input::Basis;
+pub use super::money_view::{
+    CandidatePrice, Conclusion, ExitView, LossView, Losses, MoveView, NodeView, PlanView,
+};
 pub use super::policy::{Mode, Role};
 use crate::types::{BitRate, Count, Generation, Prefix, Share, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -27,6 +30,12 @@ pub struct StatusView {
     pub kernel_generation: Generation,
     /// Overrides, planned (observe) or in effect (enforce).
     pub overrides: usize,
+    /// Changes that wait for approval.
+    pub waiting: usize,
+    /// Plans made since the start.
+    pub plans: u64,
+    /// Plans that the checker refused: not one should be.
+    pub plan_vetoes: u64,
     /// Demand under override, bit/s.
     pub moved_bps: BitRate,
     /// Offered on all uplinks, bit/s.
@@ -173,8 +182,44 @@ pub struct OverrideView {
     pub throws: usize,
 }
 
-/// `etm explain PREFIX`.
+/// `etm approve list`: a change that waits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeView {
+    /// Its number.
+    pub id: u64,
+    /// Destination.
+    pub prefix: Prefix,
+    /// Exit now.
+    pub from: String,
+    /// Exit if approved.
+    pub to: String,
+    /// Demand, bit/s.
+    pub rate_bps: BitRate,
+    /// Why.
+    pub reason: String,
+    /// Queued at.
+    pub since_ns: Timestamp,
+    /// Dropped at.
+    pub expires_ns: Timestamp,
+}
+
+/// What became of a change that an order named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judged {
+    /// Its number.
+    pub id: u64,
+    /// Destination, where there is such a change.
+    pub prefix: Option<Prefix>,
+    /// The exit it names.
+    pub to: Option<String>,
+    /// True where the order was carried out.
+    pub done: bool,
+    /// Why not.
+    pub why: Option<String>,
+}
+
+/// `etm explain PREFIX`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExplainView {
     /// What was asked.
     pub asked: Prefix,
@@ -194,10 +239,16 @@ pub struct ExplainView {
     pub candidates: Vec<CandidateView>,
     /// More-specifics with routes of their own, which an override of it does not touch.
     pub more_specifics: usize,
+    /// What the override does to the load of uplinks.
+    pub effect: Option<String>,
+    /// When the override was made.
+    pub since_ns: Option<Timestamp>,
+    /// The override is not given back before.
+    pub hold_until_ns: Option<Timestamp>,
 }
 
 /// A route, usable or not.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CandidateView {
     /// Exit, where the next hop is one.
     pub exit: Option<String>,
@@ -216,6 +267,8 @@ pub struct CandidateView {
     pub usable: bool,
     /// Why it is, or is not, where the prefix goes.
     pub note: String,
+    /// What it costs now, where it is usable and there is a choice.
+    pub price: Option<CandidatePrice>,
 }
 
 /// An entry of the decision log with its sentence.

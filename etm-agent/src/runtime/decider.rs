@@ -10,8 +10,8 @@ use super::sampler::{histogram, quantiles, record};
 use super::table::Job;
 use crate::control::Request;
 use crate::control::schema::{
-    AgentView, Answer, Events, GuardianView, Ordered, Overrides, Prefixes, Problem, Providers, Quantiles,
-    Query, Status,
+    AgentView, Answer, Changes, Events, GuardianView, Judgement, Ordered, Overrides, Prefixes, Problem,
+    Providers, Quantiles, Query, Status,
 };
 use crate::core::audit::{Event, Weight};
 use crate::core::controller::{Controller, Outcome};
@@ -230,6 +230,19 @@ impl Decider {
             Query::Overrides => Answer::Overrides(Overrides { overrides: self.controller.overrides() }),
             Query::Explain { prefix } => Answer::Explain(Box::new(self.controller.explain(prefix))),
             Query::Events { since } => Answer::Events(Events { events: self.controller.events(since) }),
+            Query::Plan { without: None } => Answer::Plan(Box::new(self.controller.plan(now))),
+            Query::Plan { without: Some(name) } => match self.controller.without(now, &name) {
+                Some(view) => Answer::Loss(Box::new(view)),
+                None => Answer::Failed(Problem { error: no_exit(&name) }),
+            },
+            Query::ExplainExit { name } => match self.controller.explain_exit(now, &name) {
+                Some(view) => Answer::Exit(Box::new(view)),
+                None => Answer::Failed(Problem { error: no_exit(&name) }),
+            },
+            Query::Losses => Answer::Losses(self.controller.losses(now)),
+            Query::Changes => Answer::Changes(Changes { changes: self.controller.changes() }),
+            Query::Approve { id } => self.judge(Order::Approve { id }),
+            Query::Reject { id } => self.judge(Order::Reject { id }),
             Query::Record => Answer::Recording(Box::new(self.tap.view())),
             Query::RecordStart => self.record(true),
             Query::RecordStop => self.record(false),
@@ -238,6 +251,14 @@ impl Decider {
         };
         // A client that went away needs no answer.
         let _ = request.reply.send(answer);
+    }
+
+    /// A word of a person about queued changes.
+    fn judge(&mut self, order: Order) -> Answer {
+        let mut outcome = self.handle(Input::Order(order));
+        let judged = std::mem::take(&mut outcome.judged);
+        self.act(outcome);
+        Answer::Judgement(Judgement { judged })
     }
 
     fn record(&mut self, on: bool) -> Answer {
@@ -251,7 +272,7 @@ impl Decider {
         let switched = match order {
             Order::Off => self.off.set().and_then(|()| self.expire()),
             Order::On => self.off.clear(),
-            Order::Stop => Ok(()),
+            Order::Stop | Order::Approve { .. } | Order::Reject { .. } => Ok(()),
         };
         if let Err(error) = switched {
             return Answer::Failed(Problem { error: error.to_string() });
@@ -317,6 +338,10 @@ impl Decider {
 
 fn peer_view(status: &watch::Receiver<PeerStatus>) -> serde_json::Value {
     serde_json::to_value(&*status.borrow()).unwrap_or(serde_json::Value::Null)
+}
+
+fn no_exit(name: &str) -> String {
+    format!("there is no exit and no interface named `{name}`; `etm providers` lists them")
 }
 
 fn log(event: &Event) {

@@ -21,6 +21,7 @@
 mod attrs;
 pub mod bgp;
 mod ident;
+mod money;
 mod prefix;
 mod prefix_map;
 mod time;
@@ -28,6 +29,7 @@ mod units;
 
 pub use attrs::{AsPath, AsPathSegment, Asn, CarriedAttr, Community, LargeCommunity, Origin, RouteAttrs};
 pub use ident::{ExitId, Generation, IfIndex, PathId, PeerId, ProviderId, RouterId, SlotId, UplinkId};
+pub use money::Price;
 pub use prefix::{Family, Prefix, PrefixError};
 pub use prefix_map::PrefixMap;
 pub use time::Timestamp;

@@ -32,6 +32,12 @@ pub enum UnitError {
         /// The text given.
         text: String,
     },
+    /// Not an amount of money.
+    #[error("`{text}` is not a price; write it like 0.35, with at most six decimals and no currency")]
+    Price {
+        /// The text given.
+        text: String,
+    },
     /// Not a duration.
     #[error("`{text}` is not a duration; write it like 200ms, 1s, 5m or 6h")]
     Duration {
@@ -149,7 +155,7 @@ impl FromStr for BitRate {
 }
 
 /// `number` (digits with at most one point) times `scale`, exactly; none if a digit would be lost.
-fn decimal(number: &str, scale: u64) -> Option<u64> {
+pub(super) fn decimal(number: &str, scale: u64) -> Option<u64> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() || fraction.contains('.') || (number.contains('.') && fraction.is_empty()) {
         return None;

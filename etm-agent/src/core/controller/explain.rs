@@ -2,9 +2,8 @@
 
 use super::super::fib_view::NotOurs;
 use super::super::preference::{Candidate, compare};
-use super::super::projection::excluded;
 use super::super::route_rules::Verdict;
-use super::super::view::{CandidateView, ExplainView};
+use super::super::view::{CandidatePrice, CandidateView, ExplainView};
 use super::Controller;
 use crate::types::{BitRate, ExitId, PathId, PeerId, Prefix, RouteAttrs};
 use std::sync::Arc;
@@ -23,6 +22,9 @@ impl Controller {
                 because: Vec::new(),
                 candidates: Vec::new(),
                 more_specifics: 0,
+                effect: None,
+                since_ns: None,
+                hold_until_ns: None,
             };
         };
         let home = self.fib.home(prefix, &self.policy, &self.topology);
@@ -43,7 +45,30 @@ impl Controller {
             because,
             candidates: self.candidate_views(prefix, home.ok(), rate),
             more_specifics: self.overrides.more_specifics(prefix, &self.rib, &self.fib).len(),
+            effect: entry.map(|entry| self.effect(entry.from, entry.to, rate)),
+            since_ns: entry.map(|entry| entry.since),
+            hold_until_ns: entry.map(|entry| entry.hold_until),
         }
+    }
+
+    /// What an override does to the loads of its two uplinks.
+    fn effect(&self, from: ExitId, to: ExitId, rate: BitRate) -> String {
+        let load = |exit: ExitId| {
+            let uplink = self.topology.uplink_of(exit).unwrap_or_default();
+            let offered = self.meters.get(uplink.index()).map_or(BitRate::ZERO, |meter| meter.offered);
+            (self.uplink_name(uplink), offered)
+        };
+        let ((home, left), (exit, carried)) = (load(from), load(to));
+        if !self.enforcing() {
+            let (less, more) = (left.saturating_sub(rate), carried + rate);
+            return format!(
+                "{home} would carry {less} instead of {left}, {exit} {more} instead of {carried}"
+            );
+        }
+        let (more, less) = (left + rate, carried.saturating_sub(rate));
+        format!(
+            "{home} carries {left}, it would be {more} without it; {exit} carries {carried}, it would be {less}"
+        )
     }
 
     fn why_moved(&self, prefix: Prefix) -> (String, Vec<String>) {
@@ -73,8 +98,15 @@ impl Controller {
                 format!("{prefix} is left to plain routing and is never overridden as things are")
             }
         };
-        if excluded(prefix, &self.policy) {
+        if self.policy.excludes(prefix) {
             because.push("it is inside a prefix of `policy.exclude`".to_owned());
+        }
+        if let Some(pin) = self.policy.pin_of(prefix) {
+            because.push(format!("the operator pinned it to {}", self.exit_name(pin)));
+        }
+        if let Some(to) = self.approvals.planned().get(&prefix) {
+            because
+                .push(format!("a change to {} waits for approval (`etm approve list`)", self.exit_name(*to)));
         }
         if self.barred.contains(&prefix) {
             because.push("it has more more-specifics inside than kernel.max_throws allows".to_owned());
@@ -110,18 +142,19 @@ impl Controller {
 
     fn candidate_views(&self, prefix: Prefix, home: Option<ExitId>, rate: BitRate) -> Vec<CandidateView> {
         let ranked = self.rib.candidates(prefix, &self.topology);
+        let prices = self.prices_of(prefix, home, &ranked);
         let mut views: Vec<CandidateView> = ranked
             .iter()
             .enumerate()
             .map(|(rank, candidate)| {
-                let note = self.usable_note(prefix, home, rate, &ranked, rank);
-                self.candidate_view(
-                    candidate.peer,
-                    &self.rib.attrs(candidate),
-                    Some(candidate.exit),
-                    true,
-                    note,
-                )
+                let mut note = self.usable_note(prefix, home, rate, &ranked, rank);
+                if let Some(why) = self.why_not(prefix, home, candidate.exit, &prices) {
+                    note = format!("{note}; {why}");
+                }
+                let attrs = self.rib.attrs(candidate);
+                let view = self.candidate_view(candidate.peer, &attrs, Some(candidate.exit), true, note);
+                let price = prices.iter().find(|(exit, _)| *exit == candidate.exit).map(|(_, price)| *price);
+                CandidateView { price, ..view }
             })
             .collect();
         for (peer, path_id, attrs) in self.rib.received(prefix) {
@@ -135,6 +168,48 @@ impl Controller {
             }
         }
         views
+    }
+
+    /// What each candidate costs now, where there is a choice.
+    fn prices_of(
+        &self,
+        prefix: Prefix,
+        home: Option<ExitId>,
+        ranked: &[Candidate],
+    ) -> Vec<(ExitId, CandidatePrice)> {
+        let Some(home) = home.filter(|_| ranked.len() > 1 && self.samples > 1) else { return Vec::new() };
+        let current = self.overrides.get(prefix).map_or(home, |entry| entry.to);
+        let exits: Vec<ExitId> = ranked.iter().map(|candidate| candidate.exit).collect();
+        let now = self.last_sample.unwrap_or_default();
+        exits.iter().copied().zip(self.candidate_prices(now, (home, current), &exits)).collect()
+    }
+
+    /// Why it is not this exit, by price, or by rules.
+    fn why_not(
+        &self,
+        prefix: Prefix,
+        home: Option<ExitId>,
+        exit: ExitId,
+        prices: &[(ExitId, CandidatePrice)],
+    ) -> Option<String> {
+        let current = self.overrides.get(prefix).map(|entry| entry.to).or(home)?;
+        if exit == current {
+            return None;
+        }
+        if self.policy.forbids(prefix, exit) {
+            return Some("the operator forbids it (policy)".to_owned());
+        }
+        let price = |wanted: ExitId| prices.iter().find(|(exit, _)| *exit == wanted).map(|(_, price)| *price);
+        let (here, there) = (price(current)?, price(exit)?);
+        let more = there.total_per_mbps - here.total_per_mbps;
+        let name = self.exit_name(current);
+        Some(if more > 0.0 {
+            format!("{more:.4} per Mbit/s dearer than {name}, moving included")
+        } else {
+            format!(
+                "no dearer than {name} at these prices: held, capped, pinned, or less than the least saving"
+            )
+        })
     }
 
     fn usable_note(
@@ -220,6 +295,7 @@ impl Controller {
             med: attrs.med,
             usable,
             note,
+            price: None,
         }
     }
 }

@@ -34,6 +34,7 @@ impl Controller {
                 if role == Role::Learn {
                     // Its prefixes stay counted: the session will be back, and `sweep_slots` ends what is not.
                     self.rib.drop_peer(event.peer);
+                    self.choices.forget_all();
                     self.do_chores(CHORES);
                     self.settle(now);
                 }
@@ -105,10 +106,24 @@ impl Controller {
         self.rib.apply(batch, |prefix, presence| touched.push((prefix, presence)));
         let mut concerned = false;
         for (prefix, presence) in touched {
+            self.forget_choice(prefix);
             self.note_presence(prefix, presence);
-            concerned |= self.overrides.concerned_by(prefix, &self.topology);
+            concerned |= self.overrides.concerned_by(prefix, &self.topology)
+                || self.approvals.planned().contains_key(&prefix);
         }
         concerned
+    }
+
+    fn forget_choice(&mut self, prefix: Prefix) {
+        if let Some(slot) = self.slots.get(prefix) {
+            self.choices.forget(slot);
+        }
+        if self.topology.has_covering() {
+            // Its routes are candidates for what it covers, too.
+            for slot in self.rib.inside(prefix).filter_map(|inner| self.slots.get(inner)) {
+                self.choices.forget(slot);
+            }
+        }
     }
 
     /// The kernel's tables follow the RIB.
@@ -135,19 +150,26 @@ impl Controller {
             // The kernel empties the queue of a device that loses its carrier without counting it.
             book.reopen(if is.up { BookState::Opening } else { BookState::Down });
         }
+        self.choices.forget_all();
         self.unsettle_all(now);
         self.settle(now);
     }
 
     pub(super) fn fib_event(&mut self, now: Timestamp, event: FibEvent) {
         let was_synced = self.fib.synced();
+        let swapped = event == FibEvent::Synced;
         let touched = self.fib.apply(event);
+        if swapped {
+            self.choices.forget_all();
+        }
         let mut concerned = false;
         for prefix in touched {
+            self.forget_choice(prefix);
             if self.slots.get(prefix).is_some_and(|slot| self.rates.demand(slot) > BitRate::ZERO) {
                 self.unsettled.insert(prefix, now);
             }
-            concerned |= self.overrides.concerned_by(prefix, &self.topology);
+            concerned |= self.overrides.concerned_by(prefix, &self.topology)
+                || self.approvals.planned().contains_key(&prefix);
         }
         // While a reading is under way nothing is concluded from it: the former table stands.
         if self.fib.synced() && (concerned || !was_synced) {

@@ -3,29 +3,37 @@
 //! Total: every input has a defined result, none an error. Never acts and never reads a clock; what should
 //! happen leaves as values, and what happened outside comes back as inputs.
 
+mod approve;
 mod explain;
 mod intake;
+mod money;
 mod restore;
 mod round;
 mod show;
 
 pub use restore::OtherShape;
 
+use super::allocator::Memory;
+use super::approval::Approvals;
 use super::audit::{Audit, EndReason, Event, EventKind};
+use super::choices::{Choices, Grounds};
 use super::conservation::Conservation;
 use super::decision::{Adopted, Decision, KernelAction, LiveRow, Override, TableChange};
 use super::fib_view::FibView;
 use super::guard::{Hold, State};
 use super::input::{Input, Order, Released, RouteBatch, RouteChange, TableFill, UplinkSample};
+use super::money::Tree;
 use super::overrides::Overrides;
 use super::policy::{Mode, Policy, Role};
+use super::projection::Projection;
 use super::rate::Rates;
 use super::rib::Rib;
 use super::slots::Slots;
 use super::topology::Topology;
+use super::view::Judged;
 use crate::types::{BitRate, Family, Generation, PathId, Prefix, RouteAttrs, Timestamp, UplinkId};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -40,6 +48,8 @@ pub struct Outcome {
     pub live: Option<Vec<LiveRow>>,
     /// New entries of the decision log.
     pub events: Vec<Event>,
+    /// What became of the changes that an order named.
+    pub judged: Vec<Judged>,
 }
 
 /// A session as the decision sees it.
@@ -58,6 +68,8 @@ struct Meter {
     offered: BitRate,
     sent: BitRate,
     overloaded: bool,
+    /// Packets were dropped since the sample before.
+    dropping: bool,
     /// Samples in a row that did not show it.
     missed: u8,
 }
@@ -66,7 +78,13 @@ struct Meter {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Controller {
     policy: Policy,
+    /// Follows from the policy.
+    #[serde(skip)]
+    tree: Tree,
     topology: Topology,
+    /// Follows from routes, links and the kernel's table.
+    #[serde(skip)]
+    choices: Choices,
     rib: Rib,
     fib: FibView,
     slots: Slots,
@@ -77,6 +95,23 @@ pub struct Controller {
     sessions: Vec<Session>,
     meters: Vec<Meter>,
     projected: Vec<BitRate>,
+    /// Of the last sample: for views, and from one step of a round to the next.
+    #[serde(skip)]
+    projection: Projection,
+    /// Demand of everything counted for a prefix, last sample.
+    total: BitRate,
+    approvals: Approvals,
+    /// Loads that were approved since the last sample, by uplink.
+    approved: Vec<BitRate>,
+    /// Traffic that was given another exit within the last minute.
+    recent: VecDeque<(Timestamp, BitRate)>,
+    memory: Memory,
+    plans: u64,
+    vetoes: u64,
+    veto: Option<String>,
+    /// Why there is nothing to plan with.
+    #[serde(skip)]
+    fault: Option<String>,
     off: bool,
     stopping: bool,
     /// Overrides found in the kernel at start, until the first decision says what becomes of them.
@@ -109,7 +144,10 @@ impl Controller {
     /// earlier run left it; `slot_capacity` is the number of counter rows per uplink.
     pub fn new(policy: Policy, slot_capacity: u32, adopted: &Adopted, off: bool) -> Controller {
         let uplinks = policy.uplinks.len();
+        let (tree, fault) = Tree::or_bare(&policy);
         let mut controller = Controller {
+            tree,
+            choices: Choices::default(),
             topology: Topology::new(&policy),
             rib: Rib::new(&policy),
             fib: FibView::default(),
@@ -122,6 +160,16 @@ impl Controller {
             sessions: vec![Session::default(); policy.peers.len()],
             meters: vec![Meter::default(); uplinks],
             projected: vec![BitRate::ZERO; uplinks],
+            projection: Projection::default(),
+            total: BitRate::ZERO,
+            approvals: Approvals::default(),
+            approved: vec![BitRate::ZERO; uplinks],
+            recent: VecDeque::new(),
+            memory: Memory::default(),
+            plans: 0,
+            vetoes: 0,
+            veto: None,
+            fault,
             off,
             stopping: false,
             // Switched off, there is nothing to go on with.
@@ -171,6 +219,7 @@ impl Controller {
     /// Takes an input and says what follows from it.
     pub fn handle(&mut self, now: Timestamp, input: Input) -> Outcome {
         let mut live = None;
+        let mut judged = Vec::new();
         match input {
             // The sessions of an agent that ends go down by its own doing. That says nothing about the routes:
             // their prefixes stay counted, so that the next run misses no byte.
@@ -191,6 +240,8 @@ impl Controller {
             }
             Input::Installed(installed) => self.kernel_answered(installed),
             Input::Told(told) => self.peer_answered(told),
+            Input::Order(Order::Approve { id }) => judged = self.approve(now, id),
+            Input::Order(Order::Reject { id }) => judged = self.reject(now, id),
             Input::Order(order) => self.order(now, order),
             Input::Tick => self.do_chores(intake::CHORES),
         }
@@ -200,12 +251,13 @@ impl Controller {
             table: self.slots.take_changes(),
             live,
             events: self.audit.take_new(),
+            judged,
         }
     }
 
-    /// True while ETM acts on its decisions.
+    /// True while ETM acts on its decisions, or on those that are approved.
     pub fn enforcing(&self) -> bool {
-        self.policy.mode == Mode::Enforce && !self.off && !self.stopping
+        self.policy.mode != Mode::Observe && !self.off && !self.stopping
     }
 
     /// True while the kernel should honour overrides: the runtime renews the lease as long as it holds.
@@ -246,7 +298,7 @@ impl Controller {
             Order::Off if !self.off => (EventKind::SwitchedOff, Some(EndReason::SwitchedOff)),
             Order::On if self.off => (EventKind::SwitchedOn, None),
             Order::Stop if !self.stopping => (EventKind::Stopping, Some(EndReason::Stopping)),
-            Order::Off | Order::On | Order::Stop => return,
+            Order::Off | Order::On | Order::Stop | Order::Approve { .. } | Order::Reject { .. } => return,
         };
         self.audit.push(now, kind);
         self.changed = true;
@@ -254,6 +306,7 @@ impl Controller {
             Order::Off => self.off = true,
             Order::On => self.off = false,
             Order::Stop => self.stopping = true,
+            Order::Approve { .. } | Order::Reject { .. } => {}
         }
         if let Some(why) = why {
             for entry in self.overrides.end_all() {
@@ -261,7 +314,12 @@ impl Controller {
             }
             // What an earlier run left must go too, though no decision of this run made it.
             self.inherited = None;
+            self.drop_changes(now);
         }
+    }
+
+    fn grounds(&self) -> Grounds<'_> {
+        Grounds { policy: &self.policy, topology: &self.topology, rib: &self.rib, fib: &self.fib }
     }
 
     /// Ends overrides that may not stand any more; makes no new one.
@@ -273,6 +331,7 @@ impl Controller {
             }
             self.ended(now, &entry, why);
         }
+        self.drop_impossible(now);
     }
 
     fn ended(&mut self, now: Timestamp, entry: &Override, why: EndReason) {
@@ -293,6 +352,7 @@ impl Controller {
                     (Hold::OverridesWithoutEffect { .. }, Hold::OverridesWithoutEffect { .. })
                 )
                 || matches!((a, b), (Hold::TableFull { .. }, Hold::TableFull { .. }))
+                || matches!((a, b), (Hold::PlanVetoed { .. }, Hold::PlanVetoed { .. }))
         };
         let known = |list: &[Hold], hold: &Hold| list.iter().any(|other| same(other, hold));
         let fresh = holds.iter().any(|hold| !known(&self.holds, hold));
@@ -360,6 +420,7 @@ impl Controller {
         if self.rib.returned(&self.topology) > 0 {
             holds.push(Hold::OwnRouteReturned);
         }
+        holds.extend(self.fault.iter().chain(&self.veto).map(|why| Hold::PlanVetoed { why: why.clone() }));
         holds
     }
 
@@ -402,6 +463,7 @@ impl Controller {
             _ if !self.ready() => State::WarmUp,
             _ if !self.holds.is_empty() => State::Frozen,
             (false, Mode::Observe) => State::Observing,
+            (false, Mode::Approve) => State::Approving,
             (false, Mode::Enforce) => State::Steering,
         }
     }

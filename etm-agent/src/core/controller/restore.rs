@@ -1,6 +1,7 @@
 //! A state that was written down, taken up again: is it whole, and may another configuration go on with it?
 //! Never repairs.
 
+use super::super::money::Tree;
 use super::super::policy::Policy;
 use super::super::topology::Topology;
 use super::{Controller, uplink_id};
@@ -23,6 +24,7 @@ impl Controller {
         self.sessions.len() == self.policy.peers.len()
             && self.meters.len() == uplinks
             && self.projected.len() == uplinks
+            && self.approved.len() == uplinks
             && self.policy.exits.iter().all(|exit| exit.uplink.index() < uplinks)
             && self.rates.is_whole(uplinks)
     }
@@ -64,7 +66,14 @@ impl Controller {
         self.topology = Topology::with_links(&policy, links);
         self.policy = policy;
         self.changed = true;
-        Ok(self)
+        Ok(self.prepared())
+    }
+
+    /// With what follows from the configuration and is not written down.
+    pub fn prepared(mut self) -> Controller {
+        (self.tree, self.fault) = Tree::or_bare(&self.policy);
+        self.choices.forget_all();
+        self
     }
 
     /// The configuration.

@@ -1,16 +1,20 @@
 //! One round: a sample in, a placement out. Never touches what the guards say must stand still.
 
-use super::super::allocator::{Caps, Placement, allocate};
+use super::super::allocator::{Board, Caps, Memory, Placement, Room, allocate};
 use super::super::audit::{EndReason, EventKind};
+use super::super::choices::Grounds;
 use super::super::conservation::BookState;
 use super::super::decision::{LiveRow, OverrideReason};
+use super::super::guard::Hold;
 use super::super::input::{Sample, UplinkSample};
 use super::super::overrides::{Placed, Placing};
-use super::super::projection::{Projection, Sources, excluded, ineffective, mismatch, project};
+use super::super::policy::Mode;
+use super::super::projection::{Projection, Sources, active_slots, ineffective, mismatch, project};
 use super::{Controller, uplink_id};
-use crate::types::{BitRate, ExitId, Prefix, SlotId, Timestamp, UplinkId};
+use crate::types::{BitRate, Prefix, SlotId, Timestamp, UplinkId};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// Rows of the live statistics map.
 const LIVE_ROWS: usize = 256;
@@ -25,6 +29,9 @@ const INEFFECTIVE_PPM: u32 = 500_000;
 /// Samples in a row that must show it: one may fall into a routing change.
 pub(super) const MISMATCH_SAMPLES: u8 = 3;
 
+/// The span of `policy.max_moved_per_minute`.
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// How often a placement is tried anew because a prefix turned out to need too many throw routes.
 const RETRIES: usize = 8;
 
@@ -38,8 +45,12 @@ impl Controller {
         let measured = self.rates.sample(sample.at, &sample.rows);
         self.last_sample = Some(sample.at);
         self.samples += 1;
+        self.approved.fill(BitRate::ZERO);
         if measured {
+            self.find_choices();
             self.watch_projection(now);
+            self.projection = project(now, &self.offered(), &self.sources());
+            self.total = self.projection.total;
             self.watch_overload(sample.at);
             self.refresh_holds(now);
             self.decide(now);
@@ -70,6 +81,7 @@ impl Controller {
             let span = sample.at.since(last.at);
             meter.offered = billing.rate(sample.after.since(last.after), span);
             meter.sent = billing.rate(sample.device.sent.since(last.device.sent), span);
+            meter.dropping = sample.device.dropped > last.device.dropped;
         }
         meter.last = Some(sample);
         if !self.topology.link(sample.uplink).up {
@@ -98,8 +110,7 @@ impl Controller {
     }
 
     fn watch_overload(&mut self, at: Timestamp) {
-        let projection = project(at, &self.offered(), &self.sources());
-        self.projected.clone_from(&projection.loads);
+        self.projected.clone_from(&self.projection.loads);
         for index in 0..self.meters.len() {
             let Some(uplink) = self.policy.uplinks.get(index) else { continue };
             let (offered_bps, limit_bps) = (self.meters[index].offered, uplink.limit_rate());
@@ -126,48 +137,121 @@ impl Controller {
         self.meters.iter().map(|meter| meter.offered).collect()
     }
 
+    /// Makes sure that the choices of everything with traffic are known.
+    fn find_choices(&mut self) {
+        for slot in active_slots(&self.rates, &self.slots, &self.overrides) {
+            if let Some(prefix) = self.slots.prefix(slot) {
+                let (policy, topology) = (&self.policy, &self.topology);
+                self.choices.find(slot, prefix, Grounds { policy, topology, rib: &self.rib, fib: &self.fib });
+            }
+        }
+    }
+
     pub(super) fn sources(&self) -> Sources<'_> {
         Sources {
             policy: &self.policy,
             topology: &self.topology,
-            rib: &self.rib,
-            fib: &self.fib,
+            choices: &self.choices,
             slots: &self.slots,
             rates: &self.rates,
             overrides: &self.overrides,
+            planned: self.approvals.planned(),
+            rejected: self.approvals.rejected(),
             barred: &self.barred,
         }
     }
 
+    /// True where nothing but a veto keeps decisions from being made.
+    pub(super) fn may_decide(&self) -> bool {
+        let free = self.holds.iter().all(|hold| matches!(hold, Hold::PlanVetoed { .. }));
+        !self.off && !self.stopping && self.fault.is_none() && free
+    }
+
+    /// What may be changed now.
+    pub(super) fn caps(&self, now: Timestamp, total: BitRate) -> Caps {
+        let lately = self.recent.iter().filter(|(at, _)| now.since(*at) < MINUTE).map(|(_, rate)| *rate);
+        Caps {
+            moves: self.policy.max_overrides,
+            moved: total.scaled(self.policy.max_moved_share),
+            now: total.scaled(self.policy.max_moved_per_minute).saturating_sub(lately.sum()),
+        }
+    }
+
+    pub(super) fn rooms(&self, projection: &Projection) -> Vec<Room> {
+        projection.rooms(|at| self.meters.get(at).is_some_and(|meter| meter.dropping))
+    }
+
     /// Places every item anew, unless something says stand still.
     fn decide(&mut self, now: Timestamp) {
-        if self.off || self.stopping || !self.holds.is_empty() {
+        if !self.may_decide() {
             return;
         }
+        self.expire_changes(now);
+        self.recent.retain(|(at, _)| now.since(*at) < MINUTE);
+        let barred = self.barred.clone();
+        let mut stale = self.inherited.is_some();
         if let Some(routes) = self.inherited.take() {
             self.inherit(now, routes);
+            self.find_choices();
         }
         self.reconsider_barred();
+        stale |= self.barred != barred;
         for _ in 0..RETRIES {
-            let projection = project(now, &self.offered(), &self.sources());
-            let caps = Caps {
-                moves: self.policy.max_overrides,
-                moved: projection.total.scaled(self.policy.max_moved_share),
-            };
-            let uplink_of: Vec<UplinkId> = self.policy.exits.iter().map(|exit| exit.uplink).collect();
-            let placement = allocate(&uplink_of, &projection.rooms, &projection.items, caps);
-            if self.bar_wide_prefixes(&projection, &placement) {
-                continue;
+            if stale {
+                self.projection = project(now, &self.offered(), &self.sources());
             }
-            self.apply(now, &projection, &placement);
+            let projection = std::mem::take(&mut self.projection);
+            let placement = self.place(now, &projection);
+            stale = self.bar_wide_prefixes(&projection, &placement);
+            if !stale {
+                self.apply(now, &projection, &placement);
+                self.judge(now, placement);
+                self.projection = projection;
+                return;
+            }
+        }
+    }
+
+    fn place(&self, now: Timestamp, projection: &Projection) -> Placement {
+        let board = Board {
+            tree: &self.tree,
+            policy: &self.policy,
+            rooms: &self.rooms(projection),
+            items: &projection.items,
+            choices: &projection.choices,
+            caps: self.caps(now, projection.total),
+        };
+        allocate(&board, &self.memory)
+    }
+
+    /// Keeps the plan for who asks, its prices for the next one, and counts what the checker refused.
+    fn judge(&mut self, now: Timestamp, placement: Placement) {
+        let Some(study) = placement.study else {
+            self.veto = None;
             return;
+        };
+        self.plans += 1;
+        match study.vetoes.first() {
+            None => {
+                self.veto = None;
+                self.memory.keep(&study);
+            }
+            Some(why) => {
+                self.vetoes += 1;
+                if self.veto.is_none() {
+                    self.audit.push(now, EventKind::PlanVetoed { why: why.clone() });
+                }
+                self.veto = Some(why.clone());
+                // What the next plan starts from may be what is wrong.
+                self.memory = Memory::default();
+            }
         }
     }
 
     /// Takes over what an earlier run left in the kernel, as far as it may stand; the placement judges it like the rest.
     fn inherit(&mut self, now: Timestamp, routes: BTreeMap<Prefix, IpAddr>) {
         for (prefix, gateway) in routes {
-            if excluded(prefix, &self.policy) || self.overrides.len() >= self.policy.max_overrides {
+            if self.policy.excludes(prefix) || self.overrides.len() >= self.policy.max_overrides {
                 continue;
             }
             let Some(to) = self.topology.exit_of(gateway) else { continue };
@@ -213,14 +297,30 @@ impl Controller {
 
     fn apply(&mut self, now: Timestamp, projection: &Projection, placement: &Placement) {
         self.changed = true;
-        for (item, exit) in projection.items.iter().zip(&placement.exits) {
+        for index in &placement.over_cap {
+            // A cap is never exceeded, whoever approves what.
+            let item = &projection.items[*index];
+            if let Some(entry) = self.overrides.end(item.prefix) {
+                self.ended(now, &entry, EndReason::OverCap);
+            }
+        }
+        for (index, (item, exit)) in projection.items.iter().zip(&placement.exits).enumerate() {
+            if *exit == item.home && *exit == item.current {
+                continue;
+            }
+            let standing = self.overrides.get(item.prefix).map_or(item.home, |entry| entry.to);
+            if self.policy.mode == Mode::Approve && *exit != standing {
+                self.propose(now, (projection, placement), index, standing);
+                continue;
+            }
+            self.unpropose(now, item.prefix);
             if *exit == item.home {
                 if let Some(entry) = self.overrides.end(item.prefix) {
                     self.ended(now, &entry, EndReason::GivenBack);
                 }
                 continue;
             }
-            let reason = self.reason(item.home, projection);
+            let reason = self.reason(projection, placement, index);
             let placing =
                 Placing { prefix: item.prefix, from: item.home, to: *exit, rate: item.rate, reason };
             let placed = self.overrides.place(now, &self.policy, placing);
@@ -229,15 +329,7 @@ impl Controller {
         self.record_residuals(now, &placement.residual);
     }
 
-    fn reason(&self, home: ExitId, projection: &Projection) -> OverrideReason {
-        let uplink = self.topology.uplink_of(home).unwrap_or_default();
-        let projected = projection.loads.get(uplink.index()).copied().unwrap_or_default();
-        let limit =
-            self.policy.uplinks.get(uplink.index()).map_or(BitRate::ZERO, |uplink| uplink.limit_rate());
-        OverrideReason::RelieveOverload { uplink, projected, limit }
-    }
-
-    fn record(&mut self, now: Timestamp, placing: Placing, placed: Placed) {
+    pub(super) fn record(&mut self, now: Timestamp, placing: Placing, placed: Placed) {
         let (prefix, rate_bps) = (placing.prefix, placing.rate);
         let (to, enforced) = (self.exit_name(placing.to), self.enforcing());
         let kind = match placed {
@@ -251,15 +343,8 @@ impl Controller {
             }
         };
         self.unsettled.insert(prefix, now);
+        self.recent.push_back((now, rate_bps));
         self.audit.push(now, kind);
-    }
-
-    pub(super) fn reason_text(&self, reason: &OverrideReason) -> String {
-        match reason {
-            OverrideReason::RelieveOverload { uplink, projected, limit } => {
-                format!("{} would carry {projected}, its limit is {limit}", self.uplink_name(*uplink))
-            }
-        }
     }
 
     fn record_residuals(&mut self, now: Timestamp, residual: &[BitRate]) {

@@ -37,7 +37,7 @@ pub fn read(bytes: &[u8], build: &str) -> Result<Controller, RecordError> {
     if !rest.is_empty() || !state.is_whole() || !is_written_as(&state, bytes) {
         return Err(other());
     }
-    Ok(state)
+    Ok(state.prepared())
 }
 
 /// True where writing `state` gives exactly `bytes`.

@@ -1,8 +1,8 @@
 //! The `guardian` table. Never looks whether a guardian runs.
 
-use super::Check;
-use crate::config::raw;
-use crate::config::settings::GuardianSettings;
+use super::raw;
+use super::settings::GuardianSettings;
+use super::validate::Check;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

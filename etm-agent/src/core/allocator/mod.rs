@@ -1,0 +1,236 @@
+//! Where each prefix should leave. Behind this seam the planner decides and the checker judges; in front of it are
+//! rooms, items and caps. Knows no routing, no clock, and no state but the prices that its caller hands back.
+//!
+//! In this order: what exceeds a cap is ended, pins are followed, overload is relieved with the least traffic; only where
+//! there is none is anything given back or moved for money.
+
+mod field;
+mod problem;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::problem::{Study, relaxed};
+
+use self::field::Field;
+use super::money::{Tree, real};
+use super::plan::{Verdict, Warm};
+use super::policy::Policy;
+use crate::types::{BitRate, ExitId, Prefix, Share};
+use std::ops::Range;
+
+/// What is known of an uplink besides its configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Load that is no item's: traffic that cannot be moved.
+    pub base: BitRate,
+    /// True where packets were dropped since the last sample: rates behind it are lower bounds.
+    pub dropping: bool,
+}
+
+/// A prefix that may be moved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Destination.
+    pub prefix: Prefix,
+    /// Demand of the last interval.
+    pub rate: BitRate,
+    /// Smoothed demand: giving back must fit with this too.
+    pub smoothed: BitRate,
+    /// Where plain routing sends it.
+    pub home: ExitId,
+    /// Where it is sent now.
+    pub current: ExitId,
+    /// True while it must not be moved again, unless its exit is overloaded.
+    pub held: bool,
+    /// The exit that the operator chose.
+    pub pin: Option<ExitId>,
+    /// Exits it may use, the preferred one first: a part of `Board::choices`.
+    pub choices: Range<usize>,
+}
+
+/// Limits on what may be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// Most items away from home.
+    pub moves: usize,
+    /// Most traffic away from home.
+    pub moved: BitRate,
+    /// Most traffic that may change its exit now.
+    pub now: BitRate,
+}
+
+impl Caps {
+    /// Nothing is limited.
+    pub const NONE: Caps = Caps { moves: usize::MAX, moved: BitRate(u64::MAX), now: BitRate(u64::MAX) };
+}
+
+/// New moves stop this far below the cap on traffic, or every fluctuation above it would end one.
+const BELOW_CAP: Share = Share::percent(95);
+
+/// All that a placement follows from.
+#[derive(Clone, Copy)]
+pub struct Board<'a> {
+    /// Nodes and prices.
+    pub tree: &'a Tree,
+    /// Operator's intent.
+    pub policy: &'a Policy,
+    /// By uplink.
+    pub rooms: &'a [Room],
+    /// In prefix order.
+    pub items: &'a [Item],
+    /// What the items may use.
+    pub choices: &'a [ExitId],
+    /// Limits on changes.
+    pub caps: Caps,
+}
+
+impl Board<'_> {
+    /// The exits of an item, the preferred one first.
+    pub fn choices_of(&self, item: &Item) -> &[ExitId] {
+        self.choices.get(item.choices.clone()).unwrap_or(&[])
+    }
+}
+
+/// What a placement is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Urgency {
+    /// Nothing is overloaded and nothing costs anything: nothing to plan.
+    #[default]
+    Idle,
+    /// Nothing is overloaded: money, at leisure.
+    Money,
+    /// Something is overloaded, or carries more by ETM's doing than it may.
+    Relief,
+}
+
+/// Prices of earlier plans, to start from.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Memory {
+    relief: Option<Start>,
+    money: Option<Start>,
+}
+
+/// The planner's prices and width, in a form that can be written down: a plan depends on where it started.
+type Start = (Vec<f64>, f64);
+
+impl Memory {
+    fn of(&self, urgency: Urgency) -> Option<Warm> {
+        let (prices, width) = match urgency {
+            Urgency::Idle => None,
+            Urgency::Money => self.money.clone(),
+            Urgency::Relief => self.relief.clone(),
+        }?;
+        // Positions are another round's: without them the planner settles large prefixes anew.
+        Some(Warm { prices, width, settled: Vec::new(), shift: Vec::new() })
+    }
+
+    /// Remembers the prices of a plan.
+    pub fn keep(&mut self, study: &Study) {
+        let warm = &study.plan.warm;
+        let warm = Some((warm.prices.clone(), warm.width));
+        match study.urgency {
+            Urgency::Idle => {}
+            Urgency::Money => self.money = warm,
+            Urgency::Relief => self.relief = warm,
+        }
+    }
+}
+
+/// The result.
+#[derive(Clone, Debug, Default)]
+pub struct Placement {
+    /// Exit of each item.
+    pub exits: Vec<ExitId>,
+    /// Load of each uplink with this placement.
+    pub loads: Vec<BitRate>,
+    /// Overload that remains, per uplink.
+    pub residual: Vec<BitRate>,
+    /// What it is for.
+    pub urgency: Urgency,
+    /// Items ended because a cap is exceeded, and those that were in the way of what went home for it.
+    pub over_cap: Vec<usize>,
+    /// Items that follow their pin anew.
+    pub pinned: Vec<usize>,
+    /// The problem, the plan, and what the checker says of it.
+    pub study: Option<Study>,
+}
+
+/// Places every item.
+pub fn allocate(board: &Board<'_>, memory: &Memory) -> Placement {
+    let mut field = Field::new(board);
+    let before = field.load.clone();
+    let mut over_cap = field.shed(board);
+    let pinned = field.follow_pins(board);
+    over_cap.extend(field.make_way(board, &before));
+    let urgency = match (field.overloaded(board.tree), board.tree.priced()) {
+        (true, _) => Urgency::Relief,
+        (false, true) => Urgency::Money,
+        (false, false) => Urgency::Idle,
+    };
+    if urgency != Urgency::Relief {
+        field.give_back(board);
+    }
+    let study = (urgency != Urgency::Idle)
+        .then(|| problem::study(board, &field, urgency, memory.of(urgency).as_ref()));
+    let exits = match &study {
+        Some(study) if study.applies() => exits(study),
+        _ => field.current,
+    };
+    let (loads, residual) = loads(board, &exits);
+    Placement { exits, loads, residual, urgency, over_cap, pinned, study }
+}
+
+/// The same, for looking at: a plan for money is made also where nothing costs anything.
+pub fn preview(board: &Board<'_>, memory: &Memory) -> Study {
+    let placement = allocate(board, memory);
+    placement.study.unwrap_or_else(|| {
+        let mut field = Field::new(board);
+        let before = field.load.clone();
+        field.shed(board);
+        field.follow_pins(board);
+        field.make_way(board, &before);
+        field.give_back(board);
+        problem::study(board, &field, Urgency::Money, None)
+    })
+}
+
+impl Study {
+    /// True where the plan may be used and changes something.
+    pub fn applies(&self) -> bool {
+        self.vetoes.is_empty() && matches!(self.plan.verdict, Verdict::Apply | Verdict::Relief)
+    }
+}
+
+fn exits(study: &Study) -> Vec<ExitId> {
+    study.plan.exits.iter().map(|exit| ExitId(*exit)).collect()
+}
+
+/// Loads of uplinks and what is above their limits.
+fn loads(board: &Board<'_>, exits: &[ExitId]) -> (Vec<BitRate>, Vec<BitRate>) {
+    let mut loads: Vec<BitRate> = board.rooms.iter().map(|room| room.base).collect();
+    for (item, exit) in board.items.iter().zip(exits) {
+        if let Some(load) = board.policy.uplink_of(*exit).and_then(|uplink| loads.get_mut(uplink.index())) {
+            *load += item.rate;
+        }
+    }
+    let limit = |index: usize| {
+        board.policy.uplinks.get(index).map_or(BitRate(u64::MAX), |uplink| uplink.limit_rate())
+    };
+    let residual = loads.iter().enumerate().map(|(at, load)| load.saturating_sub(limit(at))).collect();
+    (loads, residual)
+}
+
+/// How much more an exit takes before it, or anything around it, is at `mark`.
+pub fn room(tree: &Tree, uplinks: &[BitRate], exit: ExitId, fill: bool) -> f64 {
+    let mut load = vec![0.0; tree.nodes().len()];
+    for (index, rate) in uplinks.iter().enumerate() {
+        let uplink = crate::types::UplinkId(u16::try_from(index).unwrap_or(u16::MAX));
+        for node in tree.of_uplink(uplink).map_or(&[][..], |node| tree.above(node)) {
+            load[*node] += real(*rate);
+        }
+    }
+    let mark = |node: usize| if fill { tree.marks()[node].fill } else { tree.marks()[node].limit };
+    tree.path(exit).iter().map(|node| mark(*node) - load[*node]).fold(f64::INFINITY, f64::min)
+}
