@@ -1,12 +1,21 @@
-//! The `guardian` table. Never looks whether a guardian runs.
+//! The tables of the two processes, `agent` and `guardian`. Never looks whether one of them runs.
 
 use super::raw;
-use super::settings::GuardianSettings;
-use super::validate::Check;
+use super::settings::{AgentSettings, GuardianSettings};
+use super::validate::{Check, path};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 impl Check {
+    /// Without what is the decision's: mode and times.
+    pub(super) fn agent(&mut self, raw: &raw::Agent) -> AgentSettings {
+        AgentSettings {
+            control_socket: path(raw.control_socket.as_deref(), "/run/etm/etm.sock"),
+            startup_timeout: self.duration(raw.startup_timeout.as_ref(), Duration::from_secs(30)),
+            bird_socket: raw.bird_socket.as_ref().map(PathBuf::from),
+        }
+    }
+
     pub(super) fn guardian(&mut self, raw: &raw::Guardian, control_socket: &Path) -> GuardianSettings {
         let adopt = self.duration(raw.adopt.as_ref(), Duration::from_secs(30));
         if let Some(text) = raw.adopt.as_ref().filter(|_| adopt > Duration::from_secs(300)) {

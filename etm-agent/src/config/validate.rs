@@ -5,9 +5,7 @@ use super::prices::Size;
 use super::raw::{self, Raw, Text};
 use super::record;
 use super::report::Fault;
-use super::settings::{
-    AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
-};
+use super::settings::{BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings};
 use crate::core::billing::Billing;
 use crate::core::policy::{DecisionProcess, Exit, Peer, Policy, Port, Provider, Role, StaticRoute, Uplink};
 use crate::types::{
@@ -74,14 +72,10 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     };
     check.completeness(raw, &policy);
     check.tree(raw, &policy);
-    let control_socket = path(raw.agent.control_socket.as_deref(), "/run/etm/etm.sock");
+    let agent = check.agent(&raw.agent);
     let settings = Settings {
-        guardian: check.guardian(&raw.guardian, &control_socket),
-        agent: AgentSettings {
-            control_socket,
-            startup_timeout: check.duration(raw.agent.startup_timeout.as_ref(), Duration::from_secs(30)),
-            bird_socket: raw.agent.bird_socket.as_ref().map(PathBuf::from),
-        },
+        guardian: check.guardian(&raw.guardian, &agent.control_socket),
+        agent,
         datapath: check.datapath(&raw.datapath),
         record: record::settings(&raw.record, &mut check.faults),
         policy,
@@ -103,7 +97,7 @@ fn process(raw: &raw::DecisionTable) -> DecisionProcess {
     }
 }
 
-fn path(given: Option<&str>, default: &str) -> PathBuf {
+pub(super) fn path(given: Option<&str>, default: &str) -> PathBuf {
     PathBuf::from(given.unwrap_or(default))
 }
 
