@@ -1,9 +1,10 @@
 //! ETM's user space: everything but the program in the kernel.
 //!
 //! Layers, each importing only those above it in this list (checked by `cargo xtask tidy`):
-//! `types`; `proto`, `core`, `config` (pure); `datapath`, `fib`, `peering`, `guardian`, `control`, `recording`,
-//! `telemetry` (one outside thing each); `runtime` (composition); `cli`.
+//! `types`; `proto`, `core`, `config` (pure); `datapath`, `fib`, `peering`, `guardian`, `bmp`, `mrt`, `control`,
+//! `recording`, `telemetry` (one outside thing each); `runtime` (composition); `cli`.
 
+pub mod bmp;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -11,6 +12,7 @@ pub mod core;
 pub mod datapath;
 pub mod fib;
 pub mod guardian;
+pub mod mrt;
 pub mod peering;
 pub mod proto;
 pub mod recording;

@@ -51,6 +51,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("bpftool", "bpftool"),
     ("tcpdump", "tcpdump"),
     ("nsenter", "util-linux"),
+    ("bgpdump", "bgpdump"),
     ("sysctl", "procps"),
 ];
 

@@ -1,5 +1,7 @@
 //! `etm`: asks a running agent, and switches it off even when it does not answer.
 
+use super::bgp::{self, BgpCommand, BgpError, Where};
+use super::mrt::{self, MrtCommand, MrtCommandError};
 use super::replay::{self, Moment};
 use super::{doctor, plan, render, render_plan};
 
@@ -41,6 +43,16 @@ struct Args {
 enum Command {
     #[command(flatten)]
     Agent(AgentCommand),
+    /// Sessions, monitored routers, routes and candidates.
+    Bgp {
+        #[command(subcommand)]
+        command: BgpCommand,
+    },
+    /// Routes of MRT files: shown, or made into a problem for `plan`. Asks no agent.
+    Mrt {
+        #[command(subcommand)]
+        command: MrtCommand,
+    },
     /// What the agent would do now, with a certificate; or the best split for a problem in a file, which asks no agent.
     Plan {
         /// The problem (docs/plan-format.md); `-` reads standard input.
@@ -175,28 +187,73 @@ pub fn main() -> ExitCode {
             json: args.json,
         }),
         Command::Doctor { pin_root } => examine(pin_root, args.json),
+        Command::Bgp { command } => ask_bgp(command, Where { socket: &args.socket, json: args.json }),
+        Command::Mrt { command } => read_mrt(command, args.json),
         Command::Agent(command) => ask_agent(command, Ask { socket: &args.socket, json: args.json }),
     }
 }
 
 fn ask_agent(command: &AgentCommand, ask: Ask<'_>) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            complain(format_args!("cannot start: {error}"));
-            return ExitCode::FAILURE;
-        }
+    match on_this_thread(execute(command, ask)) {
+        Some(Ok(text)) => show(&text),
+        Some(Err(error)) => unanswered(&error),
+        None => ExitCode::FAILURE,
+    }
+}
+
+fn ask_bgp(command: &BgpCommand, at: Where<'_>) -> ExitCode {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let work = async {
+        bgp::run(command, at, &mut out).await?;
+        Ok(out.flush()?)
     };
-    match runtime.block_on(execute(command, ask)) {
-        Ok(text) => show(&text),
+    match on_this_thread(work) {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        // The reader has seen enough (`etm bgp routes | head`).
+        Some(Err(BgpError::Write { source })) if source.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Some(Err(BgpError::Client(error))) => unanswered(&error),
+        Some(Err(error)) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+        None => ExitCode::FAILURE,
+    }
+}
+
+fn read_mrt(command: &MrtCommand, as_json: bool) -> ExitCode {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let done = mrt::run(command, as_json, &mut out, &mut std::io::stderr());
+    match done.and_then(|()| Ok(out.flush()?)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(MrtCommandError::Write { source }) if source.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             complain(&error);
-            match error {
-                ClientError::Unreachable { .. } | ClientError::Silent { .. } => ExitCode::from(UNREACHABLE),
-                ClientError::Protocol { .. } | ClientError::Form { .. } | ClientError::Refused { .. } => {
-                    ExitCode::FAILURE
-                }
-            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// None where not even a runtime can be had, after saying so.
+fn on_this_thread<T>(work: impl Future<Output = T>) -> Option<T> {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => Some(runtime.block_on(work)),
+        Err(error) => {
+            complain(format_args!("cannot start: {error}"));
+            None
+        }
+    }
+}
+
+fn unanswered(error: &ClientError) -> ExitCode {
+    complain(error);
+    match error {
+        ClientError::Unreachable { .. } | ClientError::Silent { .. } => ExitCode::from(UNREACHABLE),
+        ClientError::Protocol { .. } | ClientError::Form { .. } | ClientError::Refused { .. } => {
+            ExitCode::FAILURE
         }
     }
 }

@@ -2,6 +2,7 @@
 //! Never opens a file, never resolves a name, never looks at the machine: that is the runtime's.
 
 mod billing;
+mod bmp;
 mod guardian;
 pub mod offline;
 mod prices;
@@ -15,9 +16,9 @@ mod validate;
 
 pub use report::ConfigError;
 pub use settings::{
-    AgentSettings, BeyondSettings, BgpSettings, DatapathSettings, GuardianSettings, HookChoice,
-    ImportSettings, KernelSettings, KeySettings, MaxRoutesSettings, ReachSettings, RecordSettings,
-    SessionSettings, Settings, TransportSettings,
+    AgentSettings, BeyondSettings, BgpSettings, BmpPeerSettings, BmpRouterSettings, BmpSettings,
+    DatapathSettings, GuardianSettings, HookChoice, ImportSettings, KernelSettings, KeySettings,
+    MaxRoutesSettings, ReachSettings, RecordSettings, SessionSettings, Settings, TransportSettings,
 };
 
 /// The documented configuration: every key with its default, commented out where it is optional.

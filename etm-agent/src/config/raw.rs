@@ -4,7 +4,7 @@
 use crate::core::policy::{Mode, Role};
 use crate::types::bgp::BgpRole;
 use serde::Deserialize;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use toml::Spanned;
 
 /// A text with its place in the file.
@@ -38,6 +38,7 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) static_route: Vec<StaticRoute>,
     pub(super) bgp: Option<Bgp>,
+    pub(super) bmp: Option<Bmp>,
     #[serde(default)]
     pub(super) guardian: Guardian,
 }
@@ -349,4 +350,43 @@ pub(super) enum BeyondText {
 pub(super) struct ExitNextHops {
     pub(super) exit: Text,
     pub(super) next_hops: Vec<IpAddr>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Bmp {
+    #[serde(default)]
+    pub(super) listen: Vec<SocketAddr>,
+    #[serde(default)]
+    pub(super) router: Vec<BmpRouter>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BmpRouter {
+    pub(super) name: Text,
+    pub(super) address: Spanned<IpAddr>,
+    pub(super) connect: Option<Spanned<u16>>,
+    pub(super) view: Option<ViewText>,
+    pub(super) path_ids: Option<bool>,
+    pub(super) complete_after: Option<Text>,
+    pub(super) session: Option<Text>,
+    #[serde(default)]
+    pub(super) peers: Vec<BmpPeer>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum ViewText {
+    PrePolicy,
+    PostPolicy,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BmpPeer {
+    pub(super) address: Spanned<IpAddr>,
+    pub(super) provider: Text,
+    #[serde(default)]
+    pub(super) distinguisher: u64,
 }

@@ -2,8 +2,8 @@
 
 use crate::core::policy::{Policy, Role};
 use crate::types::bgp::BgpRole;
-use crate::types::{Asn, ExitId, RouterId};
-use std::net::IpAddr;
+use crate::types::{Asn, ExitId, PeerId, ProviderId, RouterId};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ pub struct Settings {
     pub record: RecordSettings,
     /// BGP; none without sessions.
     pub bgp: Option<BgpSettings>,
+    /// BMP station; none without routers that report.
+    pub bmp: Option<BmpSettings>,
     /// The process that announces.
     pub guardian: GuardianSettings,
 }
@@ -239,4 +241,49 @@ pub enum BeyondSettings {
     Down,
     /// The session stays; what is too much is dropped.
     Drop,
+}
+
+/// BMP station.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BmpSettings {
+    /// Where routers connect.
+    pub listen: Vec<SocketAddr>,
+    /// Routers that may report.
+    pub routers: Vec<BmpRouterSettings>,
+}
+
+/// A router that reports by BMP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BmpRouterSettings {
+    /// Its name.
+    pub name: String,
+    /// The address it speaks from.
+    pub address: IpAddr,
+    /// Its port, where ETM connects to it; none where it connects to ETM.
+    pub connect: Option<u16>,
+    /// Candidates are its peers' routes after its import policy, instead of as received.
+    pub post_policy: bool,
+    /// Whether path identifiers are in its reports; none: by what it calls itself.
+    pub path_ids: Option<bool>,
+    /// Silence after which its tables count as complete, for a router that sends no End-of-RIB.
+    pub complete_after: Option<Duration>,
+    /// The inject session with it, whose effect its Loc-RIB proves, with its name.
+    pub session: Option<(PeerId, String)>,
+    /// Its peers that are sources of candidates; their `PeerId`s follow those of the sessions.
+    pub peers: Vec<BmpPeerSettings>,
+}
+
+/// A monitored peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BmpPeerSettings {
+    /// Its number as a source.
+    pub peer: PeerId,
+    /// Its name: that of the router and its address.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Tells peers of the same address in several instances of the router apart; 0 for the global one.
+    pub distinguisher: u64,
+    /// Whose routes they are.
+    pub provider: ProviderId,
 }

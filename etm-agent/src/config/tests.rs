@@ -31,7 +31,7 @@ fn all_keys() -> String {
         .map(|line| match line.strip_prefix("# ") {
             // Prose has no equals sign after its first word.
             Some(rest)
-                if rest.starts_with("[[")
+                if rest.starts_with('[')
                     || rest.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')) =>
             {
                 rest
@@ -144,6 +144,7 @@ fn tiers(list: &str) -> String {
 #[test]
 fn faults_of_meaning_say_what_to_write() {
     let bgp = "[bgp]\nasn = 64500\nrouter_id = \"10.0.0.1\"\n";
+    let bmp = "[[bmp.router]]\nname = \"edge2\"\naddress = \"10.0.0.5\"\n";
     let cases = [
         ("", "no uplink is described"),
         (&*GOOD.replace("198.18.0.0/24", "198.18.0/24"), "is not a prefix; write it like"),
@@ -195,6 +196,15 @@ fn faults_of_meaning_say_what_to_write() {
             "ETM would know no route",
         ),
         ("[[interface]\n", "etm.toml:1"),
+        (&*format!("{GOOD}{bmp}"), "ETM listens nowhere"),
+        (&*format!("{GOOD}{bmp}connect = 0\n"), "port 0"),
+        (&*format!("{GOOD}{bmp}connect = 1\nsession = \"core\"\n"), "role \"inject\" is named `core`"),
+        (&*format!("{GOOD}{bmp}connect = 1\n"), "nothing of it is used"),
+        (
+            &*format!("{GOOD}{bmp}connect = 1\npeers = [{{ address = \"10.1.0.1\", provider = \"x\" }}]\n"),
+            "no [[provider]] is named `x`",
+        ),
+        (&*format!("{GOOD}{bmp}connect = 1\ncomplete_after = \"1ms\"\n"), "between 1s and 10m"),
     ];
     for (text, part) in cases {
         let report = report(text);
@@ -240,4 +250,20 @@ fn faults_in_rules_are_named() {
         let said = report(&text);
         assert!(said.contains(words), "{words}: {said}");
     }
+}
+
+#[test]
+fn monitored_peers_are_sources_with_numbers_after_those_of_the_sessions() {
+    let text = format!(
+        "{EXAMPLE}\n[bmp]\nlisten = [\"10.0.0.3:11019\"]\n[[bmp.router]]\nname = \"edge2\"\naddress = \"10.0.0.5\"\n\
+         session = \"core\"\npeers = [{{ address = \"198.51.100.1\", provider = \"transit-b\" }}]\n"
+    );
+    let settings = parse("example", &text).unwrap_or_else(|error| panic!("{error}"));
+    let source = &settings.policy.peers[2];
+    assert_eq!(
+        (source.name.as_str(), source.role, source.monitored),
+        ("edge2/198.51.100.1", Role::Learn, true)
+    );
+    let router = &settings.bmp.unwrap().routers[0];
+    assert_eq!((router.peers[0].peer.0, router.session.as_ref().unwrap().0.0), (2, 1));
 }

@@ -1,13 +1,14 @@
 //! From the file as typed to what it means. Finds every fault, not only the first.
 
 use super::billing;
+use super::bmp;
 use super::prices::Size;
 use super::raw::{self, Raw, Text};
 use super::record;
 use super::report::Fault;
 use super::settings::{BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings};
 use crate::core::billing::Billing;
-use crate::core::policy::{DecisionProcess, Exit, Peer, Policy, Port, Provider, Role, StaticRoute, Uplink};
+use crate::core::policy::{DecisionProcess, Exit, Policy, Port, Provider, Role, StaticRoute, Uplink};
 use crate::types::{
     Asn, Community, ExitId, Family, Prefix, ProviderId, RouterId, Share, UplinkId, parse_duration,
 };
@@ -33,22 +34,17 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let (providers, exits) = check.providers(&raw.provider, &uplinks);
     let kernel = check.kernel(&raw.kernel);
     let bgp = raw.bgp.as_ref().map(|bgp| check.bgp(bgp, &exits, kernel.lease));
+    let bmp = raw.bmp.as_ref().map(|bmp| check.bmp(bmp, &providers, bgp.as_ref()));
     let community = check.community(raw.bgp.as_ref());
     let (interval, stale_after) = check.times(&raw.agent);
     check.lease_outlives(raw, interval, kernel.lease);
-    let peers: Vec<Peer> = bgp
-        .iter()
-        .flat_map(|bgp| bgp.sessions.iter().map(|session| session_peer(session, bgp.asn)))
-        .collect();
+    let peers = bmp::peers(bgp.as_ref(), bmp.as_ref());
     let policy = Policy {
         route_rules: check.route_rules(&raw.policy, &peers),
         internal: check.parse_all(&raw.policy.internal),
         mode: raw.agent.mode,
         interval,
-        peers: bgp
-            .iter()
-            .flat_map(|bgp| bgp.sessions.iter().map(|session| session_peer(session, bgp.asn)))
-            .collect(),
+        peers,
         static_routes: check.static_routes(&raw.static_route, &exits),
         exclude: raw.policy.exclude.iter().filter_map(|text| check.parse::<Prefix>(text)).collect(),
         hold: check.duration(raw.policy.hold.as_ref(), Duration::from_secs(300)),
@@ -81,6 +77,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         policy,
         kernel,
         bgp,
+        bmp,
     };
     if check.faults.is_empty() { Ok(settings) } else { Err(check.faults) }
 }
@@ -99,11 +96,6 @@ fn process(raw: &raw::DecisionTable) -> DecisionProcess {
 
 pub(super) fn path(given: Option<&str>, default: &str) -> PathBuf {
     PathBuf::from(given.unwrap_or(default))
-}
-
-fn session_peer(session: &SessionSettings, own: Asn) -> Peer {
-    let (address, external) = (Some(session.peer), session.peer_as != own);
-    Peer { name: session.name.clone(), role: session.role, address, external }
 }
 
 #[derive(Default)]
@@ -133,7 +125,7 @@ impl Check {
         !self.faults.is_empty()
     }
 
-    fn missing(&mut self, message: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn missing(&mut self, message: impl Into<String>, help: impl Into<String>) {
         self.faults.push(Fault { span: None, message: message.into(), help: Some(help.into()) });
     }
 
@@ -489,7 +481,7 @@ impl Check {
         if !learns && policy.static_routes.is_empty() {
             self.missing(
                 "ETM would know no route",
-                "add a [[bgp.session]] with role = \"learn\" towards this router's BGP daemon, or [[static_route]] tables",
+                "add a [[bgp.session]] with role = \"learn\" towards this router's BGP daemon, a [[bmp.router]] with peers, or [[static_route]] tables",
             );
         }
         if policy.mode != crate::core::policy::Mode::Observe && raw.kernel.inside.is_empty() {

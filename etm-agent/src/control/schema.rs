@@ -15,16 +15,23 @@
 //! | `GET /v1/changes` | `Changes` that wait for approval |
 //! | `POST /v1/approve?id=N`, `POST /v1/approve` (all), `POST /v1/reject?id=N` | `Judgement` |
 //! | `GET /v1/events?since=N` | `Events`, the decision log after entry N |
+//! | `GET /v1/bgp/peers` | `BgpPeers`: sessions and monitored routers |
+//! | `GET /v1/bgp/routes?prefix=P&longer=B&peer=NAME&after=P` | `RoutePage`: ask again with `after` its `next` |
+//! | `GET /v1/bgp/candidates?prefix=P` | `CandidatesView` |
 //! | `GET /v1/record`, `POST /v1/record/start`, `POST /v1/record/stop` | `Recording` |
 //! | `POST /v1/off`, `POST /v1/on` | `Ordered` |
 //!
 //! Errors are `Problem` with status 400 (bad request), 404, 503 (busy or stopping).
 
+use crate::core::controller::Browse;
 use crate::core::guard::State;
+use crate::core::policy::Role;
 use crate::core::view::{
-    ChangeView, EventView, ExitView, Judged, LossView, Losses, OverrideView, PlanView, PrefixView,
-    StatusView, UplinkView,
+    CandidatesView, ChangeView, EventView, ExitView, Judged, LossView, Losses, OverrideView, PlanView,
+    PrefixView, RoutePage, StatusView, UplinkView,
 };
+use crate::types::bgp::PeerStatus;
+use crate::types::bmp::RouterStatus;
 use crate::types::{Prefix, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +83,20 @@ pub enum Query {
         /// Entries after this number.
         since: u64,
     },
+    /// BGP sessions and monitored routers.
+    BgpPeers,
+    /// A page of the RIB.
+    BgpRoutes {
+        /// Which routes; its `peer` is filled in from `peer`.
+        browse: Browse,
+        /// Name of a source.
+        peer: Option<String>,
+    },
+    /// All routes of a prefix, in order of preference.
+    BgpCandidates {
+        /// Which.
+        prefix: Prefix,
+    },
     /// Whether and where inputs are recorded.
     Record,
     /// Record from now on.
@@ -116,12 +137,20 @@ pub enum Answer {
     Judgement(Judgement),
     /// To `Query::Events`.
     Events(Events),
+    /// To `Query::BgpPeers`.
+    BgpPeers(Box<BgpPeers>),
+    /// To `Query::BgpRoutes`.
+    BgpRoutes(RoutePage),
+    /// To `Query::BgpCandidates`.
+    BgpCandidates(Box<CandidatesView>),
     /// To `Query::Record`, `Query::RecordStart` and `Query::RecordStop`.
     Recording(Box<Recording>),
     /// To `Query::Off` and `Query::On`.
     Ordered(Ordered),
     /// The order could not be carried out.
     Failed(Problem),
+    /// What was asked about does not exist.
+    Missing(Problem),
 }
 
 /// `etm status`.
@@ -266,6 +295,31 @@ pub struct Changes {
 pub struct Judgement {
     /// One per change that the order named.
     pub judged: Vec<Judged>,
+}
+
+/// `etm bgp peers`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BgpPeers {
+    /// The moment of this answer, CLOCK_BOOTTIME nanoseconds: what `since` and the like count from.
+    pub at_ns: Timestamp,
+    /// BGP sessions, in order of configuration.
+    pub peers: Vec<BgpPeer>,
+    /// Routers that report by BMP, in order of configuration.
+    pub routers: Vec<RouterStatus>,
+}
+
+/// A BGP session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BgpPeer {
+    /// What it is for.
+    pub role: Role,
+    /// Announcements wanted at this moment (inject).
+    pub wanted: usize,
+    /// Announcements that are the best routes of the peer's Loc-RIB; none where no BMP reports that (inject).
+    pub effective: Option<usize>,
+    /// The session.
+    #[serde(flatten)]
+    pub status: PeerStatus,
 }
 
 /// `etm off`, `etm on`.

@@ -2,6 +2,8 @@
 //! Never waits for a slow decision beyond a bound, and never queues an operator's order silently.
 
 use super::schema::{Answer, Problem, Query};
+use crate::core::controller::Browse;
+use crate::types::Prefix;
 use axum::extract::{Query as Parameters, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -138,6 +140,42 @@ struct Numbered {
     id: Option<u64>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Of {
+    prefix: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Page {
+    prefix: Option<Prefix>,
+    #[serde(default)]
+    longer: bool,
+    peer: Option<String>,
+    after: Option<Prefix>,
+}
+
+/// `/v1/bgp`: sessions and the RIB.
+fn bgp() -> Router<mpsc::Sender<Request>> {
+    type Requests = State<mpsc::Sender<Request>>;
+    let routes = |State(requests): Requests, Parameters(page): Parameters<Page>| async move {
+        let Page { prefix, longer, peer, after } = page;
+        let browse = Browse { prefix, longer, peer: None, after };
+        ask(requests, Query::BgpRoutes { browse, peer }).await
+    };
+    let candidates = |State(requests): Requests, Parameters(Of { prefix }): Parameters<Of>| async move {
+        match prefix.parse() {
+            Ok(prefix) => ask(requests, Query::BgpCandidates { prefix }).await,
+            Err(error) => problem(StatusCode::BAD_REQUEST, format!("prefix={error}")),
+        }
+    };
+    Router::new()
+        .route("/peers", get(|State(requests): Requests| ask(requests, Query::BgpPeers)))
+        .route("/routes", get(routes))
+        .route("/candidates", get(candidates))
+}
+
 fn router(requests: mpsc::Sender<Request>) -> Router {
     type Requests = State<mpsc::Sender<Request>>;
     let prefixes = |State(requests): Requests, Parameters(Top { top }): Parameters<Top>| async move {
@@ -171,6 +209,7 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
         .route("/v1/changes", get(|State(requests): Requests| ask(requests, Query::Changes)))
         .route("/v1/approve", post(approve))
         .route("/v1/reject", post(reject))
+        .nest("/v1/bgp", bgp())
         .route("/v1/record", get(|State(requests): Requests| ask(requests, Query::Record)))
         .route("/v1/record/start", post(|State(requests): Requests| ask(requests, Query::RecordStart)))
         .route("/v1/record/stop", post(|State(requests): Requests| ask(requests, Query::RecordStop)))
@@ -199,6 +238,7 @@ async fn ask(requests: mpsc::Sender<Request>, query: Query) -> Response {
     }
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(Ok(Answer::Failed(why))) => (StatusCode::SERVICE_UNAVAILABLE, Json(why)).into_response(),
+        Ok(Ok(Answer::Missing(why))) => (StatusCode::NOT_FOUND, Json(why)).into_response(),
         Ok(Ok(answer)) => Json(answer).into_response(),
         Ok(Err(_)) => problem(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping"),
         Err(_) => problem(

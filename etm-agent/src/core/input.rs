@@ -30,6 +30,8 @@ pub enum Input {
     Order(Order),
     /// Time passed without anything else.
     Tick,
+    /// What a router that we announce to has made of it.
+    Effective(EffectiveEvent),
 }
 
 /// State of a BGP session.
@@ -298,6 +300,26 @@ pub struct Told {
     pub at: Timestamp,
     /// Prefixes announced or withdrawn.
     pub changed: usize,
+}
+
+/// News of a Loc-RIB that ETM's announcements are meant for (RFC 9069): the proof that they are effective.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EffectiveEvent {
+    /// The inject session with that router.
+    pub peer: PeerId,
+    /// What is known of it.
+    pub change: EffectiveChange,
+}
+
+/// What a router's Loc-RIB says of ETM's announcements.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EffectiveChange {
+    /// Nobody reports it any more: whatever was known is void.
+    Unknown,
+    /// It is reported from now on; until something else is said, no announcement is in it.
+    Watched,
+    /// Best routes that changed: NEXT_HOP where ETM's announcement is the best, none where another route or no route is.
+    Routes(Vec<(Prefix, Option<IpAddr>)>),
 }
 
 /// What an operator can order.

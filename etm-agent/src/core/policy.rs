@@ -195,6 +195,8 @@ pub struct Peer {
     pub address: Option<IpAddr>,
     /// True where it is of another AS.
     pub external: bool,
+    /// Learnt through another router's BMP instead of a session of ETM's own: a start does not wait for it.
+    pub monitored: bool,
 }
 
 /// How routes to one prefix are compared, where RFC 4271 leaves a choice. The default is what that RFC says.
@@ -363,6 +365,7 @@ pub(crate) mod tests {
                 role: Role::Learn,
                 address: None,
                 external: false,
+                monitored: false,
             }],
             static_routes: Vec::new(),
             exclude: Vec::new(),

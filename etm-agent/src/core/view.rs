@@ -9,9 +9,10 @@ pub use super::money_view::{
     CandidatePrice, Conclusion, ExitView, LossView, Losses, MoveView, NodeView, PlanView,
 };
 pub use super::policy::{Mode, Role};
-use crate::types::{BitRate, Count, Generation, Prefix, Share, Timestamp};
+use crate::types::{BitRate, Count, Generation, PathId, PeerId, Prefix, RouteAttrs, Share, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// `etm status`: the decision's part of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -180,6 +181,22 @@ pub struct OverrideView {
     pub refused: Option<String>,
     /// More-specifics that are thrown back to plain routing.
     pub throws: usize,
+    /// What the inject sessions' routers know of it, in order of configuration.
+    #[serde(default)]
+    pub peers: Vec<AnnouncedView>,
+}
+
+/// An override as one inject session's router knows it. Sent and effective are different things.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnnouncedView {
+    /// Name of the session.
+    pub session: String,
+    /// The decision that holds it was acknowledged by the router's TCP.
+    pub sent: bool,
+    /// ETM's announcement is the best route of the router's Loc-RIB; none where no BMP reports that.
+    pub effective: Option<bool>,
+    /// NEXT_HOP of that route.
+    pub next_hop: Option<std::net::IpAddr>,
 }
 
 /// `etm approve list`: a change that waits.
@@ -269,6 +286,67 @@ pub struct CandidateView {
     pub note: String,
     /// What it costs now, where it is usable and there is a choice.
     pub price: Option<CandidatePrice>,
+}
+
+/// A route as received.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteView {
+    /// Destination.
+    pub prefix: Prefix,
+    /// Session or monitored peer it was learnt from; `static` for configured ones.
+    pub session: String,
+    /// Number of that source.
+    pub peer: PeerId,
+    /// RFC 7911; 0 without ADD-PATH.
+    pub path_id: PathId,
+    /// Exit, where the next hop is one.
+    pub exit: Option<String>,
+    /// AS_PATH in words.
+    pub as_path: String,
+    /// COMMUNITIES in words.
+    pub communities: Vec<String>,
+    /// All attributes that are kept.
+    pub attributes: Arc<RouteAttrs>,
+}
+
+/// A part of the RIB, in prefix order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoutePage {
+    /// The routes.
+    pub routes: Vec<RouteView>,
+    /// There is more: ask again with `after` this prefix.
+    pub next: Option<Prefix>,
+}
+
+/// `etm bgp candidates PREFIX`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CandidatesView {
+    /// What was asked.
+    pub asked: Prefix,
+    /// The longest known prefix that covers it.
+    pub prefix: Option<Prefix>,
+    /// Exit of plain routing.
+    pub home: Option<String>,
+    /// Exit it is sent through.
+    pub exit: Option<String>,
+    /// All routes, usable ones first, in order of preference.
+    pub candidates: Vec<RankedView>,
+    /// What inject sessions' routers know of an override of it.
+    pub announced: Vec<AnnouncedView>,
+}
+
+/// A route with its place in the Decision Process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankedView {
+    /// 1 is preferred; none where it cannot be used.
+    pub rank: Option<usize>,
+    /// The step that put it behind the one before.
+    pub decided_by: Option<String>,
+    /// Why it is, or is not, where the prefix goes.
+    pub note: String,
+    /// The route.
+    #[serde(flatten)]
+    pub route: RouteView,
 }
 
 /// An entry of the decision log with its sentence.

@@ -4,3 +4,5 @@
 //! logs or spawns, so every path can be tested from a table.
 
 pub mod bgp;
+pub mod bmp;
+pub mod mrt;

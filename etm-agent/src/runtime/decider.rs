@@ -10,16 +10,18 @@ use super::sampler::{histogram, quantiles, record};
 use super::table::Job;
 use crate::control::Request;
 use crate::control::schema::{
-    AgentView, Answer, Changes, Events, GuardianView, Judgement, Ordered, Overrides, Prefixes, Problem,
-    Providers, Quantiles, Query, Status,
+    AgentView, Answer, BgpPeer, BgpPeers, Changes, Events, GuardianView, Judgement, Ordered, Overrides,
+    Prefixes, Problem, Providers, Quantiles, Query, Status,
 };
 use crate::core::audit::{Event, Weight};
-use crate::core::controller::{Controller, Outcome};
+use crate::core::controller::{Browse, Controller, Outcome};
 use crate::core::custody::Tenure;
 use crate::core::decision::{Decision, TableChange};
 use crate::core::input::{Input, LinkEvent, Order, Sample};
+use crate::core::policy::Role;
 use crate::datapath::{DatapathError, Lease, Marked, OffSwitch};
 use crate::types::bgp::PeerStatus;
+use crate::types::bmp::RouterStatus;
 use crate::types::{Timestamp, UplinkId};
 use hdrhistogram::Histogram;
 use std::collections::VecDeque;
@@ -56,7 +58,8 @@ pub(super) struct Identity {
     pub(super) started: Timestamp,
     pub(super) pin_root: String,
     pub(super) lease_span: Duration,
-    pub(super) peers: Vec<watch::Receiver<PeerStatus>>,
+    pub(super) peers: Vec<(Role, watch::Receiver<PeerStatus>)>,
+    pub(super) routers: Vec<watch::Receiver<RouterStatus>>,
     /// None without sessions of role inject.
     pub(super) guardian: Option<watch::Receiver<GuardianView>>,
     pub(super) sample_times: watch::Receiver<Quantiles>,
@@ -243,6 +246,11 @@ impl Decider {
             Query::Changes => Answer::Changes(Changes { changes: self.controller.changes() }),
             Query::Approve { id } => self.judge(Order::Approve { id }),
             Query::Reject { id } => self.judge(Order::Reject { id }),
+            Query::BgpPeers => Answer::BgpPeers(Box::new(self.bgp_peers(now))),
+            Query::BgpRoutes { browse, peer } => self.bgp_routes(browse, peer),
+            Query::BgpCandidates { prefix } => {
+                Answer::BgpCandidates(Box::new(self.controller.candidates(prefix)))
+            }
             Query::Record => Answer::Recording(Box::new(self.tap.view())),
             Query::RecordStart => self.record(true),
             Query::RecordStop => self.record(false),
@@ -287,6 +295,34 @@ impl Decider {
         })
     }
 
+    fn bgp_peers(&self, now: Timestamp) -> BgpPeers {
+        let wanted = self.decisions.borrow().announce.len();
+        let peers = self.identity.peers.iter().map(|(role, status)| {
+            let status = status.borrow().clone();
+            let inject = *role == Role::Inject;
+            BgpPeer {
+                role: *role,
+                wanted: if inject { wanted } else { 0 },
+                effective: self.controller.effective(status.peer),
+                status,
+            }
+        });
+        let routers = self.identity.routers.iter().map(|router| router.borrow().clone());
+        BgpPeers { at_ns: now, peers: peers.collect(), routers: routers.collect() }
+    }
+
+    fn bgp_routes(&self, mut browse: Browse, peer: Option<String>) -> Answer {
+        if let Some(name) = peer {
+            browse.peer = self.controller.source(&name);
+            if browse.peer.is_none() {
+                let error =
+                    format!("no session or monitored peer is named `{name}`; `etm bgp peers` lists them");
+                return Answer::Missing(Problem { error });
+            }
+        }
+        Answer::BgpRoutes(self.controller.routes(&browse))
+    }
+
     fn status(&self, now: Timestamp) -> Status {
         let Marked { plain, marked } = self.lease.marked().unwrap_or_default();
         Status {
@@ -304,7 +340,7 @@ impl Decider {
             },
             decision: self.controller.status(now),
             guardian: self.identity.guardian.as_ref().map(|guardian| guardian.borrow().clone()),
-            peers: self.identity.peers.iter().map(peer_view).collect(),
+            peers: self.identity.peers.iter().map(|(_, status)| peer_view(status)).collect(),
         }
     }
 }

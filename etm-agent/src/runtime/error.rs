@@ -1,5 +1,6 @@
 //! Why the agent could not start or go on, and the exit status that says so.
 
+use crate::bmp::BmpError;
 use crate::control::ControlError;
 use crate::datapath::DatapathError;
 use crate::fib::{FibError, StatsError};
@@ -63,6 +64,9 @@ pub enum AgentError {
     /// A BGP session cannot be run as configured.
     #[error(transparent)]
     Peering(#[from] peering::ConfigError),
+    /// The BMP station cannot be run as configured.
+    #[error(transparent)]
+    Bmp(#[from] BmpError),
     /// The key of a BGP session.
     #[error(transparent)]
     Secret(#[from] peering::SecretError),
@@ -170,6 +174,7 @@ impl AgentError {
             },
             AgentError::Peering(_)
             | AgentError::Secret(_)
+            | AgentError::Bmp(_)
             | AgentError::NextHops { .. }
             | AgentError::NothingToGuard => ExitStatus::Config,
             AgentError::SessionFault { .. } | AgentError::SessionTimeout { .. } => ExitStatus::Session,

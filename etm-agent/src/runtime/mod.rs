@@ -2,7 +2,7 @@
 //!
 //! | channel | kind, depth | from -> to | when full |
 //! |---|---|---|---|
-//! | inputs | mpsc 4096 | sessions, fib, table -> decider | sender waits: TCP holds the peer back |
+//! | inputs | mpsc 4096 | sessions, monitored routers, fib, table -> decider | sender waits: TCP holds the peer back |
 //! | links | mpsc 64 | link monitor -> decider, sampler | sender waits; rare and small |
 //! | samples | mpsc 1 | sampler -> decider | sampler waits: counters are cumulative |
 //! | requests | mpsc 16 | control -> decider | the client is told "busy" |
@@ -23,7 +23,9 @@ mod error;
 mod guarded;
 mod guardian;
 mod machine;
+mod monitors;
 mod open;
+mod problem;
 mod record;
 mod sampler;
 mod sessions;
@@ -32,8 +34,10 @@ mod stop;
 mod table;
 
 pub use crate::datapath::{Capability, Feature, Findings, Interface, OnHook, Pin, examine};
+pub use crate::mrt::{Export, Import, MrtError, Peer as MrtPeer, Route as MrtRoute, Tally};
 pub use crate::telemetry::LogFormat;
 pub use agent::{DetachFrom, check, detach, run, switch_off, withdraw_by_guardian};
 pub use clock::boottime;
 pub use error::{AgentError, ExitStatus};
 pub use guardian::{Keeper, guard};
+pub use problem::{Given, Problem, ProblemError, problem};

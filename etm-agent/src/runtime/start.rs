@@ -5,12 +5,14 @@ use super::decider::{Decider, Identity, Sources, uplink_id};
 use super::error::AgentError;
 use super::guarded::{Ends, Guarded, Origin};
 use super::machine::{self, enforcing, own_table};
+use super::monitors;
 use super::open::{Opening, header};
 use super::record::{self, Tap};
 use super::sampler::{Attachment, Note, Sampler};
 use super::sessions::{self, Prepared, Session, Shown};
 use super::stop::{End, Parts};
 use super::table::{self, Job};
+use crate::bmp;
 use crate::config::Settings;
 use crate::control::schema::{GuardianView, Quantiles};
 use crate::control::{self, Request};
@@ -20,6 +22,7 @@ use crate::core::input::{Input, LinkEvent, Sample, TableFill};
 use crate::core::policy::Policy;
 use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
 use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
+use crate::types::bmp::RouterStatus;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -47,10 +50,11 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
     let (learning, learning_rx) = watch::channel(false);
     let (stop_sessions, sessions_rx) = watch::channel(false);
     let (stop_rest, rest_rx) = watch::channel(false);
+    let monitors = monitors::of(settings, &inputs, &rest_rx)?;
     let Prepared { sessions, listeners } = sessions::learning(settings, &inputs, &sessions_rx)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let shown = guarded.beside(settings, &sessions);
-    let identity = identity(settings, &shown, guarded.view(), sample_times);
+    let identity = identity(settings, &shown, guarded.view(), (monitors.statuses, sample_times));
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -86,7 +90,8 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
         Ends { decisions: decisions_rx.clone(), inputs: inputs.clone(), directives, stop: sessions_rx };
     guarded.announce(tasks, settings, origin, ends);
     spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
-    spawn_conversations(tasks, settings, (socket, requests), (sessions, listeners), rest_rx);
+    let talkers = (sessions, listeners, monitors.parts);
+    spawn_conversations(tasks, settings, (socket, requests), talkers, rest_rx);
     Ok(parts)
 }
 
@@ -143,14 +148,15 @@ fn identity(
     settings: &Settings,
     shown: &[Shown],
     guardian: Option<watch::Receiver<GuardianView>>,
-    sample_times: watch::Receiver<Quantiles>,
+    (routers, sample_times): (Vec<watch::Receiver<RouterStatus>>, watch::Receiver<Quantiles>),
 ) -> Identity {
     Identity {
         started: boottime(),
         pin_root: settings.datapath.pin_root.display().to_string(),
         lease_span: settings.kernel.lease,
-        peers: shown.iter().map(|(_, _, status)| status.clone()).collect(),
+        peers: shown.iter().map(|(_, role, status)| (*role, status.clone())).collect(),
         guardian,
+        routers,
         sample_times,
     }
 }
@@ -289,12 +295,12 @@ fn spawn_conversations(
     tasks: &mut Tasks,
     settings: &Settings,
     (socket, requests): (control::Socket, mpsc::Sender<Request>),
-    (sessions, listeners): (Vec<Session>, Vec<BoxFuture<'static, ()>>),
+    (sessions, listeners, station): (Vec<Session>, Vec<BoxFuture<'static, ()>>, Vec<bmp::Part>),
     stop: watch::Receiver<bool>,
 ) {
     spawn_daemon_watch(tasks, settings.clone(), stop.clone());
     spawn_control(tasks, socket, requests, stop);
-    spawn_sessions(tasks, sessions, listeners);
+    spawn_sessions(tasks, sessions, listeners, station);
 }
 
 fn spawn_control(
@@ -315,7 +321,18 @@ fn spawn_daemon_watch(tasks: &mut Tasks, settings: Settings, stop: watch::Receiv
     });
 }
 
-fn spawn_sessions(tasks: &mut Tasks, sessions: Vec<Session>, listeners: Vec<BoxFuture<'static, ()>>) {
+fn spawn_sessions(
+    tasks: &mut Tasks,
+    sessions: Vec<Session>,
+    listeners: Vec<BoxFuture<'static, ()>>,
+    station: Vec<bmp::Part>,
+) {
+    for part in station {
+        tasks.spawn(async move {
+            part.await;
+            ("the BMP station", End::Plain)
+        });
+    }
     for listener in listeners {
         tasks.spawn(async move {
             listener.await;

@@ -37,6 +37,11 @@ impl SessionState {
             SessionState::Established => "established",
         }
     }
+
+    /// True while routes are exchanged.
+    pub fn is_established(self) -> bool {
+        self == SessionState::Established
+    }
 }
 
 impl fmt::Display for SessionState {

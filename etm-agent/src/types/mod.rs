@@ -20,6 +20,7 @@
 
 mod attrs;
 pub mod bgp;
+pub mod bmp;
 mod ident;
 mod money;
 mod prefix;

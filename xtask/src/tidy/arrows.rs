@@ -22,6 +22,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("peering", &["proto", "core::input", "core::decision", "types"]),
     // Beside the desired state it carries the lease's rules: who is heard, and for how long.
     ("guardian", &["core::custody", "core::decision", "types"]),
+    ("bmp", &["proto", "core::input", "types"]),
+    ("mrt", &["proto", "types"]),
     ("control", &["core", "types"]),
     ("telemetry", &["types"]),
     // Writes the decision's state and inputs as core::record makes them bytes.
@@ -33,6 +35,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "fib",
             "peering",
             "guardian",
+            "bmp",
+            "mrt",
             "control",
             "recording",
             "telemetry",
@@ -79,6 +83,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("netlink_proto", &["fib"]),
     // datapath attaches the clsact filters of kernels without TCX, which takes a few messages of traffic control.
     ("netlink_sys", &["fib", "datapath"]),
+    ("flate2", &["mrt"]),
+    ("ruzstd", &["mrt"]),
     ("rustbgpd_wire", &["proto"]),
     ("rustbgpd_fsm", &["proto"]),
     // Processes and privileges: pidfd_open(2), capset(2), setsid(2).

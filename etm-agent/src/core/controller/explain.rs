@@ -212,7 +212,7 @@ impl Controller {
         })
     }
 
-    fn usable_note(
+    pub(super) fn usable_note(
         &self,
         prefix: Prefix,
         home: Option<ExitId>,
@@ -253,7 +253,7 @@ impl Controller {
     }
 
     /// Why the operator's word keeps a route from being a candidate, if it does.
-    fn refused_note(&self, prefix: Prefix, peer: PeerId, path_id: PathId) -> Option<String> {
+    pub(super) fn refused_note(&self, prefix: Prefix, peer: PeerId, path_id: PathId) -> Option<String> {
         if self.rib.is_internal(prefix) {
             return Some("the prefix is inside one of policy.internal".to_owned());
         }
@@ -261,7 +261,7 @@ impl Controller {
         (rule.verdict == Verdict::Deny).then(|| format!("denied by rule {}", rule.name))
     }
 
-    fn unusable_note(&self, exit: Option<ExitId>, ranked: &[Candidate]) -> String {
+    pub(super) fn unusable_note(&self, exit: Option<ExitId>, ranked: &[Candidate]) -> String {
         match exit {
             None => "its next hop is none of the configured exits".to_owned(),
             Some(exit) if ranked.iter().any(|candidate| candidate.exit == exit) => {

@@ -4,6 +4,7 @@
 //! happen leaves as values, and what happened outside comes back as inputs.
 
 mod approve;
+mod browse;
 mod explain;
 mod intake;
 mod money;
@@ -11,6 +12,7 @@ mod restore;
 mod round;
 mod show;
 
+pub use browse::Browse;
 pub use restore::OtherShape;
 
 use super::allocator::Memory;
@@ -24,14 +26,14 @@ use super::guard::{Hold, State};
 use super::input::{Input, Order, Released, RouteBatch, RouteChange, TableFill, UplinkSample};
 use super::money::Tree;
 use super::overrides::Overrides;
-use super::policy::{Mode, Policy, Role};
+use super::policy::{Mode, Peer, Policy, Role};
 use super::projection::Projection;
 use super::rate::Rates;
 use super::rib::Rib;
 use super::slots::Slots;
 use super::topology::Topology;
 use super::view::Judged;
-use crate::types::{BitRate, Family, Generation, PathId, Prefix, RouteAttrs, Timestamp, UplinkId};
+use crate::types::{BitRate, Family, Generation, PathId, PeerId, Prefix, RouteAttrs, Timestamp, UplinkId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -130,6 +132,8 @@ pub struct Controller {
     refused: BTreeMap<Prefix, String>,
     unrelieved: BTreeSet<UplinkId>,
     installed: Generation,
+    /// What Loc-RIBs show of our announcements, by inject session; none for one that nobody reports.
+    effects: BTreeMap<PeerId, BTreeMap<Prefix, IpAddr>>,
     decision: Arc<Decision>,
     /// True where the decision may differ from the published one.
     changed: bool,
@@ -187,6 +191,7 @@ impl Controller {
             refused: BTreeMap::new(),
             unrelieved: BTreeSet::new(),
             installed: Generation(0),
+            effects: BTreeMap::new(),
             decision: Arc::new(Decision::default()),
             changed: true,
             decided: false,
@@ -242,6 +247,7 @@ impl Controller {
             Input::Told(told) => self.peer_answered(told),
             Input::Order(Order::Approve { id }) => judged = self.approve(now, id),
             Input::Order(Order::Reject { id }) => judged = self.reject(now, id),
+            Input::Effective(event) => self.note_effect(event),
             Input::Order(order) => self.order(now, order),
             Input::Tick => self.do_chores(intake::CHORES),
         }
@@ -287,9 +293,10 @@ impl Controller {
         !self.holds.iter().any(|hold| hold.is_warm_up() || matches!(hold, Hold::SessionDown { .. }))
     }
 
-    /// True once every learn session is Established.
+    /// True once every learn session is Established. Routers that report by BMP come when they come.
     pub fn learning(&self) -> bool {
-        let learn = self.policy.peers.iter().zip(&self.sessions).filter(|(peer, _)| peer.role == Role::Learn);
+        let learn = |peer: &Peer| peer.role == Role::Learn && !peer.monitored;
+        let learn = self.policy.peers.iter().zip(&self.sessions).filter(|(peer, _)| learn(peer));
         learn.into_iter().all(|(_, session)| session.up)
     }
 

@@ -6,7 +6,7 @@ use super::super::input::Uncounted;
 use super::super::overrides::next_hop;
 use super::super::policy::Role;
 use super::super::view::{
-    EventView, OverrideView, PrefixUplinkView, PrefixView, SessionView, StatusView, UplinkView,
+    AnnouncedView, EventView, OverrideView, PrefixUplinkView, PrefixView, SessionView, StatusView, UplinkView,
 };
 use super::{Controller, uplink_id};
 use crate::types::{BitRate, Count, PeerId, Prefix, SlotId, Timestamp};
@@ -157,8 +157,29 @@ impl Controller {
             enforced: self.enforcing(),
             refused: self.refused.get(&entry.prefix).cloned(),
             throws: self.overrides.more_specifics(entry.prefix, &self.rib, &self.fib).len(),
+            peers: self.announced(entry.prefix),
         };
         self.overrides.iter().map(view).collect()
+    }
+
+    /// What the routers behind the inject sessions know of an override.
+    pub(super) fn announced(&self, prefix: Prefix) -> Vec<AnnouncedView> {
+        let wanted = self.decision.announce.contains_key(&prefix);
+        let sessions = self.policy.peers.iter().zip(&self.sessions).enumerate();
+        let inject = sessions.filter(|(_, (peer, _))| peer.role == Role::Inject);
+        inject
+            .map(|(index, (peer, session))| {
+                let id = PeerId(u16::try_from(index).unwrap_or(u16::MAX));
+                let seen = self.effects.get(&id);
+                let next_hop = seen.and_then(|seen| seen.get(&prefix)).copied();
+                AnnouncedView {
+                    session: peer.name.clone(),
+                    sent: wanted && session.told == Some(self.decision.generation),
+                    effective: seen.map(|_| next_hop.is_some()),
+                    next_hop,
+                }
+            })
+            .collect()
     }
 
     /// `etm events`: the decision log after number `seq`.

@@ -75,6 +75,7 @@ fn name(input: &Input) -> &'static str {
         Input::Told(_) => "told",
         Input::Order(_) => "order",
         Input::Tick => "tick",
+        Input::Effective(_) => "effect",
     }
 }
 

@@ -466,9 +466,10 @@ impl Rib {
         self.heads.iter().map(|(prefix, _)| prefix)
     }
 
-    /// Every prefix with at least one route, in prefix order.
-    pub fn iter(&self) -> impl Iterator<Item = Prefix> + '_ {
-        self.heads.iter().filter(|(prefix, head)| self.is_live(*prefix, **head)).map(|(prefix, _)| prefix)
+    /// Every prefix with at least one route after `prefix`, or all without one, in prefix order.
+    pub fn iter_after(&self, prefix: Option<Prefix>) -> impl Iterator<Item = Prefix> + '_ {
+        let after = self.heads.iter_after(prefix);
+        after.filter(|(prefix, head)| self.is_live(*prefix, **head)).map(|(prefix, _)| prefix)
     }
 
     /// How many announcements of ETM's own stand on learn sessions. ETM announces next hops of this side; a route with
