@@ -48,10 +48,10 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
     let (decisions, decisions_rx) = watch::channel(controller.decision());
     let (fill, fill_rx) = watch::channel(TableFill::default());
     let (learning, learning_rx) = watch::channel(false);
-    let (stop_sessions, sessions_rx) = watch::channel(false);
+    let (stop_sessions, stop) = watch::channel(false);
     let (stop_rest, rest_rx) = watch::channel(false);
     let monitors = monitors::of(settings, &inputs, &rest_rx)?;
-    let Prepared { sessions, listeners } = sessions::learning(settings, &inputs, &sessions_rx)?;
+    let Prepared { sessions, listeners } = sessions::learning(settings, &inputs, &stop)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let shown = guarded.beside(settings, &sessions);
     let identity = identity(settings, &shown, guarded.view(), (monitors.statuses, sample_times));
@@ -86,8 +86,7 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
     spawn_sampler(tasks, sampler, notes_rx)?;
     spawn_table(tasks, (table, live), jobs_rx, inputs.clone(), fill)?;
     spawn_links(tasks, &interfaces.uplinks, links, notes, &rest_rx)?;
-    let ends =
-        Ends { decisions: decisions_rx.clone(), inputs: inputs.clone(), directives, stop: sessions_rx };
+    let ends = Ends { decisions: decisions_rx.clone(), inputs: inputs.clone(), directives, stop };
     guarded.announce(tasks, settings, origin, ends);
     spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
     let talkers = (sessions, listeners, monitors.parts);
