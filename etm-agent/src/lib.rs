@@ -1,8 +1,8 @@
 //! ETM's user space: everything but the program in the kernel.
 //!
 //! Layers, each importing only those above it in this list (checked by `cargo xtask tidy`):
-//! `types`; `proto`, `core`, `config` (pure); `datapath`, `fib`, `peering`, `bmp`, `mrt`, `control`, `recording`,
-//! `telemetry` (one outside thing each); `runtime` (composition); `cli`.
+//! `types`; `proto`, `core`, `config` (pure); `datapath`, `fib`, `peering`, `guardian`, `bmp`, `mrt`, `control`,
+//! `recording`, `telemetry` (one outside thing each); `runtime` (composition); `cli`.
 
 pub mod bmp;
 pub mod cli;
@@ -11,6 +11,7 @@ pub mod control;
 pub mod core;
 pub mod datapath;
 pub mod fib;
+pub mod guardian;
 pub mod mrt;
 pub mod peering;
 pub mod proto;

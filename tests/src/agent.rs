@@ -3,12 +3,14 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
 use serde_json::Value;
 
@@ -46,6 +48,10 @@ pub struct AgentOptions {
     pub hook: &'static str,
     /// How long a session may take to come up.
     pub startup_timeout: &'static str,
+    /// Whether the guardian ends an agent that let its lease run out.
+    pub kill_hung: bool,
+    /// Where the log goes instead of the lab's directory.
+    pub log_to: Option<&'static str>,
     /// What each provider asks per Mbit/s and month, in the order of [`Provider::ALL`]; `None` names no price.
     pub prices: Option<[&'static str; 3]>,
     /// Record from the start on.
@@ -65,6 +71,8 @@ impl Default for AgentOptions {
             lease: "10s",
             hook: "auto",
             startup_timeout: "20s",
+            kill_hung: true,
+            log_to: None,
             prices: None,
             record: false,
             log: "info",
@@ -112,6 +120,7 @@ pub fn config(site: &Site, options: &AgentOptions) -> String {
     let mut text = format!(
         "[agent]\nmode = \"{}\"\ninterval = \"{}\"\nstartup_timeout = \"{}\"\ncontrol_socket = \"{}\"\n\
          bird_socket = \"{}\"\n\n[policy]\nhold = \"{}\"\n\n[kernel]\ninside = [\"in0\"]\nlease = \"{}\"\n\n\
+         [guardian]\nkill_hung = {}\n\n\
          [datapath]\npin_root = \"{}\"\nprefixes_ipv4 = 4096\nprefixes_ipv6 = 4096\nhook = \"{}\"\n\n[record]\ndirectory = \"{}\"\nat_start = {}\n",
         options.mode,
         options.interval,
@@ -120,6 +129,7 @@ pub fn config(site: &Site, options: &AgentOptions) -> String {
         site.directory.join(format!("{}.ctl", Role::Border)).display(),
         options.hold,
         options.lease,
+        options.kill_hung,
         site.pin_root.display(),
         options.hook,
         site.recordings().display(),
@@ -244,7 +254,8 @@ impl Agent {
     /// # Errors
     /// The binaries are not built, or the agent ends or stays silent.
     pub fn start(lab: &Lab, options: &AgentOptions) -> Result<Self, LabError> {
-        Self::start_by(lab, &write_config(lab, options)?, options.log)
+        let log = options.log_to.map_or_else(|| lab.directory().join("etm-agent.log"), PathBuf::from);
+        Self::start_answering(lab, &write_config(lab, options)?, options.log, log)
     }
 
     /// Starts the agent with a configuration of the caller's and waits for its first answer.
@@ -252,7 +263,11 @@ impl Agent {
     /// # Errors
     /// See [`Self::start`].
     pub fn start_by(lab: &Lab, config: &Path, log_filter: &str) -> Result<Self, LabError> {
-        let mut agent = Self::start_with(lab, config, log_filter)?;
+        Self::start_answering(lab, config, log_filter, lab.directory().join("etm-agent.log"))
+    }
+
+    fn start_answering(lab: &Lab, config: &Path, log_filter: &str, log: PathBuf) -> Result<Self, LabError> {
+        let mut agent = Self::start_logging(lab, config, log_filter, log)?;
         wait_until("etm-agent to answer", START, || match agent.ended() {
             Some(status) => Ok(Err(agent.died(status))),
             None => agent.get("/v1/status").map(Ok).map_err(|error| error.to_string()),
@@ -265,8 +280,11 @@ impl Agent {
     /// # Errors
     /// The binary is not built.
     pub fn start_with(lab: &Lab, config: &Path, log_filter: &str) -> Result<Self, LabError> {
+        Self::start_logging(lab, config, log_filter, lab.directory().join("etm-agent.log"))
+    }
+
+    fn start_logging(lab: &Lab, config: &Path, log_filter: &str, log: PathBuf) -> Result<Self, LabError> {
         let what = "start etm-agent";
-        let log = lab.directory().join("etm-agent.log");
         let file = File::options().create(true).append(true).open(&log).map_err(LabError::io(what))?;
         let child = lab
             .namespace(Role::Border)
@@ -346,6 +364,13 @@ impl Agent {
         self.child.id().cast_signed()
     }
 
+    /// Process id of the guardian that listens beside the agent's socket, if one does.
+    pub fn guardian(&self) -> Option<i32> {
+        let stream = UnixStream::connect(self.socket.with_file_name("guardian.sock")).ok()?;
+        // Of the process that listens, not of one that answers: it may be stopped.
+        getsockopt(&stream, sockopt::PeerCredentials).ok().map(|credentials| credentials.pid())
+    }
+
     /// Exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
@@ -361,7 +386,8 @@ impl Agent {
 
     /// Everything it logged.
     pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+        // A device can be read for ever.
+        if self.log.is_file() { fs::read_to_string(&self.log).unwrap_or_default() } else { String::new() }
     }
 
     /// Its control socket.

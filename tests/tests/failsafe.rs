@@ -25,7 +25,11 @@ fn options() -> AgentOptions {
 /// A scene in which ETM has relieved transit-a: above its limit, so that nothing is lost whatever happens
 /// to the overrides, and the only thing that shows them is by which provider packets arrive.
 fn steered() -> Scene {
-    let scene = Scene::start(LabOptions::default(), &options(), &Demand::by_home(47.5, 7.0, 6.0)).unwrap();
+    steered_with(&options())
+}
+
+fn steered_with(options: &AgentOptions) -> Scene {
+    let scene = Scene::start(LabOptions::default(), options, &Demand::by_home(47.5, 7.0, 6.0)).unwrap();
     let since_ns = boottime_ns();
     scene.wait_overrides().unwrap();
     scene.settle(since_ns, 45.0).unwrap();
@@ -100,15 +104,16 @@ fn an_orderly_stop_leaves_no_route_no_rule_and_no_announcement() {
 }
 
 #[test]
-fn after_sigkill_core_lets_go_at_once_and_the_kernel_within_the_lease() {
+fn after_sigkill_core_and_kernel_let_go_when_the_lease_ends() {
     let Some(_turn) = turn() else { return };
     let mut scene = steered();
     let kill_ns = boottime_ns();
     scene.agent.signal(Signal::SIGKILL).unwrap();
     scene.agent.wait_end(PATIENCE).unwrap();
-    wait_withdrawn(&scene, SECOND);
     assert!(takes_overrides(&scene), "the lease bridges a short absence");
+    assert!(!traces::announced(&scene.lab).unwrap().is_empty(), "at core too");
     let limit_ns = kill_ns + nanos(LEASE + SECOND);
+    wait_withdrawn(&scene, Duration::from_nanos(limit_ns.saturating_sub(boottime_ns())));
     pass_time(Duration::from_nanos(limit_ns.saturating_sub(boottime_ns())));
     assert_plain(&scene, 2 * SECOND);
     let last_ns = scene.last_overridden_ns(&Provider::ALL).unwrap();
@@ -118,11 +123,11 @@ fn after_sigkill_core_lets_go_at_once_and_the_kernel_within_the_lease() {
 #[test]
 fn a_hung_agent_loses_its_effect_within_the_lease_in_the_kernel_and_at_core() {
     let Some(_turn) = turn() else { return };
-    let scene = steered();
+    let patient = AgentOptions { kill_hung: false, ..options() };
+    let scene = steered_with(&patient);
     let stop_ns = boottime_ns();
     scene.agent.signal(Signal::SIGSTOP).unwrap();
-    // The hold time is the lease; BIRD's timers have a second's grain.
-    wait_withdrawn(&scene, LEASE + 2 * SECOND);
+    wait_withdrawn(&scene, LEASE + SECOND);
     let limit_ns = stop_ns + nanos(LEASE + SECOND);
     pass_time(Duration::from_nanos(limit_ns.saturating_sub(boottime_ns())));
     assert_plain(&scene, 2 * SECOND);
@@ -146,10 +151,10 @@ fn off_works_while_the_agent_hangs_and_the_agent_respects_it_when_it_comes_back(
     let off_ns = boottime_ns();
     let output = scene.agent.off().unwrap();
     assert!(output.status.success(), "{output:?}");
+    wait_withdrawn(&scene, SECOND.saturating_sub(Duration::from_nanos(boottime_ns() - off_ns)));
     pass_time(SECOND.saturating_sub(Duration::from_nanos(boottime_ns() - off_ns)));
     assert_plain(&scene, 2 * SECOND);
     scene.agent.signal(Signal::SIGCONT).unwrap();
-    wait_withdrawn(&scene, LEASE + 2 * SECOND);
     wait_no_routes(&scene, 3 * SECOND);
     assert_plain(&scene, 4 * SECOND);
     assert_eq!(scene.agent.state().unwrap(), "off");
@@ -163,6 +168,7 @@ fn off_works_when_the_agent_is_gone_and_the_next_one_respects_it() {
     scene.agent.wait_end(PATIENCE).unwrap();
     let output = scene.agent.off().unwrap();
     assert!(output.status.success(), "{output:?}");
+    wait_withdrawn(&scene, SECOND);
     assert_plain(&scene, SECOND);
     scene.agent = agent::Agent::start(&scene.lab, &options()).unwrap();
     assert_plain(&scene, 5 * SECOND);

@@ -1,7 +1,7 @@
 //! `etm-agent`: the daemon's command line.
 
 use crate::config::{self, Settings};
-use crate::runtime::{self, DetachFrom, ExitStatus, LogFormat};
+use crate::runtime::{self, DetachFrom, ExitStatus, Keeper, LogFormat};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,19 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Text)]
         log_format: Format,
     },
+    /// Announce what the agent decides, for as long as its lease lasts. The agent starts this by itself, unless
+    /// `guardian.start = false` leaves it to the system.
+    Guardian {
+        /// Configuration file.
+        #[arg(long, short, value_name = "FILE", default_value = "/etc/etm/etm.toml")]
+        config: PathBuf,
+        /// End when the agent ends in order, and when no agent comes.
+        #[arg(long)]
+        of_agent: bool,
+        /// How log lines look.
+        #[arg(long, value_enum, default_value_t = Format::Text)]
+        log_format: Format,
+    },
     /// Check configuration and machine as `run` would, and change nothing.
     Check {
         /// Configuration file.
@@ -63,6 +76,15 @@ enum Format {
     Json,
 }
 
+impl From<Format> for LogFormat {
+    fn from(format: Format) -> LogFormat {
+        match format {
+            Format::Text => LogFormat::Text,
+            Format::Json => LogFormat::Json,
+        }
+    }
+}
+
 /// Runs the daemon's command line.
 pub fn main() -> ExitStatus {
     let args = match Args::try_parse() {
@@ -71,6 +93,7 @@ pub fn main() -> ExitStatus {
     };
     match args.command {
         Command::Run { config, log_format } => run(&config, log_format),
+        Command::Guardian { config, of_agent, log_format } => guardian(&config, of_agent, log_format),
         Command::Check { config } => check(&config),
         Command::Config => print(config::EXAMPLE),
         Command::Detach { config, pin_root } => detach(config.as_deref(), pin_root),
@@ -114,11 +137,17 @@ fn run(config: &Path, format: Format) -> ExitStatus {
         Ok(settings) => settings,
         Err(status) => return status,
     };
-    let format = match format {
-        Format::Text => LogFormat::Text,
-        Format::Json => LogFormat::Json,
-    };
-    runtime::run(&settings, format)
+    runtime::run(&settings, config, format.into())
+}
+
+fn guardian(config: &Path, of_agent: bool, format: Format) -> ExitStatus {
+    match load(config) {
+        Ok(settings) => {
+            let keeper = if of_agent { Keeper::Agent } else { Keeper::System };
+            runtime::guard(&settings, format.into(), keeper)
+        }
+        Err(status) => status,
+    }
 }
 
 fn check(config: &Path) -> ExitStatus {

@@ -22,8 +22,8 @@ use std::process::ExitCode;
 const AFTER_HELP: &str = "\
 Exit status: 0 done, 1 failed or refused, 2 wrong command line or input that is no problem to plan, 3 no agent answers.
 
-`etm off` first asks the agent, which also withdraws its announcements. Where that fails it turns the switch in
-the kernel by itself: marked packets take plain routing at once, and an agent that wakes up stays off.";
+`etm off` asks the agent, and tells its guardian to withdraw all announcements. Where the agent does not answer it turns
+the switch in the kernel by itself: marked packets take plain routing at once, and an agent that wakes up stays off.";
 
 /// Asks ETM's agent what it sees, what it does and why; switches it off and on.
 #[derive(Debug, Parser)]
@@ -135,6 +135,12 @@ enum AgentCommand {
     },
     /// Back to plain routing, and stay there until `on`.
     Off {
+        /// The guardian's socket. Default: guardian.sock beside the agent's.
+        #[arg(long, value_name = "PATH")]
+        guardian: Option<PathBuf>,
+        /// Do not ask the agent first.
+        #[arg(long)]
+        force: bool,
         /// Pins of the agent, for when it does not answer.
         #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/etm/v1")]
         pin_root: PathBuf,
@@ -356,11 +362,11 @@ async fn execute(command: &AgentCommand, ask: Ask<'_>) -> Result<String, ClientE
                 RecordCommand::Stop => ask.post("/v1/record/stop", shown).await,
             }
         }
-        AgentCommand::Off { pin_root } => match ask.order("/v1/off").await {
-            // Whatever keeps the agent from carrying it out: the kernel's switch needs no agent.
-            Err(error) => switch_off(pin_root, error, ask.json),
-            done => done,
-        },
+        AgentCommand::Off { guardian, force, pin_root } => {
+            let beside = || ask.socket.with_file_name("guardian.sock");
+            let guardian = guardian.clone().unwrap_or_else(beside);
+            off(&ask, &guardian, *force, pin_root).await
+        }
         AgentCommand::On => ask.order("/v1/on").await,
     }
 }
@@ -429,26 +435,65 @@ fn json(answer: &impl Serialize) -> Result<String, ClientError> {
     Ok(text + "\n")
 }
 
-/// What `off` adds to the kernel's switch without an agent.
+/// What `off` did without an agent.
 #[derive(Serialize)]
 struct Forced {
     state: &'static str,
     forced: bool,
     agent: String,
+    announcements: String,
+}
+
+/// The guardian is told in any case, and at once: it withdraws whatever the agent is doing.
+async fn off(ask: &Ask<'_>, guardian: &Path, force: bool, pin_root: &Path) -> Result<String, ClientError> {
+    let agent = async {
+        if force {
+            return Err(ClientError::Refused { error: "the agent was not asked".to_owned() });
+        }
+        ask.order("/v1/off").await
+    };
+    let (asked, withdrawn) = tokio::join!(agent, runtime::withdraw_by_guardian(guardian));
+    // Whatever keeps the agent from carrying it out: the kernel's switch needs no agent.
+    asked.or_else(|error| {
+        let announcements = match &withdrawn {
+            Ok(true) => "the guardian has withdrawn all announcements".to_owned(),
+            Ok(false) => format!(
+                "no guardian answers on {}: nothing is announced, or this is not its socket (--guardian)",
+                guardian.display()
+            ),
+            Err(error) => {
+                format!("the guardian does not obey, its announcements end with the lease: {error}")
+            }
+        };
+        switch_off(pin_root, withdrawn.is_ok_and(|told| told), announcements, error, ask.json)
+    })
 }
 
 /// Turns the switch in the kernel by its pin: works when the agent is hung or gone.
-fn switch_off(pin_root: &Path, agent: ClientError, as_json: bool) -> Result<String, ClientError> {
+fn switch_off(
+    pin_root: &Path,
+    withdrawn: bool,
+    announcements: String,
+    agent: ClientError,
+    as_json: bool,
+) -> Result<String, ClientError> {
     let refused = |error: String| ClientError::Refused { error };
     match runtime::switch_off(pin_root) {
-        Ok(true) if as_json => json(&Forced { state: "off", forced: true, agent: agent.to_string() }),
-        Ok(true) => Ok(format!(
-            "the kernel's switch is off: every packet takes plain routing now\n\
-             but {agent}\n\
-             its BGP announcements end with its lease or its sessions (hold time), or when the process ends\n"
-        )),
         // Nothing pinned means that nothing is marked, but also that this may be the wrong directory.
-        Ok(false) => Err(agent),
-        Err(error) => Err(refused(format!("{agent}; and the kernel's switch cannot be turned: {error}"))),
+        Ok(false) if !withdrawn => Err(agent),
+        Ok(_) if as_json => {
+            json(&Forced { state: "off", forced: true, agent: agent.to_string(), announcements })
+        }
+        Ok(pinned) => {
+            let kernel = if pinned {
+                "the kernel's switch is off: every packet takes plain routing now"
+            } else {
+                "nothing of ETM is pinned there: no packet is marked"
+            };
+            Ok(format!("{kernel}\n{announcements}\nbut {agent}\n"))
+        }
+        Err(error) => Err(refused(format!(
+            "{agent}; {announcements}; and the kernel's switch cannot be turned: {error}"
+        ))),
     }
 }

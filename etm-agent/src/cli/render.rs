@@ -1,6 +1,6 @@
 //! Answers as text for people: aligned columns, SI bits, no colour. Never the only way to a figure: `--json` has all.
 
-use crate::control::schema::{Ordered, Recording, Status};
+use crate::control::schema::{GuardianState, GuardianView, Ordered, Recording, Status};
 use crate::core::view::{BookState, EventView, ExplainView, OverrideView, PrefixView, Role, UplinkView};
 use crate::types::Timestamp;
 use std::fmt::Write;
@@ -62,6 +62,9 @@ pub(super) fn status(status: &Status) -> String {
         "{} plans made, {} vetoed; {} changes wait for approval",
         decision.plans, decision.plan_vetoes, decision.waiting
     );
+    if let Some(view) = &status.guardian {
+        text += &guardian(view, decision.at_ns);
+    }
     text += &sessions(status);
     text += "\n";
     text + &providers(&decision.uplinks)
@@ -72,6 +75,22 @@ fn seconds_until(end: Timestamp, now: Timestamp) -> String {
         return "no lease held".to_owned();
     }
     format!("lease for {:.1} s more", end.since(now).as_secs_f64())
+}
+
+fn guardian(view: &GuardianView, now: Timestamp) -> String {
+    match view.state {
+        GuardianState::Guarding => format!(
+            "guardian guards (pid {}): {} routes announced; {}{}\n",
+            view.pid.unwrap_or_default(),
+            view.held,
+            seconds_until(view.until_ns, now),
+            if view.off { "; off" } else { "" }
+        ),
+        other => {
+            let why = view.detail.as_deref().unwrap_or("one is reached for");
+            format!("guardian {}: {why}\n", other.as_str())
+        }
+    }
 }
 
 fn sessions(status: &Status) -> String {

@@ -3,6 +3,7 @@
 
 mod billing;
 mod bmp;
+mod guardian;
 pub mod offline;
 mod prices;
 mod raw;
@@ -16,8 +17,8 @@ mod validate;
 pub use report::ConfigError;
 pub use settings::{
     AgentSettings, BeyondSettings, BgpSettings, BmpPeerSettings, BmpRouterSettings, BmpSettings,
-    DatapathSettings, HookChoice, ImportSettings, KernelSettings, KeySettings, MaxRoutesSettings,
-    ReachSettings, RecordSettings, SessionSettings, Settings, TransportSettings,
+    DatapathSettings, GuardianSettings, HookChoice, ImportSettings, KernelSettings, KeySettings,
+    MaxRoutesSettings, ReachSettings, RecordSettings, SessionSettings, Settings, TransportSettings,
 };
 
 /// The documented configuration: every key with its default, commented out where it is optional.

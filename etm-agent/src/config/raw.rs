@@ -39,6 +39,17 @@ pub(super) struct Raw {
     pub(super) static_route: Vec<StaticRoute>,
     pub(super) bgp: Option<Bgp>,
     pub(super) bmp: Option<Bmp>,
+    #[serde(default)]
+    pub(super) guardian: Guardian,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Guardian {
+    pub(super) socket: Option<Text>,
+    pub(super) start: Option<bool>,
+    pub(super) kill_hung: Option<bool>,
+    pub(super) adopt: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]

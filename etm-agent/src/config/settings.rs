@@ -24,6 +24,21 @@ pub struct Settings {
     pub bgp: Option<BgpSettings>,
     /// BMP station; none without routers that report.
     pub bmp: Option<BmpSettings>,
+    /// The process that announces.
+    pub guardian: GuardianSettings,
+}
+
+/// The process that owns the sessions with role inject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardianSettings {
+    /// Its unix socket.
+    pub socket: PathBuf,
+    /// The agent starts it where none answers; otherwise the system does, by its own unit.
+    pub start: bool,
+    /// It ends an agent whose lease ran out while the process lives.
+    pub kill_hung: bool,
+    /// How long a restarted agent may keep what it found before it has decided, beyond the lease that it found.
+    pub adopt: Duration,
 }
 
 /// The process.

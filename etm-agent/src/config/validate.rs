@@ -6,9 +6,7 @@ use super::raw::{self, Raw, Text};
 use super::record;
 use super::report::Fault;
 use super::routes;
-use super::settings::{
-    AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
-};
+use super::settings::{BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings};
 use crate::core::policy::{Exit, Policy, Provider, Role, StaticRoute, Uplink};
 use crate::types::{
     Asn, Community, ExitId, Family, Prefix, ProviderId, RouterId, Share, UplinkId, parse_duration,
@@ -66,12 +64,10 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     };
     check.completeness(raw, &policy);
     check.tree(raw, &policy);
+    let agent = check.agent(&raw.agent);
     let settings = Settings {
-        agent: AgentSettings {
-            control_socket: path(raw.agent.control_socket.as_deref(), "/run/etm/etm.sock"),
-            startup_timeout: check.duration(raw.agent.startup_timeout.as_ref(), Duration::from_secs(30)),
-            bird_socket: raw.agent.bird_socket.as_ref().map(PathBuf::from),
-        },
+        guardian: check.guardian(&raw.guardian, &agent.control_socket),
+        agent,
         datapath: check.datapath(&raw.datapath),
         record: record::settings(&raw.record, &mut check.faults),
         policy,
@@ -82,7 +78,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     if check.faults.is_empty() { Ok(settings) } else { Err(check.faults) }
 }
 
-fn path(given: Option<&str>, default: &str) -> PathBuf {
+pub(super) fn path(given: Option<&str>, default: &str) -> PathBuf {
     PathBuf::from(given.unwrap_or(default))
 }
 

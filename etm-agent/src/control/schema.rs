@@ -161,6 +161,9 @@ pub struct Status {
     /// The decision.
     #[serde(flatten)]
     pub decision: StatusView,
+    /// The process that announces; none where no session has role inject.
+    #[serde(default)]
+    pub guardian: Option<GuardianView>,
     /// BGP sessions in detail, in order of configuration; `peering::PeerStatus` as JSON.
     pub peers: Vec<serde_json::Value>,
 }
@@ -188,6 +191,57 @@ pub struct AgentView {
     pub round_us: Quantiles,
     /// Duration of a reading of all counters, microseconds.
     pub sample_us: Quantiles,
+}
+
+/// The guardian as the agent sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardianView {
+    /// In one word.
+    pub state: GuardianState,
+    /// Why, where that is a trouble.
+    pub detail: Option<String>,
+    /// Its process.
+    pub pid: Option<i32>,
+    /// It ends with the agent's orderly stop.
+    pub of_agent: bool,
+    /// Routes that it announces.
+    pub held: usize,
+    /// End of the lease as it knows it, CLOCK_BOOTTIME nanoseconds; zero where none is held.
+    pub until_ns: Timestamp,
+    /// It was switched off.
+    pub off: bool,
+    /// How often this agent started one.
+    pub starts: u64,
+}
+
+/// What the guardian is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuardianState {
+    /// Being started, or reached for the first time.
+    #[default]
+    Starting,
+    /// Listens, and announces what the agent decides.
+    Guarding,
+    /// Does not run, or cannot be reached: nothing is announced.
+    Absent,
+    /// Runs and does not answer.
+    Silent,
+    /// Runs sessions of another configuration, and must be restarted.
+    OtherConfiguration,
+}
+
+impl GuardianState {
+    /// The word shown to operators.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            GuardianState::Starting => "starting",
+            GuardianState::Guarding => "guarding",
+            GuardianState::Absent => "absent",
+            GuardianState::Silent => "silent",
+            GuardianState::OtherConfiguration => "other-configuration",
+        }
+    }
 }
 
 /// A distribution.

@@ -15,6 +15,8 @@ pub mod input;
 
 pub mod decision;
 
+pub mod custody;
+
 pub mod topology;
 
 pub mod rate;

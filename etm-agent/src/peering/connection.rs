@@ -362,8 +362,12 @@ impl Connection<'_> {
         match self.wire.flush() {
             Ok(0) => {}
             Ok(count) => self.at.ports.show(|shown, _| shown.traffic.bytes_out += count),
-            // The read side knows more: a NOTIFICATION may wait there, or the reason of the reset.
-            Err(_) if self.end.is_none() && self.pending.is_empty() => self.read(),
+            // The read side knows more: a NOTIFICATION may wait there, or the reason of the reset. What was to be
+            // written is void: it would wake this task again and again, before the read side is known to be ready.
+            Err(_) if self.end.is_none() && self.pending.is_empty() => {
+                self.wire.outbox.clear();
+                self.read();
+            }
             Err(error) => {
                 self.wire.outbox.clear();
                 self.end.get_or_insert(SessionFault::Broken { error: error.to_string() });

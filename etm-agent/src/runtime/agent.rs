@@ -1,6 +1,7 @@
 //! A run of the agent: open everything, start the parts, wait for a reason to end, end in order.
 
 use super::error::{AgentError, ExitStatus};
+use super::guarded::Origin;
 use super::machine::{self, own_table};
 use super::open::{clear_routing, open};
 use super::sampler::Note;
@@ -11,6 +12,7 @@ use crate::config::Settings;
 use crate::core::policy::Role;
 use crate::datapath::{self, OffSwitch};
 use crate::fib::{self, OwnTable};
+use crate::guardian;
 use crate::telemetry::{self, LogFormat};
 use crate::types::bgp::{PeerStatus, SessionState};
 use std::path::{Path, PathBuf};
@@ -22,7 +24,8 @@ use tokio::time::Instant;
 const START_POLL: Duration = Duration::from_millis(100);
 
 /// Runs the agent until it is told to end. The result is the process's exit status.
-pub fn run(settings: &Settings, log: LogFormat) -> ExitStatus {
+/// `config` is the file that the settings came from: the guardian reads it too.
+pub fn run(settings: &Settings, config: &Path, log: LogFormat) -> ExitStatus {
     telemetry::start(log);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -31,7 +34,7 @@ pub fn run(settings: &Settings, log: LogFormat) -> ExitStatus {
     );
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(run_until_told(settings)),
+        Ok(runtime) => runtime.block_on(run_until_told(settings, Origin { config, log })),
         Err(source) => Err(AgentError::System { doing: "start the runtime", source }),
     };
     match result {
@@ -66,32 +69,43 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, AgentError> {
 pub struct DetachFrom {
     pin_root: PathBuf,
     own: OwnTable,
+    guardian: PathBuf,
 }
 
 impl DetachFrom {
     /// These pins, and the default table and protocol.
     pub fn pin_root(pin_root: PathBuf) -> DetachFrom {
-        DetachFrom { pin_root, own: OwnTable::default() }
+        let guardian = PathBuf::from("/run/etm/guardian.sock");
+        DetachFrom { pin_root, own: OwnTable::default(), guardian }
     }
 
     /// What these settings name.
     pub fn settings(settings: &Settings) -> DetachFrom {
-        DetachFrom { pin_root: settings.datapath.pin_root.clone(), own: own_table(settings) }
+        DetachFrom {
+            pin_root: settings.datapath.pin_root.clone(),
+            own: own_table(settings),
+            guardian: settings.guardian.socket.clone(),
+        }
     }
 }
 
 /// Removes everything of ETM from the machine. The lines say what was removed.
 pub fn detach(from: &DetachFrom) -> Result<Vec<String>, AgentError> {
     // Marking ends first: from then on nothing looks into the table that is being emptied.
-    let DetachFrom { pin_root, own } = from;
+    let DetachFrom { pin_root, own, guardian } = from;
     let detached = datapath::detach(pin_root);
     // A pin that cannot be removed must not keep routes and rules in place.
     let cleaned = on_this_thread(async { Ok(fib::cleanup(*own).await?) })?;
+    let forgotten = on_this_thread(async { Ok(guardian::forget(guardian).await?) })?;
     let detached = detached?;
     let (links, maps) = (detached.links.join(", "), detached.maps.join(", "));
     Ok(vec![
         format!("{}: removed links [{links}] and maps [{maps}]", pin_root.display()),
         format!("table {}: {} routes and {} rules removed", own.table, cleaned.routes, cleaned.rules),
+        match forgotten {
+            true => format!("guardian {}: everything that an agent left is withdrawn", guardian.display()),
+            false => format!("guardian {}: none runs", guardian.display()),
+        },
     ])
 }
 
@@ -102,17 +116,22 @@ pub fn switch_off(pin_root: &Path) -> Result<bool, AgentError> {
     Ok(true)
 }
 
+/// Tells the guardian to withdraw everything, with no agent's help. False where none runs.
+pub async fn withdraw_by_guardian(socket: &Path) -> Result<bool, AgentError> {
+    Ok(guardian::order_off(socket).await?)
+}
+
 fn on_this_thread<T>(work: impl Future<Output = Result<T, AgentError>>) -> Result<T, AgentError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|source| AgentError::System { doing: "start the runtime", source })?.block_on(work)
 }
 
-async fn run_until_told(settings: &Settings) -> Result<ExitStatus, AgentError> {
+async fn run_until_told(settings: &Settings, origin: Origin<'_>) -> Result<ExitStatus, AgentError> {
     let system = |source| AgentError::System { doing: "listen for signals", source };
     let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
     let opening = open(settings).await?;
-    let mut parts = match start(settings, opening) {
+    let mut parts = match start(settings, origin, opening) {
         Ok(parts) => parts,
         Err(error) => {
             clear_routing(own_table(settings)).await;
@@ -127,6 +146,10 @@ async fn run_until_told(settings: &Settings) -> Result<ExitStatus, AgentError> {
     match &reason {
         Ok(signal) => tracing::info!("{signal}: ending"),
         Err(error) => tracing::error!("{error}"),
+    }
+    if let Err(error @ AgentError::Superseded) = &reason {
+        // What is in the kernel is the other one's now.
+        return Ok(error.status());
     }
     let clean = tokio::select! {
         clean = stop(settings, parts) => clean,

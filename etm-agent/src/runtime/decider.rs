@@ -2,17 +2,20 @@
 //!
 //! Links come before everything else, route floods after everything else. Never decides anything itself.
 
+use super::announce::Stance;
 use super::clock::boottime;
+use super::guarded::Lifeline;
 use super::record::Tap;
 use super::sampler::{histogram, quantiles, record};
 use super::table::Job;
 use crate::control::Request;
 use crate::control::schema::{
-    AgentView, Answer, BgpPeer, BgpPeers, Changes, Events, Judgement, Ordered, Overrides, Prefixes, Problem,
-    Providers, Quantiles, Query, Status,
+    AgentView, Answer, BgpPeer, BgpPeers, Changes, Events, GuardianView, Judgement, Ordered, Overrides,
+    Prefixes, Problem, Providers, Quantiles, Query, Status,
 };
 use crate::core::audit::{Event, Weight};
 use crate::core::controller::{Browse, Controller, Outcome};
+use crate::core::custody::Tenure;
 use crate::core::decision::{Decision, TableChange};
 use crate::core::input::{Input, LinkEvent, Order, Sample};
 use crate::core::policy::Role;
@@ -35,6 +38,8 @@ const CHANGES_PER_JOB: usize = 4096;
 pub(super) enum Directive {
     /// End all effect.
     Release,
+    /// An operator switched off while no agent listened.
+    Off,
     /// End the thread.
     End,
 }
@@ -55,6 +60,8 @@ pub(super) struct Identity {
     pub(super) lease_span: Duration,
     pub(super) peers: Vec<(Role, watch::Receiver<PeerStatus>)>,
     pub(super) routers: Vec<watch::Receiver<RouterStatus>>,
+    /// None without sessions of role inject.
+    pub(super) guardian: Option<watch::Receiver<GuardianView>>,
     pub(super) sample_times: watch::Receiver<Quantiles>,
 }
 
@@ -72,8 +79,10 @@ pub(super) struct Decider {
     pub(super) backlog: VecDeque<TableChange>,
     pub(super) next_job: Option<Job>,
     pub(super) rounds: Histogram<u64>,
-    /// Until when the lease is held; zero where none is. Announcements live on it too.
-    pub(super) leases: watch::Sender<Timestamp>,
+    /// Until when the lease is held. Announcements live on it too.
+    pub(super) stance: watch::Sender<Stance>,
+    /// Until when what was found may be kept without a decision; zero where nothing is known to be held.
+    pub(super) adopt: watch::Receiver<Timestamp>,
     /// What is recorded, where something is.
     pub(super) tap: Tap,
 }
@@ -88,6 +97,7 @@ impl Decider {
                 biased;
                 directive = sources.directives.recv() => match directive {
                     Some(Directive::Release) => self.release(),
+                    Some(Directive::Off) => drop(self.order(Order::Off)),
                     Some(Directive::End) | None => return,
                 },
                 Some(event) = sources.links.recv() => self.feed(Input::Link(event)),
@@ -167,18 +177,25 @@ impl Decider {
     }
 
     fn renew(&mut self, read_at: Timestamp) {
-        let until = if self.controller.wants_lease() {
-            read_at + self.identity.lease_span
-        } else if self.controller.enforcing() || *self.leases.borrow() == Timestamp(0) {
-            // What an earlier run left lives on its own lease until the first decision.
+        let until = read_at + self.identity.lease_span;
+        let tenure = if self.controller.wants_lease() {
+            Tenure::Held { until, decided: true }
+        } else if self.controller.enforcing() {
+            // What an earlier run left lives on its own lease until the first decision, and as long beyond it as the
+            // guardian grants, for it knows when somebody decided last.
+            let keep = *self.adopt.borrow();
+            let fresh = self.lease.read().is_ok_and(|lease| lease.deadline > boottime());
+            if keep <= read_at || !fresh {
+                return;
+            }
+            Tenure::Held { until: until.min(keep), decided: false }
+        } else if self.stance.borrow().tenure == Some(Tenure::Released) {
             return;
         } else {
-            Timestamp(0)
+            Tenure::Released
         };
-        match self.lease.renew(until) {
-            Ok(()) => {
-                self.leases.send_replace(until);
-            }
+        match self.lease.renew(Stance { tenure: Some(tenure), on: 0 }.until()) {
+            Ok(()) => self.stance.send_modify(|stance| stance.tenure = Some(tenure)),
             Err(error) => {
                 tracing::error!(%error, "lease not renewed: the kernel returns to plain routing when it ends");
             }
@@ -186,8 +203,8 @@ impl Decider {
     }
 
     fn expire(&mut self) -> Result<(), DatapathError> {
-        // Peers first: their sessions watch this and need no map.
-        self.leases.send_replace(Timestamp(0));
+        // Peers first: their guardian is told and needs no map.
+        self.stance.send_modify(|stance| stance.tenure = Some(Tenure::Released));
         self.lease.expire()
     }
 
@@ -268,6 +285,9 @@ impl Decider {
         if let Err(error) = switched {
             return Answer::Failed(Problem { error: error.to_string() });
         }
+        if order == Order::On {
+            self.stance.send_modify(|stance| stance.on += 1);
+        }
         self.feed(Input::Order(order));
         Answer::Ordered(Ordered {
             state: self.controller.state(),
@@ -310,7 +330,7 @@ impl Decider {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 pid: std::process::id(),
                 started_ns: self.identity.started,
-                lease_until_ns: *self.leases.borrow(),
+                lease_until_ns: self.stance.borrow().until(),
                 switched_off: self.off.is_off().unwrap_or(false),
                 packets_marked: marked.packets,
                 packets_plain: plain.packets,
@@ -319,6 +339,7 @@ impl Decider {
                 sample_us: *self.identity.sample_times.borrow(),
             },
             decision: self.controller.status(now),
+            guardian: self.identity.guardian.as_ref().map(|guardian| guardian.borrow().clone()),
             peers: self.identity.peers.iter().map(|(_, status)| peer_view(status)).collect(),
         }
     }
@@ -328,11 +349,8 @@ impl Decider {
     pub(super) fn new(
         controller: Controller,
         (lease, off): (Lease, OffSwitch),
-        (decisions, learning, leases): (
-            watch::Sender<Arc<Decision>>,
-            watch::Sender<bool>,
-            watch::Sender<Timestamp>,
-        ),
+        (decisions, learning): (watch::Sender<Arc<Decision>>, watch::Sender<bool>),
+        (stance, adopt): Lifeline,
         (jobs, tap): (SyncSender<Job>, Tap),
         identity: Identity,
     ) -> Decider {
@@ -347,7 +365,8 @@ impl Decider {
             backlog: VecDeque::new(),
             next_job: None,
             rounds: histogram(),
-            leases,
+            stance,
+            adopt,
             tap,
         }
     }

@@ -4,6 +4,7 @@ use crate::bmp::BmpError;
 use crate::control::ControlError;
 use crate::datapath::DatapathError;
 use crate::fib::{FibError, StatsError};
+use crate::guardian::GuardianError;
 use crate::peering;
 use std::process::ExitCode;
 
@@ -99,6 +100,21 @@ pub enum AgentError {
         /// As configured.
         list: String,
     },
+    /// Agent and guardian.
+    #[error(transparent)]
+    Guardian(#[from] GuardianError),
+    /// A guardian without a session.
+    #[error("no session with role \"inject\" is configured: a guardian has nothing to announce")]
+    NothingToGuard,
+    /// Another guardian announces here.
+    #[error("another guardian runs for routing table {table} here; stop it first")]
+    GuardianRuns {
+        /// The table.
+        table: u32,
+    },
+    /// Another agent is listened to.
+    #[error("another agent has taken over; this one ends and touches nothing")]
+    Superseded,
     /// Another agent works on the same table.
     #[error(
         "another agent works on routing table {table} here; stop it, or give this one another kernel.table"
@@ -134,9 +150,13 @@ impl AgentError {
     pub fn status(&self) -> ExitStatus {
         match self {
             AgentError::Control(ControlError::Io { .. }) | AgentError::Stats(_) => ExitStatus::Failed,
-            AgentError::Control(_) | AgentError::Unsafe { .. } | AgentError::TableInUse { .. } => {
-                ExitStatus::Refused
-            }
+            AgentError::Control(_)
+            | AgentError::Unsafe { .. }
+            | AgentError::TableInUse { .. }
+            | AgentError::GuardianRuns { .. }
+            | AgentError::Superseded => ExitStatus::Refused,
+            AgentError::Guardian(GuardianError::Privileged { .. }) => ExitStatus::Machine,
+            AgentError::Guardian(_) => ExitStatus::Failed,
             AgentError::Datapath(error) => match error {
                 DatapathError::InUse { .. } | DatapathError::PinShape { .. } => ExitStatus::Refused,
                 DatapathError::Size { .. } => ExitStatus::Config,
@@ -155,7 +175,8 @@ impl AgentError {
             AgentError::Peering(_)
             | AgentError::Secret(_)
             | AgentError::Bmp(_)
-            | AgentError::NextHops { .. } => ExitStatus::Config,
+            | AgentError::NextHops { .. }
+            | AgentError::NothingToGuard => ExitStatus::Config,
             AgentError::SessionFault { .. } | AgentError::SessionTimeout { .. } => ExitStatus::Session,
             AgentError::System { .. } | AgentError::PartEnded { .. } => ExitStatus::Failed,
         }

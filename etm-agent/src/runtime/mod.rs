@@ -8,8 +8,8 @@
 //! | requests | mpsc 16 | control -> decider | the client is told "busy" |
 //! | directives | mpsc 4 | supervisor -> decider | sender waits |
 //! | decisions | watch | decider -> fib, announcements | latest wins: desired state |
-//! | leases | watch | decider -> announcements | latest wins |
-//! | told | watch | announcements -> inject sessions | latest wins |
+//! | stance | watch | decider -> announcements | latest wins |
+//! | adopt | watch | announcements -> decider | latest wins |
 //! | jobs | sync 16 | decider -> table thread | kept by the decider, in order |
 //! | records | sync 8192 and 64 MB | decider -> recorder | counted, a gap in the recording |
 //! | notes | sync 64 | link monitor, supervisor -> sampler | sender waits |
@@ -20,6 +20,8 @@ mod announce;
 mod clock;
 mod decider;
 mod error;
+mod guarded;
+mod guardian;
 mod machine;
 mod monitors;
 mod open;
@@ -34,7 +36,8 @@ mod table;
 pub use crate::datapath::{Capability, Feature, Findings, Interface, OnHook, Pin, examine};
 pub use crate::mrt::{Export, Import, MrtError, Peer as MrtPeer, Route as MrtRoute, Tally};
 pub use crate::telemetry::LogFormat;
-pub use agent::{DetachFrom, check, detach, run, switch_off};
+pub use agent::{DetachFrom, check, detach, run, switch_off, withdraw_by_guardian};
 pub use clock::boottime;
 pub use error::{AgentError, ExitStatus};
+pub use guardian::{Keeper, guard};
 pub use problem::{Given, Problem, ProblemError, problem};

@@ -1,4 +1,5 @@
-//! BGP sessions from settings: one future each, not yet spawned.
+//! BGP sessions from settings: one future each, not yet spawned. The agent runs those with role learn, its guardian
+//! those with role inject; what is shown of them is the same.
 
 use super::clock::boottime;
 use super::error::AgentError;
@@ -16,18 +17,22 @@ use crate::peering::{
 use crate::types::bgp::PeerStatus;
 use crate::types::{Community, Family, PeerId};
 use futures::future::BoxFuture;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 /// A session that can be spawned.
 pub(super) struct Session {
+    pub(super) peer: PeerId,
     pub(super) name: String,
-    pub(super) role: Role,
     pub(super) status: watch::Receiver<PeerStatus>,
     /// Runs until told to stop; true where the peer confirmed that nothing of ETM is left with it.
     pub(super) future: BoxFuture<'static, bool>,
 }
+
+/// A session as others see it: name, role, status.
+pub(super) type Shown = (String, Role, watch::Receiver<PeerStatus>);
 
 /// What `of` prepares.
 #[derive(Default)]
@@ -38,40 +43,87 @@ pub(super) struct Prepared {
     pub(super) listeners: Vec<BoxFuture<'static, ()>>,
 }
 
-/// Prepares all configured sessions, none without a `bgp` table; refuses settings that no peer could accept.
+/// Prepares the configured sessions of one role; refuses settings that no peer could accept.
 pub(super) fn of(
     settings: &Settings,
+    role: Role,
     inputs: &mpsc::Sender<Input>,
     told: &watch::Receiver<Arc<Decision>>,
     stop: &watch::Receiver<bool>,
 ) -> Result<Prepared, AgentError> {
     match &settings.bgp {
-        Some(bgp) => prepare(bgp, settings.policy.community, inputs, told, stop),
+        Some(bgp) => prepare(bgp, role, settings.policy.community, inputs, told, stop),
         None => Ok(Prepared::default()),
     }
 }
 
+/// Those that the agent runs itself.
+pub(super) fn learning(
+    settings: &Settings,
+    inputs: &mpsc::Sender<Input>,
+    stop: &watch::Receiver<bool>,
+) -> Result<Prepared, AgentError> {
+    let (_, nothing_to_tell) = watch::channel(Arc::new(Decision::default()));
+    of(settings, Role::Learn, inputs, &nothing_to_tell, stop)
+}
+
+/// Number and name of the configured sessions of one role.
+pub(super) fn named(settings: &Settings, role: Role) -> Vec<(PeerId, String)> {
+    let sessions = settings.bgp.iter().flat_map(|bgp| bgp.sessions.iter().enumerate());
+    sessions
+        .filter(|(_, session)| session.role == role)
+        .map(|(index, session)| (peer_id(index), session.name.clone()))
+        .collect()
+}
+
+/// True where a session with role inject waits for its peer on a port that needs a privilege.
+pub(super) fn guardian_listens_low(settings: &Settings) -> bool {
+    settings.bgp.as_ref().is_some_and(|bgp| {
+        let mut inject = bgp.sessions.iter().filter(|session| session.role == Role::Inject);
+        bgp.listen_port < 1024 && inject.any(|session| session.transport.listens)
+    })
+}
+
+/// What a guardian and its agent must have read alike: everything that shapes a session with role inject.
+pub(super) fn digest(settings: &Settings) -> u64 {
+    let mut digest = DefaultHasher::new();
+    settings.policy.community.hash(&mut digest);
+    if let Some(bgp) = &settings.bgp {
+        format!("{:?} {} {:?} {}", bgp.asn, bgp.local_pref, bgp.hold_time, bgp.listen_port).hash(&mut digest);
+        for (index, session) in bgp.sessions.iter().enumerate().filter(|(_, s)| s.role == Role::Inject) {
+            format!("{index} {session:?}").hash(&mut digest);
+        }
+    }
+    digest.finish()
+}
+
+fn peer_id(index: usize) -> PeerId {
+    PeerId(u16::try_from(index).unwrap_or(u16::MAX))
+}
+
 fn prepare(
     bgp: &BgpSettings,
+    role: Role,
     community: Community,
     inputs: &mpsc::Sender<Input>,
     told: &watch::Receiver<Arc<Decision>>,
     stop: &watch::Receiver<bool>,
 ) -> Result<Prepared, AgentError> {
     let mut configs = Vec::new();
-    for (index, settings) in bgp.sessions.iter().enumerate() {
-        let peer = PeerId(u16::try_from(index).unwrap_or(u16::MAX));
-        configs.push(session_config(peer, settings, bgp)?);
+    let mine = || bgp.sessions.iter().enumerate().filter(|(_, session)| session.role == role);
+    for (index, settings) in mine() {
+        configs.push(session_config(peer_id(index), settings, bgp)?);
     }
     let (listeners, mut arrivals) = Listener::of(&configs, bgp.listen_port);
     let listening = listeners
         .into_iter()
         .map(|listener| -> BoxFuture<'static, ()> { Box::pin(listener.run(stop.clone())) });
     let mut prepared = Prepared { sessions: Vec::new(), listeners: listening.collect() };
-    for (index, (config, settings)) in configs.into_iter().zip(&bgp.sessions).enumerate() {
+    for (place, (config, (index, settings))) in configs.into_iter().zip(mine()).enumerate() {
+        let peer = peer_id(index);
         let (writer, status) = status_channel(&config, boottime());
         let ports = Ports { inputs: inputs.clone(), status: writer, stop: stop.clone(), clock: boottime };
-        let doors = Doors { arrivals: arrivals.remove(&index), orders: None };
+        let doors = Doors { arrivals: arrivals.remove(&place), orders: None };
         let future: BoxFuture<'static, bool> = match settings.role {
             Role::Learn => {
                 config.check()?;
@@ -91,17 +143,23 @@ fn prepare(
                 })
             }
         };
-        prepared.sessions.push(Session { name: settings.name.clone(), role: settings.role, status, future });
+        prepared.sessions.push(Session { peer, name: settings.name.clone(), status, future });
     }
     Ok(prepared)
 }
 
 /// Refuses what `prepare` would refuse, without a session.
 pub(super) fn check(settings: &Settings) -> Result<(), AgentError> {
+    unstarted(settings, Role::Learn)?;
+    unstarted(settings, Role::Inject).map(drop)
+}
+
+/// Sessions of one role that are never run: what they look like, and whether they could be.
+pub(super) fn unstarted(settings: &Settings, role: Role) -> Result<Vec<Session>, AgentError> {
     let (inputs, _) = mpsc::channel(1);
     let (_, decisions) = watch::channel(Arc::new(Decision::default()));
     let (_, stop) = watch::channel(true);
-    of(settings, &inputs, &decisions, &stop).map(drop)
+    of(settings, role, &inputs, &decisions, &stop).map(|prepared| prepared.sessions)
 }
 
 fn session_config(

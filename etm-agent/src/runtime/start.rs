@@ -1,20 +1,20 @@
 //! Starting: one function per part, each given exactly the ends of the channels it owns.
 
-use super::announce::relay;
 use super::clock::boottime;
 use super::decider::{Decider, Identity, Sources, uplink_id};
 use super::error::AgentError;
+use super::guarded::{Ends, Guarded, Origin};
 use super::machine::{self, enforcing, own_table};
 use super::monitors;
 use super::open::{Opening, header};
 use super::record::{self, Tap};
 use super::sampler::{Attachment, Note, Sampler};
-use super::sessions::{self, Prepared, Session};
+use super::sessions::{self, Prepared, Session, Shown};
 use super::stop::{End, Parts};
 use super::table::{self, Job};
 use crate::bmp;
 use crate::config::Settings;
-use crate::control::schema::Quantiles;
+use crate::control::schema::{GuardianView, Quantiles};
 use crate::control::{self, Request};
 use crate::core::controller::Controller;
 use crate::core::decision::{Adopted, Decision};
@@ -22,7 +22,6 @@ use crate::core::input::{Input, LinkEvent, Sample, TableFill};
 use crate::core::policy::Policy;
 use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
 use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
-use crate::types::Timestamp;
 use crate::types::bmp::RouterStatus;
 use futures::future::BoxFuture;
 use std::sync::Arc;
@@ -34,11 +33,11 @@ use tokio::task::JoinSet;
 const INPUTS: usize = 64;
 
 /// Starts every part. An error means that nothing runs any more.
-pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, AgentError> {
+pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -> Result<Parts, AgentError> {
     let Opening { interfaces, datapath, routes, socket, lock } = opening;
     let Opened { datapath, table, counters, lease, off, live, log, adopted } = datapath;
-    let policy = policy(settings, &interfaces.uplinks);
-    let controller = controller(settings, policy, adopted, &routes, off.is_off()?);
+    let controller = controller(settings, &interfaces.uplinks, adopted, &routes, off.is_off()?);
+    let (guarded, lifeline) = Guarded::of(settings, controller.enforcing())?;
     let (inputs, inputs_rx) = mpsc::channel(INPUTS);
     let (requests, requests_rx) = mpsc::channel(16);
     let (samples, samples_rx) = mpsc::channel(1);
@@ -49,23 +48,23 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     let (decisions, decisions_rx) = watch::channel(controller.decision());
     let (fill, fill_rx) = watch::channel(TableFill::default());
     let (learning, learning_rx) = watch::channel(false);
-    let (leases, leases_rx) = watch::channel(Timestamp(0));
-    let (told, told_rx) = watch::channel(controller.decision());
-    let (stop_sessions, sessions_rx) = watch::channel(false);
+    let (stop_sessions, stop) = watch::channel(false);
     let (stop_rest, rest_rx) = watch::channel(false);
     let monitors = monitors::of(settings, &inputs, &rest_rx)?;
-    let Prepared { sessions, listeners } = sessions::of(settings, &inputs, &told_rx, &sessions_rx)?;
+    let Prepared { sessions, listeners } = sessions::learning(settings, &inputs, &stop)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
-    let identity = identity(settings, &sessions, monitors.statuses, sample_times);
+    let shown = guarded.beside(settings, &sessions);
+    let identity = identity(settings, &shown, guarded.view(), (monitors.statuses, sample_times));
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
-        directives,
+        directives: directives.clone(),
         notes: notes.clone(),
         stop_sessions,
         stop_rest,
         learning: learning_rx,
-        statuses: sessions.iter().map(|s| (s.name.clone(), s.role, s.status.clone())).collect(),
+        partings: sessions.len() + usize::from(!guarded.is_empty()),
+        statuses: shown,
         inside: interfaces.inside.iter().map(|link| link.ifindex).collect(),
         started: false,
         _lock: lock,
@@ -73,7 +72,7 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
     let tasks = &mut parts.tasks;
     let tap = spawn_recorder(tasks, settings)?;
     let decider =
-        Decider::new(controller, (lease, off), (decisions, learning, leases), (jobs, tap), identity);
+        Decider::new(controller, (lease, off), (decisions, learning), lifeline, (jobs, tap), identity);
     let sources = Sources {
         directives: directives_rx,
         links: links_rx,
@@ -82,22 +81,23 @@ pub(super) fn start(settings: &Settings, opening: Opening) -> Result<Parts, Agen
         inputs: inputs_rx,
     };
     spawn_decider(tasks, decider, sources)?;
-    let reader = (datapath, counters, log);
-    let sampler = sampler(settings, reader, &interfaces.uplinks, fill_rx, (samples, durations))?;
+    let uplinks = &interfaces.uplinks;
+    let sampler = sampler(settings, (datapath, counters, log), uplinks, fill_rx, (samples, durations))?;
     spawn_sampler(tasks, sampler, notes_rx)?;
     spawn_table(tasks, (table, live), jobs_rx, inputs.clone(), fill)?;
     spawn_links(tasks, &interfaces.uplinks, links, notes, &rest_rx)?;
-    spawn_announcements(tasks, decisions_rx.clone(), leases_rx, told, rest_rx.clone());
+    let ends = Ends { decisions: decisions_rx.clone(), inputs: inputs.clone(), directives, stop };
+    guarded.announce(tasks, settings, origin, ends);
     spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
-    spawn_daemon_watch(tasks, settings.clone(), rest_rx.clone());
-    spawn_control(tasks, socket, requests, rest_rx);
-    spawn_sessions(tasks, sessions, listeners, monitors.parts);
+    let talkers = (sessions, listeners, monitors.parts);
+    spawn_conversations(tasks, settings, (socket, requests), talkers, rest_rx);
     Ok(parts)
 }
 
+/// The decision, knowing what an earlier run left where it may go on with it.
 fn controller(
     settings: &Settings,
-    policy: Policy,
+    uplinks: &[LinkReport],
     mut adopted: Adopted,
     routes: &fib::Overrides,
     off: bool,
@@ -106,7 +106,7 @@ fn controller(
         adopted.routes = routes.installed().clone();
     }
     let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
-    Controller::new(policy, slots, &adopted, off)
+    Controller::new(policy(settings, uplinks), slots, &adopted, off)
 }
 
 /// The operator's, with what only the machine knows: interfaces without link header have no frames to bill.
@@ -145,21 +145,22 @@ fn attachment(link: &LinkReport) -> Attachment {
 
 fn identity(
     settings: &Settings,
-    sessions: &[Session],
-    routers: Vec<watch::Receiver<RouterStatus>>,
-    sample_times: watch::Receiver<Quantiles>,
+    shown: &[Shown],
+    guardian: Option<watch::Receiver<GuardianView>>,
+    (routers, sample_times): (Vec<watch::Receiver<RouterStatus>>, watch::Receiver<Quantiles>),
 ) -> Identity {
     Identity {
         started: boottime(),
         pin_root: settings.datapath.pin_root.display().to_string(),
         lease_span: settings.kernel.lease,
-        peers: sessions.iter().map(|session| (session.role, session.status.clone())).collect(),
+        peers: shown.iter().map(|(_, role, status)| (*role, status.clone())).collect(),
+        guardian,
         routers,
         sample_times,
     }
 }
 
-type Tasks = JoinSet<(&'static str, End)>;
+pub(super) type Tasks = JoinSet<(&'static str, End)>;
 
 /// Runs `work` on a thread of its own, joined through `tasks`. A panic there ends the agent in order.
 fn spawn_thread(
@@ -288,6 +289,19 @@ fn spawn_routes(
     Ok(())
 }
 
+/// Whoever talks to others: the routing daemon's watch, the control socket, BGP sessions.
+fn spawn_conversations(
+    tasks: &mut Tasks,
+    settings: &Settings,
+    (socket, requests): (control::Socket, mpsc::Sender<Request>),
+    (sessions, listeners, station): (Vec<Session>, Vec<BoxFuture<'static, ()>>, Vec<bmp::Part>),
+    stop: watch::Receiver<bool>,
+) {
+    spawn_daemon_watch(tasks, settings.clone(), stop.clone());
+    spawn_control(tasks, socket, requests, stop);
+    spawn_sessions(tasks, sessions, listeners, station);
+}
+
 fn spawn_control(
     tasks: &mut Tasks,
     socket: control::Socket,
@@ -297,19 +311,6 @@ fn spawn_control(
     tasks.spawn(async move {
         control::serve(socket, requests, stop).await;
         ("the control socket", End::Plain)
-    });
-}
-
-fn spawn_announcements(
-    tasks: &mut Tasks,
-    decisions: watch::Receiver<Arc<Decision>>,
-    leases: watch::Receiver<Timestamp>,
-    told: watch::Sender<Arc<Decision>>,
-    stop: watch::Receiver<bool>,
-) {
-    tasks.spawn(async move {
-        relay(decisions, leases, told, stop).await;
-        ("the announcements", End::Plain)
     });
 }
 

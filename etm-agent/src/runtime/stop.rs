@@ -5,12 +5,11 @@ use super::error::AgentError;
 use super::machine::own_table;
 use super::open::TableLock;
 use super::sampler::Note;
+use super::sessions::Shown;
 use crate::config::Settings;
-use crate::core::policy::Role;
 use crate::datapath::{self, Datapath};
 use crate::fib;
 use crate::types::IfIndex;
-use crate::types::bgp::PeerStatus;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -26,7 +25,7 @@ const STEP_BOUND: Duration = Duration::from_secs(3);
 pub(super) enum End {
     /// Nothing.
     Plain,
-    /// A BGP session.
+    /// A BGP session, or the guardian with all of its sessions.
     Session {
         /// True where its peer confirmed that nothing of ETM is left with it.
         confirmed: bool,
@@ -49,7 +48,9 @@ pub(super) struct Parts {
     pub(super) stop_sessions: watch::Sender<bool>,
     pub(super) stop_rest: watch::Sender<bool>,
     pub(super) learning: watch::Receiver<bool>,
-    pub(super) statuses: Vec<(String, Role, watch::Receiver<PeerStatus>)>,
+    pub(super) statuses: Vec<Shown>,
+    /// Tasks that end as `End::Session`: one per session of our own, and one for the guardian's.
+    pub(super) partings: usize,
     pub(super) inside: Vec<IfIndex>,
     /// True once the start succeeded.
     pub(super) started: bool,
@@ -147,7 +148,7 @@ fn step(what: &str, begun: Instant, done: bool) {
 
 /// Sessions withdraw, wait for the acknowledgement, say Cease and close.
 async fn end_sessions(parts: &mut Parts) -> bool {
-    let sessions = parts.statuses.len();
+    let sessions = parts.partings;
     let of_session = |end: &&End| matches!(end, End::Session { .. });
     parts.stop_sessions.send_replace(true);
     let all =

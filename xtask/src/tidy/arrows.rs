@@ -20,6 +20,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("datapath", &["core::input", "core::decision", "types"]),
     ("fib", &["core::input", "core::decision", "types"]),
     ("peering", &["proto", "core::input", "core::decision", "types"]),
+    // Beside the desired state it carries the lease's rules: who is heard, and for how long.
+    ("guardian", &["core::custody", "core::decision", "types"]),
     ("bmp", &["proto", "core::input", "types"]),
     ("mrt", &["proto", "types"]),
     ("control", &["core", "types"]),
@@ -32,6 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "datapath",
             "fib",
             "peering",
+            "guardian",
             "bmp",
             "mrt",
             "control",
@@ -84,6 +87,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("ruzstd", &["mrt"]),
     ("rustbgpd_wire", &["proto"]),
     ("rustbgpd_fsm", &["proto"]),
+    // Processes and privileges: pidfd_open(2), capset(2), setsid(2).
+    ("rustix", &["guardian"]),
     ("axum", &["control"]),
     ("hyper", &["control"]),
     ("hyper_util", &["control"]),

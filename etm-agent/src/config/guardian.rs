@@ -1,0 +1,35 @@
+//! The tables of the two processes, `agent` and `guardian`. Never looks whether one of them runs.
+
+use super::raw;
+use super::settings::{AgentSettings, GuardianSettings};
+use super::validate::{Check, path};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+impl Check {
+    /// Without what is the decision's: mode and times.
+    pub(super) fn agent(&mut self, raw: &raw::Agent) -> AgentSettings {
+        AgentSettings {
+            control_socket: path(raw.control_socket.as_deref(), "/run/etm/etm.sock"),
+            startup_timeout: self.duration(raw.startup_timeout.as_ref(), Duration::from_secs(30)),
+            bird_socket: raw.bird_socket.as_ref().map(PathBuf::from),
+        }
+    }
+
+    pub(super) fn guardian(&mut self, raw: &raw::Guardian, control_socket: &Path) -> GuardianSettings {
+        let adopt = self.duration(raw.adopt.as_ref(), Duration::from_secs(30));
+        if let Some(text) = raw.adopt.as_ref().filter(|_| adopt > Duration::from_secs(300)) {
+            self.fault(text.span(), "announcements without a decision may live on for at most 300s");
+        }
+        if let Some(text) = raw.socket.as_ref().filter(|text| !text.get_ref().starts_with('/')) {
+            self.fault(text.span(), "the guardian's socket must be an absolute path");
+        }
+        let given = raw.socket.as_ref().map(|text| PathBuf::from(text.get_ref()));
+        GuardianSettings {
+            socket: given.unwrap_or_else(|| control_socket.with_file_name("guardian.sock")),
+            start: raw.start.unwrap_or(true),
+            kill_hung: raw.kill_hung.unwrap_or(true),
+            adopt,
+        }
+    }
+}

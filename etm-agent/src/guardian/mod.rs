@@ -1,0 +1,14 @@
+//! Between agent and guardian: the local socket, what is said on it, who may speak, and how a process is started, ended
+//! and deprived of what it does not need.
+//!
+//! Never decides what is announced or for how long (`core::custody`), and never speaks BGP.
+
+mod process;
+mod socket;
+mod wire;
+
+pub use process::{Privileges, Process, detach_from_parent, drop_privileges, spawn};
+pub use socket::{
+    Arrival, Greeting, GuardianError, Listener, Reader, Speaker, Writer, connect, forget, order_off,
+};
+pub use wire::{Change, FromGuardian, Refused, Report, Route, SessionReport, ToGuardian, VERSION, parts};

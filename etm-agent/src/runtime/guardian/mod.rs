@@ -1,0 +1,96 @@
+//! The guardian: a process of its own that announces what the agent decided, for as long as the agent's lease lasts.
+//!
+//! It owns the sessions with role inject. What may be announced is `core::custody`'s to say; this hands it events and
+//! time, and carries out what it orders. Never decides, never learns a route, never touches the kernel's routing.
+
+mod post;
+mod visitor;
+
+use super::error::{AgentError, ExitStatus};
+use super::sessions;
+use crate::config::Settings;
+use crate::core::policy::Role;
+use crate::guardian::{Listener, Privileges, detach_from_parent, drop_privileges};
+use crate::telemetry::{self, LogFormat};
+use post::Post;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Whose the guardian is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeper {
+    /// An agent started it, and it ends with an agent's orderly stop.
+    Agent,
+    /// The system started it, and ends it.
+    System,
+}
+
+/// Runs the guardian until it is told to end. The result is the process's exit status.
+pub fn guard(settings: &Settings, log: LogFormat, keeper: Keeper) -> ExitStatus {
+    telemetry::start(log);
+    match keep_guard(settings, keeper) {
+        Ok(status) => status,
+        Err(error) => {
+            tracing::error!("guardian: {error}");
+            error.status()
+        }
+    }
+}
+
+fn keep_guard(settings: &Settings, keeper: Keeper) -> Result<ExitStatus, AgentError> {
+    if sessions::named(settings, Role::Inject).is_empty() {
+        return Err(AgentError::NothingToGuard);
+    }
+    sessions::check(settings)?;
+    if keeper == Keeper::Agent {
+        detach_from_parent();
+    }
+    let system = |doing| move |source| AgentError::System { doing, source };
+    let lock = lock(settings.kernel.table)?;
+    let keep = match sessions::guardian_listens_low(settings) {
+        true => Privileges::BindService,
+        false => Privileges::None,
+    };
+    drop_privileges(keep)?;
+    // Two threads: a session that keeps one busy must not keep the lease from ending.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(system("start the runtime"))?;
+    let status = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(system("listen for signals"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("listen for signals"))?;
+        let told_to_end = async {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        };
+        let listener = Listener::bind(&settings.guardian.socket, keeper == Keeper::Agent)?;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            pid = std::process::id(),
+            socket = %settings.guardian.socket.display(),
+            privileges = ?keep,
+            "guardian starts"
+        );
+        Post::take(settings, keeper, listener)?.keep(told_to_end).await
+    });
+    // Held until nothing is announced any more.
+    drop(lock);
+    status
+}
+
+/// One guardian per routing table and network namespace: two would fight for the same peers. Gone with the process,
+/// however it ends.
+fn lock(table: u32) -> Result<UnixListener, AgentError> {
+    let name = format!("etm-guardian-{table}");
+    let bound = SocketAddr::from_abstract_name(&name).and_then(|addr| UnixListener::bind_addr(&addr));
+    bound.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => AgentError::GuardianRuns { table },
+        _ => AgentError::System { doing: "lock the guardian's place", source },
+    })
+}
+
+#[cfg(test)]
+mod tests;
