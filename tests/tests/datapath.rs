@@ -138,6 +138,71 @@ fn counts_are_exact_and_survive_a_restart_on_clsact() {
 }
 
 #[test]
+fn a_new_build_takes_over_links_and_rows_and_leaves_no_gap() {
+    let Some(_serial) = turn() else { return };
+    in_namespace(|| {
+        let root = Root::new("upgrade");
+        let link = |root: &Root| -> (u64, u64) {
+            let pin = root.path().join("links/40-egress");
+            let text = run(&format!("bpftool -j link show pinned {}", pin.display()));
+            let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+            (shown["id"].as_u64().unwrap(), shown["prog_id"].as_u64().unwrap())
+        };
+        let mut first = open(&root, Hook::Tcx);
+        first.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap();
+        first.table.apply(&[insert(TABLE[0], 3)]).unwrap();
+        first.datapath.keep();
+        let before = link(&root);
+        drop(first);
+        let mut second = open(&root, Hook::Tcx);
+        send("198.18.0.1", 3, 10);
+        second.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap();
+        send("198.18.0.1", 4, 10);
+        let after = link(&root);
+        assert_eq!(before.0, after.0, "the link stays");
+        assert_ne!(before.1, after.1, "its program is the new one");
+        assert_eq!(second.counters.total(UPLINK).unwrap(), count(7, 10));
+    });
+}
+
+#[test]
+fn rows_stay_with_names_and_pass_on_empty() {
+    let Some(_serial) = turn() else { return };
+    in_namespace(|| {
+        let root = Root::new("rows");
+        let with = |names: [&str; 2]| {
+            let uplinks = names.map(str::to_owned).to_vec();
+            let mut opened = Datapath::open(&DatapathConfig { uplinks, ..config(&root, Hook::Tcx) }).unwrap();
+            opened.datapath.keep();
+            opened
+        };
+        let mut opened = with(["unused", "out"]);
+        opened.table.apply(&[insert(TABLE[0], 3)]).unwrap();
+        opened.datapath.attach_uplink(UPLINK, OUT, LinkHeader::Ethernet).unwrap();
+        send("198.18.0.1", 5, 10);
+        drop(opened);
+        // The other way round: the same counts, under the other number.
+        let opened = with(["out", "unused"]);
+        assert_eq!(opened.counters.total(UplinkId(0)).unwrap(), count(5, 10));
+        assert_eq!(opened.adopted.rows, [SlotCount { uplink: UplinkId(0), ..row(3, count(5, 10)) }]);
+        drop(opened);
+        // Renamed: the interface is known by its index.
+        run("ip link set out name wan");
+        let opened = with(["unused", "wan"]);
+        assert_eq!(opened.counters.total(UPLINK).unwrap(), count(5, 10));
+        drop(opened);
+        // Another instead of it: nothing of the old counts, and the old one is counted no more.
+        let mut opened = with(["unused", "other"]);
+        send("198.18.0.1", 6, 10);
+        assert_eq!(
+            (opened.counters.total(UPLINK).unwrap(), &opened.adopted.rows[..]),
+            (count(0, 0), &[][..])
+        );
+        assert_eq!(changed(&mut opened), []);
+    });
+}
+
+#[test]
 fn a_clsact_qdisc_with_a_filter_of_somebody_else_stays() {
     let Some(_serial) = turn() else { return };
     in_namespace(|| {

@@ -1,11 +1,16 @@
-//! Ports, contracts, prices and pins: from text to what the decision needs. Refuses what would not be convex, by name.
+//! Interfaces, ports, contracts, prices and pins: from text to what the decision needs. Refuses what would not be convex, by name.
 
 use super::raw::{self, Raw, Text};
 use super::validate::Check;
+use crate::core::billing::Billing;
 use crate::core::money::{Tree, TreeError};
-use crate::core::policy::{Contract, Exit, Pin, Policy, Port, PriceList, Tier};
+use crate::core::policy::{Contract, Exit, Pin, Policy, Port, PriceList, Tier, Uplink};
 use crate::types::{BitRate, Prefix, Price, Share};
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// Uplinks that the kernel program has rows for.
+const MAX_UPLINKS: usize = 64;
 
 /// What something carries.
 pub(super) struct Size {
@@ -29,6 +34,30 @@ impl Check {
             self.fault(text.span(), "the headroom must be smaller than the limit");
         }
         Size { capacity: rate, limit: limit_share, headroom: headroom_share }
+    }
+
+    pub(super) fn uplinks(&mut self, interfaces: &[raw::Interface], ports: &[Port]) -> Vec<Uplink> {
+        let mut seen = BTreeMap::new();
+        let mut uplinks = Vec::new();
+        for interface in interfaces {
+            let name = interface.name.get_ref();
+            if seen.insert(name.clone(), ()).is_some() {
+                self.fault(interface.name.span(), format!("interface `{name}` is described twice"));
+            }
+            if name.is_empty() || name.len() > 15 || name.contains(['/', ' ']) {
+                self.fault(interface.name.span(), format!("`{name}` cannot be the name of an interface"));
+            }
+            let Size { capacity, limit, headroom } =
+                self.size(&interface.capacity, interface.limit.as_ref(), interface.headroom.as_ref());
+            let port = interface.port.as_ref().and_then(|name| self.port(name, ports));
+            let contract = self.contract(interface.commit.as_ref(), &interface.tiers);
+            let billing = Billing::default();
+            uplinks.push(Uplink { name: name.clone(), capacity, limit, headroom, billing, port, contract });
+        }
+        if let Some(extra) = interfaces.get(MAX_UPLINKS) {
+            self.fault(extra.name.span(), format!("at most {MAX_UPLINKS} interfaces can be counted"));
+        }
+        uplinks
     }
 
     pub(super) fn ports(&mut self, raw: &[raw::Port]) -> Vec<Port> {

@@ -7,8 +7,8 @@ use super::settings::{
     TransportSettings,
 };
 use super::validate::Check;
-use crate::core::policy::Role;
-use crate::types::Family;
+use crate::core::policy::{Exit, Role};
+use crate::types::{Asn, Family};
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,6 +17,46 @@ use std::time::Duration;
 const ANNOUNCE_RATE: u32 = 20_000;
 
 impl Check {
+    pub(super) fn session(
+        &mut self,
+        session: &raw::Session,
+        bgp: &raw::Bgp,
+        exits: &[Exit],
+    ) -> Option<SessionSettings> {
+        let (peer, interface) = self.peer(session)?;
+        if session.role == Role::Inject && session.next_hops.is_empty() && session.exit_next_hops.is_empty() {
+            self.fault_with_help(
+                session.name.span(),
+                format!("session `{}` announces, but has no next hop to announce", session.name.get_ref()),
+                "add next_hops = [\"...\"]: addresses that this peer can resolve, usually this router's own on the link to it",
+            );
+        }
+        let mut exit_next_hops = Vec::new();
+        for entry in &session.exit_next_hops {
+            if let Some(exit) = self.exit(&entry.exit, exits) {
+                exit_next_hops.push((exit, entry.next_hops.clone()));
+            }
+        }
+        let router_id = session.router_id.as_ref().unwrap_or(&bgp.router_id);
+        let peer_as = Asn(session.peer_as.unwrap_or(*bgp.asn.get_ref()));
+        let external = peer_as.0 != *bgp.asn.get_ref();
+        Some(SessionSettings {
+            name: session.name.get_ref().clone(),
+            role: session.role,
+            peer,
+            interface,
+            port: session.port.unwrap_or(179),
+            peer_as,
+            local: session.local.as_ref().map(|addr| *addr.get_ref()),
+            router_id: self.router_id(router_id),
+            next_hops: session.next_hops.clone(),
+            exit_next_hops,
+            transport: self.transport(session),
+            import: self.import(session, external),
+            announce_rate: self.announce_rate(session),
+        })
+    }
+
     /// The peer's address; `fe80::1%eth0` names the interface of a link-local one.
     pub(super) fn peer(&mut self, session: &raw::Session) -> Option<(IpAddr, Option<String>)> {
         let (text, span) = (session.peer.get_ref(), session.peer.span());

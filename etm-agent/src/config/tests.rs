@@ -212,6 +212,68 @@ fn faults_of_meaning_say_what_to_write() {
     }
 }
 
+/// GOOD with these lines in one BGP session.
+fn with_session(lines: &str) -> String {
+    format!(
+        "{GOOD}\n[bgp]\nasn = 64500\nrouter_id = \"10.0.0.9\"\n[[bgp.session]]\nname = \"s\"\nrole = \"learn\"\n{lines}\n"
+    )
+}
+
+#[test]
+fn a_session_is_internal_active_and_open_unless_it_says_otherwise() {
+    let settings = parse("etm.toml", &with_session("peer = \"10.0.0.1\"")).unwrap();
+    let session = &settings.bgp.as_ref().unwrap().sessions[0];
+    assert!(session.transport.dials && !session.transport.listens);
+    assert_eq!(session.transport.reach, ReachSettings::Usual);
+    assert_eq!(session.transport.key, KeySettings::None);
+    assert!(session.import.accept && session.import.max_routes.is_none());
+    let external = with_session("peer = \"10.0.0.1\"\npeer_as = 64601");
+    let settings = parse("etm.toml", &external).unwrap();
+    assert!(!settings.bgp.unwrap().sessions[0].import.accept, "RFC 8212");
+    let full = "peer = \"fe80::1%eth0\"\nlocal = \"fe80::2\"\npeer_as = 64601\naccept = \"all\"\nconnect = \"both\"\n\
+                gtsm = 2\nmd5_key_file = \"/k\"\nbgp_role = \"customer\"\n\
+                max_routes = { limit = 100, beyond = \"drop\" }\nretain = \"0s\"";
+    let settings = parse("etm.toml", &with_session(full)).unwrap();
+    let session = &settings.bgp.as_ref().unwrap().sessions[0];
+    assert_eq!(session.interface.as_deref(), Some("eth0"));
+    assert_eq!(session.transport.reach, ReachSettings::Gtsm(2));
+    let maximum = session.import.max_routes.unwrap();
+    assert_eq!((maximum.limit, maximum.warn_at, maximum.beyond), (100, 80, BeyondSettings::Drop));
+    assert_eq!(session.import.retain, Duration::ZERO);
+}
+
+#[test]
+fn sessions_that_cannot_be_meant_are_refused() {
+    for (lines, words) in [
+        ("peer = \"here\"", "is not an address"),
+        ("peer = \"fe80::1\"", "write its interface too"),
+        ("peer = \"10.0.0.1%eth0\"", "without an interface"),
+        ("peer = \"10.0.0.1\"\nconnect = \"passive\"", "waits for its peer, but on no address"),
+        ("peer = \"10.0.0.1\"\ngtsm = 1\nmultihop = 2", "exclude each other"),
+        ("peer = \"10.0.0.1\"\ngtsm = 0", "at least 1 hop away"),
+        ("peer = \"10.0.0.1\"\nmd5_key_file = \"/a\"\nao = { key_file = \"/b\" }", "exclude each other"),
+        ("peer = \"10.0.0.1\"\nbgp_role = \"peer\"", "for external peers"),
+        ("peer = \"10.0.0.1\"\nmax_routes = { limit = 0 }", "must be above zero"),
+        ("peer = \"10.0.0.1\"\nannounce_rate = 0", "announces nothing"),
+    ] {
+        let report = report(&with_session(lines));
+        assert!(report.contains(words), "{lines}: {report}");
+    }
+}
+
+#[test]
+fn an_inject_session_into_a_border_needs_a_word_of_its_own() {
+    let both = |more: &str| {
+        let inject = format!(
+            "[[bgp.session]]\nname = \"i\"\nrole = \"inject\"\npeer = \"10.0.0.1\"\nnext_hops = [\"10.0.0.2\"]\n{more}"
+        );
+        with_session("peer = \"10.0.0.1\"") + &inject
+    };
+    let refused = report(&both(""));
+    assert!(refused.contains("10.0.0.1 is a border") && refused.contains("into_border = true"), "{refused}");
+    assert!(parse("etm.toml", &both("into_border = true")).is_ok());
+}
+
 #[test]
 fn rules_about_routes_are_read_in_order() {
     let rules = parse("example", &all_keys()).map(|settings| settings.policy.route_rules).unwrap();

@@ -2,7 +2,6 @@
 
 use super::billing;
 use super::bmp;
-use super::prices::Size;
 use super::raw::{self, Raw, Text};
 use super::record;
 use super::report::Fault;
@@ -10,8 +9,7 @@ use super::routes;
 use super::settings::{
     AgentSettings, BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings,
 };
-use crate::core::billing::Billing;
-use crate::core::policy::{Exit, Policy, Port, Provider, Role, StaticRoute, Uplink};
+use crate::core::policy::{Exit, Policy, Provider, Role, StaticRoute, Uplink};
 use crate::types::{
     Asn, Community, ExitId, Family, Prefix, ProviderId, RouterId, Share, UplinkId, parse_duration,
 };
@@ -25,9 +23,6 @@ use std::time::Duration;
 
 /// rtm_protocol of routes that a daemon installs: zebra 11, bird 12, bgp 186.
 const DAEMON_PROTOCOLS: [u8; 3] = [11, 12, 186];
-
-/// Uplinks that the kernel program has rows for.
-const MAX_UPLINKS: usize = 64;
 
 pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let mut check = Check::default();
@@ -175,30 +170,6 @@ impl Check {
         let message =
             "kernel.lease must be at least three times agent.interval: it is renewed once per interval";
         self.faults.push(Fault { span, message: message.to_owned(), help: None });
-    }
-
-    fn uplinks(&mut self, interfaces: &[raw::Interface], ports: &[Port]) -> Vec<Uplink> {
-        let mut seen = BTreeMap::new();
-        let mut uplinks = Vec::new();
-        for interface in interfaces {
-            let name = interface.name.get_ref();
-            if seen.insert(name.clone(), ()).is_some() {
-                self.fault(interface.name.span(), format!("interface `{name}` is described twice"));
-            }
-            if name.is_empty() || name.len() > 15 || name.contains(['/', ' ']) {
-                self.fault(interface.name.span(), format!("`{name}` cannot be the name of an interface"));
-            }
-            let Size { capacity, limit, headroom } =
-                self.size(&interface.capacity, interface.limit.as_ref(), interface.headroom.as_ref());
-            let port = interface.port.as_ref().and_then(|name| self.port(name, ports));
-            let contract = self.contract(interface.commit.as_ref(), &interface.tiers);
-            let billing = Billing::default();
-            uplinks.push(Uplink { name: name.clone(), capacity, limit, headroom, billing, port, contract });
-        }
-        if let Some(extra) = interfaces.get(MAX_UPLINKS) {
-            self.fault(extra.name.span(), format!("at most {MAX_UPLINKS} interfaces can be counted"));
-        }
-        uplinks
     }
 
     fn providers(&mut self, raw: &[raw::Provider], uplinks: &[Uplink]) -> (Vec<Provider>, Vec<Exit>) {
@@ -409,46 +380,11 @@ impl Check {
         }
     }
 
-    fn router_id(&mut self, id: &toml::Spanned<std::net::Ipv4Addr>) -> RouterId {
+    pub(super) fn router_id(&mut self, id: &toml::Spanned<std::net::Ipv4Addr>) -> RouterId {
         if id.get_ref().is_unspecified() {
             self.fault(id.span(), "a BGP Identifier must not be zero (RFC 6286)");
         }
         RouterId(*id.get_ref())
-    }
-
-    fn session(&mut self, session: &raw::Session, bgp: &raw::Bgp, exits: &[Exit]) -> Option<SessionSettings> {
-        let (peer, interface) = self.peer(session)?;
-        if session.role == Role::Inject && session.next_hops.is_empty() && session.exit_next_hops.is_empty() {
-            self.fault_with_help(
-                session.name.span(),
-                format!("session `{}` announces, but has no next hop to announce", session.name.get_ref()),
-                "add next_hops = [\"...\"]: addresses that this peer can resolve, usually this router's own on the link to it",
-            );
-        }
-        let mut exit_next_hops = Vec::new();
-        for entry in &session.exit_next_hops {
-            if let Some(exit) = self.exit(&entry.exit, exits) {
-                exit_next_hops.push((exit, entry.next_hops.clone()));
-            }
-        }
-        let router_id = session.router_id.as_ref().unwrap_or(&bgp.router_id);
-        let peer_as = Asn(session.peer_as.unwrap_or(*bgp.asn.get_ref()));
-        let external = peer_as.0 != *bgp.asn.get_ref();
-        Some(SessionSettings {
-            name: session.name.get_ref().clone(),
-            role: session.role,
-            peer,
-            interface,
-            port: session.port.unwrap_or(179),
-            peer_as,
-            local: session.local.as_ref().map(|addr| *addr.get_ref()),
-            router_id: self.router_id(router_id),
-            next_hops: session.next_hops.clone(),
-            exit_next_hops,
-            transport: self.transport(session),
-            import: self.import(session, external),
-            announce_rate: self.announce_rate(session),
-        })
     }
 
     /// What must be there for ETM to have anything to do.

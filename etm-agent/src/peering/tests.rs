@@ -433,7 +433,7 @@ async fn a_peer_that_reads_nothing_is_given_up_after_the_send_hold_time() {
             let prefix = Prefix::new(IpAddr::V4(Ipv4Addr::from(0x6400_0000 + (i << 8))), 24).unwrap();
             (prefix, Announcement { exit: ExitId(0), attrs })
         };
-        let announce = (0..50_000).map(announcement).collect();
+        let announce = (0..20_000).map(announcement).collect();
         agent.decisions.send_replace(Arc::new(Decision {
             generation: Generation(1),
             announce,
@@ -444,7 +444,7 @@ async fn a_peer_that_reads_nothing_is_given_up_after_the_send_hold_time() {
         let reason = loop {
             tokio::select! {
                 reason = agent.down() => break reason,
-                () = tokio::time::sleep(Duration::from_secs(1)) => {
+                () = tokio::time::sleep(Duration::from_millis(300)) => {
                     let keepalive = wire::encode_message(&Message::Keepalive).unwrap();
                     // The session may be closed by now, which is what the test waits for.
                     drop(tokio::io::AsyncWriteExt::write_all(&mut peer.stream, &keepalive).await);

@@ -82,6 +82,11 @@ fn compared(text: &mut String, other: &Comparison) {
         "moves: {} as recorded, {} with the other configuration; readings above a limit: {} and {}",
         other.recorded.moves, other.other.moves, other.recorded.overloaded, other.other.overloaded
     );
+    let _ = writeln!(
+        text,
+        "money a month by the 95th percentile: {:.2} as recorded, {:.2} with the other configuration",
+        other.recorded.money, other.other.money
+    );
     list(text, "made then, not now", &other.only_recorded);
     list(text, "made now, not then", &other.only_other);
 }

@@ -112,24 +112,39 @@ pub struct Memory {
     money: Option<Start>,
 }
 
-/// The planner's prices and width, in a form that can be written down: a plan depends on where it started.
-type Start = (Vec<f64>, f64);
+/// What the planner hands back, in a form that can be written down (a plan depends on where it started) and that outlives
+/// a change of positions.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+struct Start {
+    prices: Vec<f64>,
+    width: f64,
+    settled: Vec<(Prefix, u16)>,
+    shift: Vec<f64>,
+}
 
 impl Memory {
-    fn of(&self, urgency: Urgency) -> Option<Warm> {
-        let (prices, width) = match urgency {
+    fn of(&self, urgency: Urgency, items: &[Item]) -> Option<Warm> {
+        let Start { prices, width, settled, shift } = match urgency {
             Urgency::Idle => None,
             Urgency::Money => self.money.clone(),
             Urgency::Relief => self.relief.clone(),
         }?;
-        // Positions are another round's: without them the planner settles large prefixes anew.
-        Some(Warm { prices, width, settled: Vec::new(), shift: Vec::new() })
+        let place = |(prefix, exit): &(Prefix, u16)| {
+            Some((items.binary_search_by_key(prefix, |item| item.prefix).ok()?, *exit))
+        };
+        // With one of them gone the hint is none.
+        let settled = settled.iter().map(place).collect::<Option<Vec<_>>>();
+        Some(match settled {
+            Some(settled) => Warm { prices, width, settled, shift },
+            None => Warm { prices, width, settled: Vec::new(), shift: Vec::new() },
+        })
     }
 
     /// Remembers the prices of a plan.
     pub fn keep(&mut self, study: &Study) {
         let warm = &study.plan.warm;
-        let warm = Some((warm.prices.clone(), warm.width));
+        let (prices, width, shift) = (warm.prices.clone(), warm.width, warm.shift.clone());
+        let warm = Some(Start { prices, width, settled: study.settled.clone(), shift });
         match study.urgency {
             Urgency::Idle => {}
             Urgency::Money => self.money = warm,
@@ -173,7 +188,7 @@ pub fn allocate(board: &Board<'_>, memory: &Memory) -> Placement {
         field.give_back(board);
     }
     let study = (urgency != Urgency::Idle)
-        .then(|| problem::study(board, &field, urgency, memory.of(urgency).as_ref()));
+        .then(|| problem::study(board, &field, urgency, memory.of(urgency, board.items).as_ref()));
     let exits = match &study {
         Some(study) if study.applies() => exits(study),
         _ => field.current,

@@ -7,7 +7,7 @@ use crate::core::plan::model::{Demand, Model, ModelError, Node, Prices, Route, R
 use crate::core::plan::solve::solve;
 use crate::core::plan::{Plan, Warm};
 use crate::core::plan_check::{Stated, check};
-use crate::types::ExitId;
+use crate::types::{ExitId, Prefix};
 
 /// A problem, its plan, and what the checker says of it.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub struct Study {
     pub overload_per_mbps: f64,
     /// What moving costs in it, currency per Mbit/s and month.
     pub move_per_mbps: f64,
+    /// Prefixes that the planner settled first, and where.
+    pub settled: Vec<(Prefix, u16)>,
     /// Why it may not be used; empty if it may.
     pub vetoes: Vec<String>,
 }
@@ -174,6 +176,7 @@ pub(super) fn study(board: &Board<'_>, field: &Field, urgency: Urgency, warm: Op
                 urgency,
                 stay: field.load.clone(),
                 current: field.current.clone(),
+                settled: settled(board, &plan),
                 nodes,
                 plan,
                 overload_per_mbps,
@@ -182,6 +185,11 @@ pub(super) fn study(board: &Board<'_>, field: &Field, urgency: Urgency, warm: Op
             }
         }
     }
+}
+
+fn settled(board: &Board<'_>, plan: &Plan) -> Vec<(Prefix, u16)> {
+    let named = |(row, exit): &(usize, u16)| Some((board.items.get(*row)?.prefix, *exit));
+    plan.warm.settled.iter().filter_map(named).collect()
 }
 
 /// A problem that cannot even be stated stands still, and says so.
@@ -197,7 +205,7 @@ fn refused(
     plan.warm.prices = vec![0.0; nodes.len()];
     plan.loads.clone_from(&field.load);
     let vetoes = vec![format!("the problem cannot be stated: {error}")];
-    let (stay, current) = (field.load.clone(), field.current.clone());
+    let (stay, current, settled) = (field.load.clone(), field.current.clone(), Vec::new());
     let prices = board.tree.calm_prices(board.policy);
     let overload_per_mbps = prices.overload_per_mbps.unwrap_or(0.0);
     Study {
@@ -205,6 +213,7 @@ fn refused(
         nodes,
         stay,
         current,
+        settled,
         plan,
         overload_per_mbps,
         move_per_mbps: prices.move_per_mbps,

@@ -39,7 +39,11 @@ impl Controller {
         if uplinks(was) != uplinks(&policy) {
             return differs("interfaces");
         }
-        if was.exits != policy.exits || was.providers != policy.providers {
+        // Contracts may differ: what other prices would have done is the question.
+        let providers = |policy: &Policy| -> Vec<_> {
+            policy.providers.iter().map(|of| (of.name.clone(), of.asn, of.covering)).collect()
+        };
+        if was.exits != policy.exits || providers(was) != providers(&policy) {
             return differs("providers or exits");
         }
         if was.peers != policy.peers {

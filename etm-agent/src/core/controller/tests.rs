@@ -592,7 +592,7 @@ fn an_approved_change_that_is_not_good_any_more_is_refused_with_the_reason() {
         (
             "it grows",
             |world| drop(world.second_via(&[("198.18.2.0/24", 44)], |_, _| 0)),
-            "has no room for 44",
+            "no change with number 1",
         ),
         (
             "the session is lost and comes back",

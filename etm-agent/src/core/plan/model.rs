@@ -8,7 +8,9 @@ use super::spec::{check_node, check_prices};
 /// No exit.
 pub const NONE: u16 = u16::MAX;
 /// How much dearer than overload it is, inside the solver, to break a hard limit.
-const BREACH: f64 = 100.0;
+const BREACH: f64 = 1e6;
+/// So many times the spread of prices, overload comes first.
+const FIRST: f64 = 10.0;
 const MBIT: f64 = 1e6;
 
 /// The problem, ready to be solved. Prefixes keep the order in which they were given.
@@ -37,6 +39,8 @@ pub struct Model {
     pub(super) overload_price: f64,
     pub(super) rules: Rules,
     pub(super) spread: f64,
+    /// The same of contracts alone.
+    contracts: f64,
     /// Lowest and highest price per Mbit/s of each exit with its groups.
     range: Vec<(f64, f64)>,
 }
@@ -94,6 +98,7 @@ impl Model {
             overload_price: 0.0,
             rules,
             spread: 0.0,
+            contracts: 0.0,
             range,
         })
     }
@@ -135,15 +140,18 @@ impl Model {
         }
         let stays = routes.iter().any(|route| demand.current == Some(route.exit));
         let (mut low, mut high) = (f64::INFINITY, 0.0_f64);
+        let (mut least, mut most_of) = (f64::INFINITY, 0.0_f64);
         for route in &routes {
             number("a penalty", route.penalty_per_mbps)?;
             let (first, last) = self.range[route.exit];
+            (least, most_of) = (least.min(first), most_of.max(last));
             low = low.min(first + route.penalty_per_mbps);
             high = high.max(last + route.penalty_per_mbps);
             self.push_pair(demand, route, stays);
         }
         // Fixed prices per prefix have no bound per Mbit/s: only what grows with traffic counts.
         self.spread = self.spread.max(high - low);
+        self.contracts = self.contracts.max(most_of - least);
         let exit = |exit: Option<usize>| {
             exit.filter(|exit| *exit < self.exits).and_then(|exit| u16::try_from(exit).ok()).unwrap_or(NONE)
         };
@@ -181,13 +189,16 @@ impl Model {
     /// Fixes the price of overload and makes the cost curves.
     pub fn finish(mut self) -> Result<Model, ModelError> {
         let per_mbps = match self.prices.overload_per_mbps {
-            Some(price) if price < self.spread => {
-                return Err(ModelError::OverloadPrice { price, spread: self.spread });
+            Some(price) if price < (FIRST * self.contracts).max(self.spread) * (1.0 - 1e-9) => {
+                return Err(ModelError::OverloadPrice {
+                    price,
+                    spread: self.contracts.max(self.spread / FIRST),
+                });
             }
             Some(price) => price,
             // Where nothing differs in price, any price relieves.
-            None if self.spread > 0.0 => 10.0 * (self.spread + self.prices.move_per_mbps),
-            None => 10.0 * (1.0 + self.prices.move_per_mbps),
+            None if self.spread > 0.0 => FIRST * (self.spread + self.prices.move_per_mbps),
+            None => FIRST * (1.0 + self.prices.move_per_mbps),
         };
         self.overload_price = per_mbps / MBIT;
         let breach = BREACH * self.overload_price.max(1.0 / MBIT);

@@ -166,7 +166,9 @@ fn conclude(
     }
     // Both are sums of many numbers: a plan below its bound by less than they are exact to is at its bound.
     let above = proved - costs.objective;
-    let bound = if above > 0.0 && above <= 1e-9 * costs.objective.abs() { costs.objective } else { proved };
+    // And one that breaks a hard limit for want of a lawful one may cost less than any lawful one.
+    let rounding = above <= 1e-9 * costs.objective.abs() || costs.breach_bps > 0.0;
+    let bound = if above > 0.0 && rounding { costs.objective } else { proved };
     // Less is what rounding to whole prefixes leaves: zero is bound enough.
     let traffic: f64 = model.rate.iter().sum();
     let some = costs.overload_bps > SOME_OVERLOAD * traffic;
@@ -209,6 +211,10 @@ fn verdict(model: &Model, stay: &Costs, plan: &Costs) -> Verdict {
         return Verdict::NothingToGain;
     }
     let traffic: f64 = model.rate.iter().sum();
+    // Out of time, or where nothing lawful was found: what breaks a hard limit that staying does not is no plan.
+    if plan.breach_bps > stay.breach_bps + 1e-9 * traffic {
+        return Verdict::NothingToGain;
+    }
     if stay.overload_bps - plan.overload_bps > 1e-9 * traffic || stay.breach_bps > plan.breach_bps {
         return Verdict::Relief;
     }

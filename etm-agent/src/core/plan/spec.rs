@@ -70,13 +70,13 @@ pub enum ModelError {
     },
     /// Overload would be cheaper than a detour.
     #[error(
-        "an overload price of {price} per Mbit/s is below the largest price spread, {spread}: relief would not come first; give at least {}",
+        "an overload price of {price} per Mbit/s is less than 10 times the largest price spread, {spread}: relief would not come first; give at least {}",
         10.0 * spread
     )]
     OverloadPrice {
         /// As given.
         price: f64,
-        /// Largest difference of price between two exits of one prefix.
+        /// Largest difference of price between two exits of one prefix, as far as it counts.
         spread: f64,
     },
 }

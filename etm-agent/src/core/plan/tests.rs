@@ -1,10 +1,12 @@
 //! The solver against a general LP solver, against enumeration, and against what must hold of any plan.
 
 use super::model::{Demand, Model, Node, Prices, Route, Rules, Tier};
-use super::solve::solve;
+use super::solve::{Budget, solve};
 use super::{Plan, Verdict};
 use crate::core::plan_check::{Stated, check};
 use microlp::{ComparisonOp, OptimizationDirection, Problem};
+use std::cell::Cell;
+use std::time::Duration;
 
 /// A small generator: the same numbers everywhere.
 pub(super) struct Dice(u64);
@@ -314,6 +316,10 @@ fn the_bound_holds_for_two_thousand_prefixes_over_four_exits() {
     for (kind, seed) in [(Kind::Plain, 1001), (Kind::Overfull, 1002), (Kind::Groups, 1003)] {
         against_lp(&case(kind, 2_000, 4, seed), &format!("{kind:?} 2000 seed {seed}"));
     }
+    for (round, kind) in KINDS.into_iter().enumerate() {
+        let prefixes = 150 + 30 * round;
+        against_lp(&case(kind, prefixes, 4, 1_100), &format!("{kind:?} {prefixes} seed 1100"));
+    }
 }
 
 #[test]
@@ -421,48 +427,130 @@ fn a_plan_that_saves_less_than_the_least_saving_is_not_applied() {
     }
 }
 
-#[test]
-fn noise_makes_no_prefix_go_back_and_forth() {
-    let mut case = case(Kind::Plain, 200, 3, 4711);
-    case.exits.iter_mut().for_each(|exit| exit.limit_bps *= 1.1);
-    case.prices = Prices {
-        overload_per_mbps: Some(200.0),
-        move_per_mbps: 0.3,
-        move_per_prefix: 0.02,
-        hold_per_prefix: 0.01,
+/// Rounds like a controller's, with demand that wavers: how often a prefix made a move that it had made before,
+/// and how many moves there were, in the first half and in the second.
+fn wavering(mut case: Case, headroom: f64, rounds: usize, seed: u64) -> (usize, [usize; 2]) {
+    let spread = case.model().spread_per_mbps();
+    let calm = Prices {
+        overload_per_mbps: Some(100.0 * spread),
+        move_per_mbps: 0.024,
+        move_per_prefix: 0.0,
+        hold_per_prefix: 0.001,
     };
+    // Relief moves as little as it can; money does not matter then.
+    let haste = 10.0 * (spread + calm.move_per_mbps);
+    let relief = Prices { overload_per_mbps: Some(100.0 * haste), move_per_mbps: haste, ..calm };
     case.rules.min_saving_share = 0.005;
     for one in &mut case.prefixes {
         one.current = Some(one.home);
     }
     let rates: Vec<f64> = case.prefixes.iter().map(|one| one.rate).collect();
     let limits: Vec<f64> = case.exits.iter().map(|exit| exit.limit_bps).collect();
-    let mut dice = Dice::new(3);
-    let mut seen: Vec<Vec<usize>> = rates.iter().map(|_| Vec::new()).collect();
-    let mut warm = None;
-    for _ in 0..1_000 {
+    let mut dice = Dice::new(seed);
+    let mut made: Vec<Vec<(Option<usize>, usize)>> = rates.iter().map(|_| Vec::new()).collect();
+    let (mut warm, mut again, mut moves) = (None, 0, [0; 2]);
+    for round in 0..rounds {
         for (one, rate) in case.prefixes.iter_mut().zip(&rates) {
             one.rate = (rate * (0.97 + 0.06 * dice.unit())).round();
         }
-        // Receivers are filled to limit minus headroom only; who is above it already may stay there.
         let mut stay = vec![0.0; limits.len()];
         for one in &case.prefixes {
             stay[one.current.unwrap()] += one.rate;
         }
+        let over = stay.iter().zip(&limits).any(|(stay, limit)| stay > limit);
+        case.prices = if over { relief } else { calm };
+        // Receivers are filled to limit minus headroom only; who is above it already may stay there.
         for ((exit, limit), stay) in case.exits.iter_mut().zip(&limits).zip(&stay) {
-            exit.ceiling_bps = (limit * 0.93).max(*stay);
+            exit.ceiling_bps = (limit * (1.0 - headroom)).max(*stay);
         }
         let model = case.model();
-        let plan = solve(&model, warm.as_ref(), None);
+        // So many looks at the clock: what a round may cost, and enough for all but the last of the gap.
+        let looks = Cell::new(0_u64);
+        let elapsed = || {
+            looks.set(looks.get() + 1);
+            Duration::from_millis(looks.get())
+        };
+        let budget = Budget { elapsed: &elapsed, limit: Duration::from_millis(1_000) };
+        let plan = solve(&model, warm.as_ref(), Some(budget));
         case.judged(&model, &plan, "noise");
         warm = Some(plan.warm.clone());
-        for ((one, exit), seen) in case.prefixes.iter_mut().zip(&plan.exits).zip(&mut seen) {
+        for ((one, exit), made) in case.prefixes.iter_mut().zip(&plan.exits).zip(&mut made) {
             let exit = usize::from(*exit);
             if one.current != Some(exit) {
-                assert!(!seen.contains(&exit), "back to exit {exit} after {seen:?}");
-                seen.extend(one.current);
+                let step = (one.current, exit);
+                again += usize::from(made.contains(&step));
+                moves[2 * round / rounds] += 1;
+                made.push(step);
                 one.current = Some(exit);
             }
+        }
+    }
+    (again, moves)
+}
+
+/// Each is a problem solved and judged.
+const ROUNDS: usize = 1_000;
+
+#[test]
+fn noise_makes_no_prefix_go_back_and_forth() {
+    let mut all = 0;
+    // The last has no room to spare: all limits together, less headroom, are just above the traffic.
+    for (prefixes, room, headroom, seed) in
+        [(200, 1.1, 0.07, 4711), (60, 1.0, 0.03, 42), (60, 0.98, 0.07, 43)]
+    {
+        let mut case = case(Kind::Plain, prefixes, 3, seed);
+        case.exits.iter_mut().for_each(|exit| exit.limit_bps *= room);
+        let (again, moves) = wavering(case, headroom, ROUNDS, seed);
+        assert_eq!(again, 0, "{prefixes} prefixes, room {room}, headroom {headroom}: {moves:?} moves");
+        assert!(moves[1] <= 8, "in the end hardly anything moves: {moves:?}");
+        all += moves[0];
+    }
+    assert!(all > 0, "something moves at first");
+}
+
+#[test]
+fn a_budget_that_is_spent_gives_the_best_plan_so_far_with_an_honest_gap() {
+    let case = case(Kind::Groups, 6_000, 5, 21);
+    let model = case.model();
+    let free = solve(&model, None, None);
+    assert!(!free.certificate.expired);
+    let mut last = 0;
+    for most in [0, 1, 5, 20, 80] {
+        let asked = Cell::new(0_u64);
+        let elapsed = || {
+            asked.set(asked.get() + 1);
+            Duration::from_millis(asked.get())
+        };
+        let budget = Budget { elapsed: &elapsed, limit: Duration::from_millis(most) };
+        let plan = solve(&model, None, Some(budget));
+        case.judged(&model, &plan, &format!("{most} looks at the clock"));
+        assert!(plan.certificate.expired);
+        assert!(plan.certificate.bound <= free.certificate.costs.objective * (1.0 + 1e-9));
+        assert!(asked.get() >= last, "more time is used where there is more");
+        assert!(asked.get() <= most + 40, "{} looks for {most}", asked.get());
+        last = asked.get();
+    }
+}
+
+#[test]
+fn an_overload_price_that_would_not_come_first_is_refused_by_name() {
+    let mut case = case(Kind::Plain, 50, 3, 8);
+    let all = case.exits.iter().flat_map(|exit| &exit.tiers).map(|tier| tier.price_per_mbps);
+    let (low, high) =
+        all.fold((f64::INFINITY, 0.0_f64), |(low, high), price| (low.min(price), high.max(price)));
+    for (price, good) in
+        [(0.5 * (high - low), false), (5.0 * (high - low), false), (11.0 * (high - low), true)]
+    {
+        case.prices.overload_per_mbps = Some(price);
+        let mut model = Model::new(case.exits.clone(), Vec::new(), case.prices, case.rules).unwrap();
+        let routes: Vec<Route> = (0..3).map(|exit| Route { exit, penalty_per_mbps: 0.0 }).collect();
+        let demand =
+            Demand { rate_bps: 1e6, current: None, home: 0, pin: None, routes: &routes, excluded: &[] };
+        model.push(&demand).unwrap();
+        let made = model.finish();
+        assert_eq!(made.is_ok(), good, "{price} for a spread of {}", high - low);
+        if let Err(error) = made {
+            assert!(error.to_string().contains("relief would not come first"), "{error}");
         }
     }
 }

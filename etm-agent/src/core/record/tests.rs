@@ -255,6 +255,7 @@ fn a_configuration_of_another_shape_is_refused_by_name() {
         assert!(changed(change).unwrap_err().contains(part), "{part}");
     }
     assert_eq!(changed(|policy| policy.max_overrides = 1), Ok(()));
+    assert_eq!(changed(|policy| policy.providers[0].contract.commit = BitRate(1_000_000)), Ok(()));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::core::audit::{Event, EventKind};
 use crate::core::controller::Controller;
 use crate::core::decision::KernelAction;
 use crate::core::input::{Input, Sample, SlotCount, UplinkSample};
+use crate::core::policy::Policy;
 use crate::types::{BitRate, Count, Prefix, SlotId, Timestamp, UplinkId};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -109,6 +110,11 @@ impl WhatIf {
     /// What was recorded, and what would have been.
     pub fn sides(&self) -> (&Side, &Side) {
         (&self.recorded, &self.other)
+    }
+
+    /// The recorded configuration.
+    pub fn recorded_policy(&self) -> &Policy {
+        self.then.policy()
     }
 
     /// The decision under the other configuration.

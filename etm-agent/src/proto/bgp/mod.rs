@@ -21,6 +21,9 @@ mod pack;
 mod stored;
 mod update;
 
+#[cfg(test)]
+mod tests;
+
 pub use fault::{RouterIdOwner, SessionFault};
 pub use frame::{Frame, FrameReader, Malformed};
 pub use import::Import;
