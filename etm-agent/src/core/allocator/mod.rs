@@ -189,12 +189,24 @@ pub fn allocate(board: &Board<'_>, memory: &Memory) -> Placement {
     }
     let study = (urgency != Urgency::Idle)
         .then(|| problem::study(board, &field, urgency, memory.of(urgency, board.items).as_ref()));
+    let study = study.map(|study| in_full(board, &field, study));
     let exits = match &study {
         Some(study) if study.applies() => exits(study),
         _ => field.current,
     };
     let (loads, residual) = loads(board, &exits);
     Placement { exits, loads, residual, urgency, over_cap, pinned, study }
+}
+
+/// Relief in parts is better than relief at once, and none is worse than either: where a part of the room leads to no plan
+/// that can be used, all of it is tried.
+fn in_full(board: &Board<'_>, field: &Field, study: Study) -> Study {
+    let in_parts = study.urgency == Urgency::Relief && board.rooms.iter().any(|room| room.dropping);
+    if !in_parts || study.applies() {
+        return study;
+    }
+    let rooms: Vec<Room> = board.rooms.iter().map(|room| Room { dropping: false, ..*room }).collect();
+    problem::study(&Board { rooms: &rooms, ..*board }, field, Urgency::Relief, None)
 }
 
 /// The same, for looking at: a plan for money is made also where nothing costs anything.
