@@ -139,7 +139,7 @@ fn sessions_routes_and_candidates_are_shown_and_the_table_goes_to_a_file_and_bac
     .unwrap();
     assert_eq!(lines(&agent, &["bgp", "routes", "--peer", SOURCE]).len(), 0, "void with the connection");
     let status = agent.get("/v1/status").unwrap();
-    assert_eq!(status["state"], "frozen", "{status}");
+    assert_eq!(status["state"], "warm-up", "a source is down: nothing is decided: {status}");
 }
 
 fn peers(agent: &Agent) {
