@@ -209,5 +209,9 @@ pub(super) fn plan<'a>(
     let near = rest.cut.deeper(column.clone(), least / sharing * prices.width, 0.0);
     let choices = Choices::new(model, &near.live, &column, (cost - bound, LARGE * traffic));
     primal::improve(&mut tally, &choices, cost - bound, 1e-10 * cost.abs(), clock);
+    if tally.costs().breach_bps > 0.0 {
+        // What breaks a hard limit is hardly a plan: rounding may do that where all that is near was settled before.
+        primal::improve(&mut tally, &Choices::every(model), f64::INFINITY, 1e-10 * cost.abs(), clock);
+    }
     tally
 }

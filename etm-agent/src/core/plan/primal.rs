@@ -52,9 +52,24 @@ impl Choices {
                 choices.rows.push((*row, narrow(begin), narrow(choices.pairs.len())));
             }
         }
+        choices.in_order(model)
+    }
+
+    /// All pairs of all rows with traffic, however dear.
+    pub(super) fn every(model: &Model) -> Choices {
+        let mut choices = Choices { rows: Vec::new(), pairs: Vec::new() };
+        for row in (0..model.len()).filter(|row| model.rate[*row] > 0.0) {
+            let begin = choices.pairs.len();
+            choices.pairs.extend(model.pairs(row).map(|at| (narrow(at), 0.0)));
+            choices.rows.push((narrow(row), narrow(begin), narrow(choices.pairs.len())));
+        }
+        choices.in_order(model)
+    }
+
+    fn in_order(mut self, model: &Model) -> Choices {
         let rate = |row: u32| model.rate[index(row)];
-        choices.rows.sort_unstable_by(|a, b| rate(b.0).total_cmp(&rate(a.0)).then(a.0.cmp(&b.0)));
-        choices
+        self.rows.sort_unstable_by(|a, b| rate(b.0).total_cmp(&rate(a.0)).then(a.0.cmp(&b.0)));
+        self
     }
 }
 

@@ -631,3 +631,29 @@ fn the_checker_vetoes_whatever_is_bent() {
         assert_ne!(check(&stated, &bent), [], "{what}");
     }
 }
+
+#[test]
+fn equal_prefixes_go_where_they_fit_whole_and_no_further() {
+    let node = |base_bps: f64, limit_bps: f64, ceiling_bps: f64| Node {
+        name: String::new(),
+        limit_bps,
+        ceiling_bps,
+        base_bps,
+        tiers: Vec::new(),
+        group: None,
+    };
+    let route = |exit: usize| Route { exit, penalty_per_mbps: 0.01 * f64::from(u8::try_from(exit).unwrap()) };
+    let one = One { rate: 6e6, current: Some(0), home: 0, routes: (0..3).map(route).collect() };
+    let case = Case {
+        exits: vec![node(0.0, 44e6, 72e6), node(0.0, 45e6, 21.25e6), node(42e6, 45e6, 42.25e6)],
+        groups: Vec::new(),
+        prices: Prices { overload_per_mbps: Some(100.0), move_per_mbps: 1.0, ..Prices::default() },
+        rules: Rules::default(),
+        prefixes: vec![one; 12],
+    };
+    let model = case.model();
+    let plan = solve(&model, None, None);
+    case.judged(&model, &plan, "twelve of six");
+    assert_eq!(plan.exits.iter().filter(|exit| **exit == 1).count(), 3, "{:?}", plan.exits);
+    assert_eq!(plan.exits.iter().filter(|exit| **exit == 2).count(), 0);
+}
