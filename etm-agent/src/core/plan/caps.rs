@@ -102,5 +102,15 @@ fn trimmed<'a>(plan: &Tally<'a>, cap: usize) -> Tally<'a> {
         left = ranked[back..].iter().map(|(_, row)| *row).collect();
         left.sort_unstable();
     }
+    // Those that are left may have a better exit now that others are back.
+    for row in left {
+        let model = plan.model;
+        let changes = model.pairs(row).map(|at| (plan.change(row, at), at));
+        if let Some((change, at)) = changes.min_by(|a, b| a.0.total_cmp(&b.0))
+            && change < 0.0
+        {
+            plan.place(row, at);
+        }
+    }
     plan
 }

@@ -211,7 +211,12 @@ pub(super) fn plan<'a>(
     primal::improve(&mut tally, &choices, cost - bound, 1e-10 * cost.abs(), clock);
     if tally.costs().breach_bps > 0.0 {
         // What breaks a hard limit is hardly a plan: rounding may do that where all that is near was settled before.
-        primal::improve(&mut tally, &Choices::every(model), f64::INFINITY, 1e-10 * cost.abs(), clock);
+        let every = Choices::every(model);
+        // The second time small savings count too: beside a breach they are lost in rounding.
+        for _ in 0..2 {
+            let cost = super::solve::tally_cost(&tally);
+            primal::improve(&mut tally, &every, f64::INFINITY, 1e-10 * cost.abs(), clock);
+        }
     }
     tally
 }

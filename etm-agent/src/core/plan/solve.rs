@@ -68,7 +68,12 @@ pub fn solve(model: &Model, warm: Option<&Warm>, budget: Option<Budget<'_>>) -> 
         let point = Point { curves: &model.curves, price: &prices.node, bound, units: true };
         bound = bound.max(point.strengthened(model, cost));
         if cost - bound > if few { EXACT } else { BRANCH } * bound.abs() {
-            bound = bound.max(branch::strengthen(model, &prices, &mut best, &mut watch));
+            let mut found = best.clone();
+            bound = bound.max(branch::strengthen(model, &prices, &mut found, &mut watch));
+            // Branching knows no cap on the number of moves.
+            if model.rules.max_moves.is_none_or(|cap| caps::moves(&found) <= cap) {
+                best = found;
+            }
         }
     }
     conclude(model, &prices, (bound, hints), &best, watch.expired)
