@@ -15,8 +15,9 @@ pub(super) fn own_table(settings: &Settings) -> OwnTable {
     OwnTable { table: settings.kernel.table, protocol: settings.kernel.protocol }
 }
 
+/// True where something may be steered: in mode `approve` what a person approves is.
 pub(super) fn enforcing(settings: &Settings) -> bool {
-    settings.policy.mode == Mode::Enforce
+    settings.policy.mode != Mode::Observe
 }
 
 /// Interfaces as found.
