@@ -30,8 +30,8 @@ struct Guard {
 
 fn settings(directory: &Path) -> Settings {
     let text = config::EXAMPLE
-        // Not the border's address: an inject session towards it is refused.
-        .replace("\"10.0.0.1\"", "\"127.0.0.9\"")
+        // A router of this host is taken for the border, which is not announced to unasked.
+        .replace("\"10.0.0.1\"", "\"127.0.0.9\"\ninto_border = true")
         .replace("\"10.0.0.3\"", "\"127.0.0.1\"")
         .replace("# port = 179", "port = 1")
         .replace("# pin_root = \"/sys/fs/bpf/etm/v1\"", &format!("pin_root = \"{}\"", directory.display()));
