@@ -209,14 +209,20 @@ pub(super) fn plan<'a>(
     let near = rest.cut.deeper(column.clone(), least / sharing * prices.width, 0.0);
     let choices = Choices::new(model, &near.live, &column, (cost - bound, LARGE * traffic));
     primal::improve(&mut tally, &choices, cost - bound, 1e-10 * cost.abs(), clock);
-    if tally.costs().breach_bps > 0.0 {
-        // What breaks a hard limit is hardly a plan: rounding may do that where all that is near was settled before.
-        let every = Choices::every(model);
-        // The second time small savings count too: beside a breach they are lost in rounding.
-        for _ in 0..2 {
-            let cost = super::solve::tally_cost(&tally);
-            primal::improve(&mut tally, &every, f64::INFINITY, 1e-10 * cost.abs(), clock);
-        }
-    }
+    mend(&mut tally, clock);
     tally
+}
+
+/// What breaks a hard limit is hardly a plan: rounding may do that where all that is near was settled before, so single
+/// moves are offered to everyone.
+fn mend(tally: &mut Tally<'_>, clock: &mut dyn Clock) {
+    if tally.costs().breach_bps <= 0.0 {
+        return;
+    }
+    let every = Choices::every(tally.model);
+    // The second time small savings count too: beside a breach they are lost in rounding.
+    for _ in 0..2 {
+        let cost = super::solve::tally_cost(tally);
+        primal::improve(tally, &every, f64::INFINITY, 1e-10 * cost.abs(), clock);
+    }
 }
