@@ -11,7 +11,7 @@ fn main() -> io::Result<()> {
     println!("cargo::rerun-if-env-changed=ETM_EBPF_OBJECT");
     println!("cargo::rustc-env=ETM_CORE_DIGEST={:016x}", core_digest()?);
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or(io::ErrorKind::NotFound)?);
-    let usual = usual_object(&out);
+    let usual = usual_object(&out)?;
     let object = env::var_os("ETM_EBPF_OBJECT")
         .filter(|path| !path.is_empty())
         .map_or_else(|| usual.clone(), |path: OsString| PathBuf::from(path));
@@ -28,7 +28,7 @@ fn main() -> io::Result<()> {
 
 /// Fingerprint (FNV-1a) of the sources that a decision follows from: recordings say which code made them.
 fn core_digest() -> io::Result<u64> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let source = package()?.join("src");
     let mut open = vec![source.join("core"), source.join("types")];
     let mut files = Vec::new();
     while let Some(path) = open.pop() {
@@ -52,10 +52,18 @@ fn core_digest() -> io::Result<u64> {
 }
 
 /// `ebpf/etm.bpf.o` in the target directory, which cargo marks with a tag.
-fn usual_object(out: &Path) -> PathBuf {
+fn usual_object(out: &Path) -> io::Result<PathBuf> {
     let target = out.ancestors().find(|dir| dir.join("CACHEDIR.TAG").is_file());
-    let workspace = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
-    target.map_or_else(workspace, Path::to_path_buf).join("ebpf/etm.bpf.o")
+    let target = match target {
+        Some(target) => target.to_path_buf(),
+        None => package()?.join("../target"),
+    };
+    Ok(target.join("ebpf/etm.bpf.o"))
+}
+
+/// The package as it lies now: a checkout may have moved since this program was built.
+fn package() -> io::Result<PathBuf> {
+    Ok(PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or(io::ErrorKind::NotFound)?))
 }
 
 fn parent(object: &Path) -> io::Result<&Path> {
