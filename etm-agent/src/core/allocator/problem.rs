@@ -241,14 +241,13 @@ fn nothing() -> Plan {
         realised: None,
         expired: false,
     };
-    let warm = Warm { prices: Vec::new(), width: 0.0, settled: Vec::new(), shift: Vec::new() };
     Plan {
         exits: Vec::new(),
         splits: Vec::new(),
         loads: Vec::new(),
         certificate,
         verdict: Verdict::NothingToGain,
-        warm,
+        warm: Warm::default(),
     }
 }
 
