@@ -7,6 +7,7 @@ use super::guarded::{Ends, Guarded, Origin};
 use super::machine::{self, enforcing, own_table};
 use super::monitors;
 use super::open::{Opening, header};
+use super::orders::Desk;
 use super::record::{self, Tap};
 use super::sampler::{Attachment, Note, Sampler};
 use super::sessions::{self, Prepared, Session, Shown};
@@ -54,7 +55,8 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
     let Prepared { sessions, listeners } = sessions::learning(settings, &inputs, &stop)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let shown = guarded.beside(settings, &sessions);
-    let identity = identity(settings, &shown, guarded.view(), (monitors.statuses, sample_times));
+    let desk = Desk::of(&sessions, guarded.orders());
+    let identity = identity(settings, &shown, (guarded.view(), desk), (monitors.statuses, sample_times));
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -146,7 +148,7 @@ fn attachment(link: &LinkReport) -> Attachment {
 fn identity(
     settings: &Settings,
     shown: &[Shown],
-    guardian: Option<watch::Receiver<GuardianView>>,
+    (guardian, desk): (Option<watch::Receiver<GuardianView>>, Desk),
     (routers, sample_times): (Vec<watch::Receiver<RouterStatus>>, watch::Receiver<Quantiles>),
 ) -> Identity {
     Identity {
@@ -155,6 +157,7 @@ fn identity(
         lease_span: settings.kernel.lease,
         peers: shown.iter().map(|(_, role, status)| (*role, status.clone())).collect(),
         guardian,
+        desk,
         routers,
         sample_times,
     }
