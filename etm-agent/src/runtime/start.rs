@@ -41,8 +41,7 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
     let (guarded, lifeline) = Guarded::of(settings, controller.enforcing())?;
     let (inputs, inputs_rx) = mpsc::channel(INPUTS);
     let (requests, requests_rx) = mpsc::channel(16);
-    let (samples, samples_rx) = mpsc::channel(1);
-    let (links, links_rx) = mpsc::channel(64);
+    let ((samples, samples_rx), (links, links_rx)) = (mpsc::channel(1), mpsc::channel(64));
     let (directives, directives_rx) = mpsc::channel(4);
     let (jobs, jobs_rx) = sync_channel(16);
     let (notes, notes_rx) = sync_channel(64);
@@ -55,8 +54,8 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
     let Prepared { sessions, listeners } = sessions::learning(settings, &inputs, &stop)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let shown = guarded.beside(settings, &sessions);
-    let desk = Desk::of(&sessions, guarded.orders());
-    let identity = identity(settings, &shown, (guarded.view(), desk), (monitors.statuses, sample_times));
+    let guardian = (guarded.view(), Desk::of(&sessions, guarded.orders()));
+    let identity = identity(settings, &shown, guardian, (monitors.statuses, sample_times));
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
