@@ -18,19 +18,22 @@
 //! | `GET /v1/bgp/peers` | `BgpPeers`: sessions and monitored routers |
 //! | `GET /v1/bgp/routes?prefix=P&longer=B&peer=NAME&after=P` | `RoutePage`: ask again with `after` its `next` |
 //! | `GET /v1/bgp/candidates?prefix=P` | `CandidatesView` |
+//! | `GET /v1/bgp/rules` | `BgpRules`: the operator's rules for routes, and what they matched |
+//! | `POST /v1/bgp/reset?peer=NAME&message=TEXT`, `POST /v1/bgp/shutdown` likewise | `BgpOrdered` |
+//! | `POST /v1/bgp/start?peer=NAME`, `POST /v1/bgp/refresh?peer=NAME&family=ipv4` | `BgpOrdered` |
 //! | `GET /v1/record`, `POST /v1/record/start`, `POST /v1/record/stop` | `Recording` |
 //! | `POST /v1/off`, `POST /v1/on` | `Ordered` |
 //!
-//! Errors are `Problem` with status 400 (bad request), 404, 503 (busy or stopping).
+//! Errors are `Problem` with status 400 (bad request), 404, 409 (makes no sense now), 503 (busy or stopping).
 
 use crate::core::controller::Browse;
 use crate::core::guard::State;
 use crate::core::policy::Role;
 use crate::core::view::{
     CandidatesView, ChangeView, EventView, ExitView, Judged, LossView, Losses, OverrideView, PlanView,
-    PrefixView, RoutePage, StatusView, UplinkView,
+    PrefixView, RoutePage, RuleView, StatusView, UplinkView,
 };
-use crate::types::bgp::PeerStatus;
+use crate::types::bgp::{PeerStatus, SessionOrder, SessionState};
 use crate::types::bmp::RouterStatus;
 use crate::types::{Prefix, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -97,6 +100,15 @@ pub enum Query {
         /// Which.
         prefix: Prefix,
     },
+    /// What an operator wants of a session.
+    BgpOrder {
+        /// Name of the session.
+        peer: String,
+        /// What.
+        order: SessionOrder,
+    },
+    /// Rules for routes.
+    BgpRules,
     /// Whether and where inputs are recorded.
     Record,
     /// Record from now on.
@@ -143,6 +155,10 @@ pub enum Answer {
     BgpRoutes(RoutePage),
     /// To `Query::BgpCandidates`.
     BgpCandidates(Box<CandidatesView>),
+    /// To `Query::BgpOrder`.
+    BgpOrdered(BgpOrdered),
+    /// To `Query::BgpRules`.
+    BgpRules(BgpRules),
     /// To `Query::Record`, `Query::RecordStart` and `Query::RecordStop`.
     Recording(Box<Recording>),
     /// To `Query::Off` and `Query::On`.
@@ -151,6 +167,8 @@ pub enum Answer {
     Failed(Problem),
     /// What was asked about does not exist.
     Missing(Problem),
+    /// The order makes no sense as things are.
+    Refused(Problem),
 }
 
 /// `etm status`.
@@ -320,6 +338,24 @@ pub struct BgpPeer {
     /// The session.
     #[serde(flatten)]
     pub status: PeerStatus,
+}
+
+/// `etm bgp reset` and its like: the session was told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BgpOrdered {
+    /// Its name.
+    pub session: String,
+    /// What it was told, in a word.
+    pub order: String,
+    /// Its state before it obeyed.
+    pub state: SessionState,
+}
+
+/// `etm bgp rules`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BgpRules {
+    /// In order of configuration: the first that matches decides.
+    pub rules: Vec<RuleView>,
 }
 
 /// `etm off`, `etm on`.

@@ -3,7 +3,8 @@
 
 use super::schema::{Answer, Problem, Query};
 use crate::core::controller::Browse;
-use crate::types::Prefix;
+use crate::types::bgp::{MESSAGE_LIMIT, SessionOrder};
+use crate::types::{Family, Prefix};
 use axum::extract::{Query as Parameters, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -156,6 +157,41 @@ struct Page {
     after: Option<Prefix>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Session {
+    peer: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Refresh {
+    peer: String,
+    family: Option<Family>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WithText {
+    peer: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// An order with a text for the peer's operator.
+async fn with_text(
+    requests: mpsc::Sender<Request>,
+    text: WithText,
+    order: fn(String) -> SessionOrder,
+) -> Response {
+    let WithText { peer, message } = text;
+    if message.len() > MESSAGE_LIMIT {
+        let error = format!("message= has {} octets, and {MESSAGE_LIMIT} fit (RFC 9003)", message.len());
+        return problem(StatusCode::BAD_REQUEST, error);
+    }
+    ask(requests, Query::BgpOrder { peer, order: order(message) }).await
+}
+
 /// `/v1/bgp`: sessions and the RIB.
 fn bgp() -> Router<mpsc::Sender<Request>> {
     type Requests = State<mpsc::Sender<Request>>;
@@ -170,10 +206,27 @@ fn bgp() -> Router<mpsc::Sender<Request>> {
             Err(error) => problem(StatusCode::BAD_REQUEST, format!("prefix={error}")),
         }
     };
+    let reset = |State(requests): Requests, Parameters(text): Parameters<WithText>| {
+        with_text(requests, text, SessionOrder::Reset)
+    };
+    let shutdown = |State(requests): Requests, Parameters(text): Parameters<WithText>| {
+        with_text(requests, text, SessionOrder::Shutdown)
+    };
+    let start = |State(requests): Requests, Parameters(Session { peer }): Parameters<Session>| {
+        ask(requests, Query::BgpOrder { peer, order: SessionOrder::Start })
+    };
+    let refresh = |State(requests): Requests, Parameters(Refresh { peer, family }): Parameters<Refresh>| {
+        ask(requests, Query::BgpOrder { peer, order: SessionOrder::Refresh(family) })
+    };
     Router::new()
         .route("/peers", get(|State(requests): Requests| ask(requests, Query::BgpPeers)))
         .route("/routes", get(routes))
         .route("/candidates", get(candidates))
+        .route("/rules", get(|State(requests): Requests| ask(requests, Query::BgpRules)))
+        .route("/reset", post(reset))
+        .route("/shutdown", post(shutdown))
+        .route("/start", post(start))
+        .route("/refresh", post(refresh))
 }
 
 fn router(requests: mpsc::Sender<Request>) -> Router {
@@ -238,6 +291,7 @@ async fn ask(requests: mpsc::Sender<Request>, query: Query) -> Response {
     }
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(Ok(Answer::Failed(why))) => (StatusCode::SERVICE_UNAVAILABLE, Json(why)).into_response(),
+        Ok(Ok(Answer::Refused(why))) => (StatusCode::CONFLICT, Json(why)).into_response(),
         Ok(Ok(Answer::Missing(why))) => (StatusCode::NOT_FOUND, Json(why)).into_response(),
         Ok(Ok(answer)) => Json(answer).into_response(),
         Ok(Err(_)) => problem(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping"),

@@ -193,6 +193,10 @@ pub enum EventKind {
         to: String,
         why: DropReason,
     },
+    SessionOrdered {
+        session: String,
+        order: String,
+    },
 }
 
 /// Why a queued change was dropped.
@@ -323,6 +327,9 @@ impl EventKind {
             }
             EventKind::ChangeDropped { id, prefix, to, why } => {
                 write!(f, "change {id} is dropped: {prefix} through {to}: {why}")
+            }
+            EventKind::SessionOrdered { session, order } => {
+                write!(f, "an operator ordered of BGP session {session}: {order}")
             }
             _ => Ok(()),
         }

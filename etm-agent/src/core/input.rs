@@ -72,6 +72,11 @@ pub enum SessionChange {
     Refreshing(Family),
     /// Whatever of this family is stale by now is void: the peer has said all it has, or did not come back in time.
     Sweep(Family),
+    /// An operator gave the session an order: nothing follows from that before the session obeys. For the log.
+    Ordered {
+        /// In words.
+        order: String,
+    },
 }
 
 /// Changes of one session's Adj-RIB-In, in the order received.

@@ -5,22 +5,23 @@
 use super::announce::Stance;
 use super::clock::boottime;
 use super::guarded::Lifeline;
+use super::orders::Desk;
 use super::record::Tap;
 use super::sampler::{histogram, quantiles, record};
 use super::table::Job;
 use crate::control::Request;
 use crate::control::schema::{
-    AgentView, Answer, BgpPeer, BgpPeers, Changes, Events, GuardianView, Judgement, Ordered, Overrides,
-    Prefixes, Problem, Providers, Quantiles, Query, Status,
+    AgentView, Answer, BgpOrdered, BgpPeer, BgpPeers, BgpRules, Changes, Events, GuardianView, Judgement,
+    Ordered, Overrides, Prefixes, Problem, Providers, Quantiles, Query, Status,
 };
 use crate::core::audit::{Event, Weight};
 use crate::core::controller::{Browse, Controller, Outcome};
 use crate::core::custody::Tenure;
 use crate::core::decision::{Decision, TableChange};
-use crate::core::input::{Input, LinkEvent, Order, Sample};
+use crate::core::input::{Input, LinkEvent, Order, Sample, SessionChange, SessionEvent};
 use crate::core::policy::Role;
 use crate::datapath::{DatapathError, Lease, Marked, OffSwitch};
-use crate::types::bgp::PeerStatus;
+use crate::types::bgp::{PeerStatus, SessionOrder};
 use crate::types::bmp::RouterStatus;
 use crate::types::{Timestamp, UplinkId};
 use hdrhistogram::Histogram;
@@ -62,6 +63,8 @@ pub(super) struct Identity {
     pub(super) routers: Vec<watch::Receiver<RouterStatus>>,
     /// None without sessions of role inject.
     pub(super) guardian: Option<watch::Receiver<GuardianView>>,
+    /// Where operators' orders for sessions go.
+    pub(super) desk: Desk,
     pub(super) sample_times: watch::Receiver<Quantiles>,
 }
 
@@ -247,6 +250,8 @@ impl Decider {
             Query::Approve { id } => self.judge(Order::Approve { id }),
             Query::Reject { id } => self.judge(Order::Reject { id }),
             Query::BgpPeers => Answer::BgpPeers(Box::new(self.bgp_peers(now))),
+            Query::BgpOrder { peer, order } => self.bgp_order(&peer, order),
+            Query::BgpRules => Answer::BgpRules(BgpRules { rules: self.controller.rules() }),
             Query::BgpRoutes { browse, peer } => self.bgp_routes(browse, peer),
             Query::BgpCandidates { prefix } => {
                 Answer::BgpCandidates(Box::new(self.controller.candidates(prefix)))
@@ -309,6 +314,21 @@ impl Decider {
         });
         let routers = self.identity.routers.iter().map(|router| router.borrow().clone());
         BgpPeers { at_ns: now, peers: peers.collect(), routers: routers.collect() }
+    }
+
+    /// To the session at once; what it makes of it shows in its status, and that it was ordered in the log.
+    fn bgp_order(&mut self, name: &str, order: SessionOrder) -> Answer {
+        let (words, kind) = (order.to_string(), order.as_str());
+        let placed = self.identity.desk.place(&self.identity, name, order);
+        match placed {
+            Err(answer) => answer,
+            Ok((peer, state)) => {
+                let change = SessionChange::Ordered { order: words };
+                self.feed(Input::Session(SessionEvent { peer, change }));
+                let (session, order) = (name.to_owned(), kind.to_owned());
+                Answer::BgpOrdered(BgpOrdered { session, order, state })
+            }
+        }
     }
 
     fn bgp_routes(&self, mut browse: Browse, peer: Option<String>) -> Answer {

@@ -13,11 +13,14 @@ use crate::core::decision::Decision;
 use crate::core::input::Input;
 use crate::core::policy::Role;
 use crate::telemetry::LogFormat;
-use crate::types::bgp::PeerStatus;
+use crate::types::bgp::{PeerStatus, SessionOrder};
 use crate::types::{PeerId, Timestamp};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
+
+/// Orders of operators that wait for the guardian.
+const ORDERS: usize = 4;
 
 /// How this process was started, for the guardian that it starts.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +48,11 @@ pub(super) struct Guarded {
     peers: Vec<(PeerId, watch::Sender<PeerStatus>)>,
     stance: watch::Receiver<Stance>,
     adopt: watch::Sender<Timestamp>,
+    orders: (mpsc::Sender<ForGuarded>, mpsc::Receiver<ForGuarded>),
 }
+
+/// What an operator wants of one of the guardian's sessions.
+pub(super) type ForGuarded = (PeerId, SessionOrder);
 
 impl Guarded {
     /// None of them is known to be up. One that may act says nothing of a lease until it has decided; any other holds none.
@@ -58,7 +65,10 @@ impl Guarded {
         let (stance, stances) = watch::channel(Stance { tenure, on: 0 });
         let (adopt, adopted) = watch::channel(Timestamp(0));
         let view = watch::Sender::new(GuardianView::default());
-        Ok((Guarded { view, peers, stance: stances, adopt }, (stance, adopted)))
+        Ok((
+            Guarded { view, peers, stance: stances, adopt, orders: mpsc::channel(ORDERS) },
+            (stance, adopted),
+        ))
     }
 
     /// True without any.
@@ -69,6 +79,11 @@ impl Guarded {
     /// What is shown of the guardian; none where there is nothing to guard.
     pub(super) fn view(&self) -> Option<watch::Receiver<GuardianView>> {
         (!self.is_empty()).then(|| self.view.subscribe())
+    }
+
+    /// Where orders for these sessions go.
+    pub(super) fn orders(&self) -> mpsc::Sender<ForGuarded> {
+        self.orders.0.clone()
     }
 
     /// All sessions in order of configuration, `own` and these.
@@ -105,6 +120,7 @@ impl Guarded {
             adopt: self.adopt,
             shown: self.view,
             peers: self.peers,
+            orders: self.orders.1,
             stop: ends.stop,
         };
         tasks.spawn(async move { ("the announcements", announce(announcer).await) });

@@ -7,6 +7,7 @@ use super::guarded::{Ends, Guarded, Origin};
 use super::machine::{self, enforcing, own_table};
 use super::monitors;
 use super::open::{Opening, header};
+use super::orders::Desk;
 use super::record::{self, Tap};
 use super::sampler::{Attachment, Note, Sampler};
 use super::sessions::{self, Prepared, Session, Shown};
@@ -40,8 +41,7 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
     let (guarded, lifeline) = Guarded::of(settings, controller.enforcing())?;
     let (inputs, inputs_rx) = mpsc::channel(INPUTS);
     let (requests, requests_rx) = mpsc::channel(16);
-    let (samples, samples_rx) = mpsc::channel(1);
-    let (links, links_rx) = mpsc::channel(64);
+    let ((samples, samples_rx), (links, links_rx)) = (mpsc::channel(1), mpsc::channel(64));
     let (directives, directives_rx) = mpsc::channel(4);
     let (jobs, jobs_rx) = sync_channel(16);
     let (notes, notes_rx) = sync_channel(64);
@@ -54,7 +54,8 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
     let Prepared { sessions, listeners } = sessions::learning(settings, &inputs, &stop)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let shown = guarded.beside(settings, &sessions);
-    let identity = identity(settings, &shown, guarded.view(), (monitors.statuses, sample_times));
+    let guardian = (guarded.view(), Desk::of(&sessions, guarded.orders()));
+    let identity = identity(settings, &shown, guardian, (monitors.statuses, sample_times));
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -146,7 +147,7 @@ fn attachment(link: &LinkReport) -> Attachment {
 fn identity(
     settings: &Settings,
     shown: &[Shown],
-    guardian: Option<watch::Receiver<GuardianView>>,
+    (guardian, desk): (Option<watch::Receiver<GuardianView>>, Desk),
     (routers, sample_times): (Vec<watch::Receiver<RouterStatus>>, watch::Receiver<Quantiles>),
 ) -> Identity {
     Identity {
@@ -155,6 +156,7 @@ fn identity(
         lease_span: settings.kernel.lease,
         peers: shown.iter().map(|(_, role, status)| (*role, status.clone())).collect(),
         guardian,
+        desk,
         routers,
         sample_times,
     }

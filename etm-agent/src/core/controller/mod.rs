@@ -10,6 +10,7 @@ mod intake;
 mod money;
 mod restore;
 mod round;
+mod rules;
 mod show;
 
 pub use browse::Browse;

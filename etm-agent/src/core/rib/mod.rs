@@ -402,9 +402,9 @@ impl Rib {
         self.rule(prefix, route)
     }
 
-    /// The operator's rules, each with the number of announcements it decided about.
-    pub fn rule_hits(&self) -> impl Iterator<Item = (&RouteRule, u64)> + '_ {
-        self.rules.hits()
+    /// The operator's rules, with what they matched.
+    pub fn rules(&self) -> &RouteRules {
+        &self.rules
     }
 
     /// True where `prefix` is inside an own or internal one.
