@@ -4,6 +4,7 @@ use super::error::{AgentError, ExitStatus};
 use super::guarded::Origin;
 use super::machine::{self, own_table};
 use super::open::{clear_routing, open};
+use super::orders::{self, OrdersFile};
 use super::sampler::Note;
 use super::sessions;
 use super::start::start;
@@ -130,8 +131,11 @@ async fn run_until_told(settings: &Settings, origin: Origin<'_>) -> Result<ExitS
     let system = |source| AgentError::System { doing: "listen for signals", source };
     let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
+    let file = OrdersFile::of(settings);
+    let (settings, standing) = orders::take_up(settings)?;
+    let settings = &settings;
     let opening = open(settings).await?;
-    let mut parts = match start(settings, origin, opening) {
+    let mut parts = match start(settings, origin, opening, (file, standing)) {
         Ok(parts) => parts,
         Err(error) => {
             clear_routing(own_table(settings)).await;
