@@ -2,6 +2,7 @@
 
 use super::billing;
 use super::bmp;
+use super::guards;
 use super::raw::{self, Raw, Text};
 use super::record;
 use super::report::Fault;
@@ -57,6 +58,9 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         daemon_protocols: raw.kernel.daemon_protocols.clone().unwrap_or_else(|| DAEMON_PROTOCOLS.to_vec()),
         process: routes::process(&raw.policy.decision),
         stale_after,
+        guards: check.guards(&raw.policy, interval),
+        canary: check.canary(&raw.policy.canary),
+        own_next_hops: guards::own_next_hops(bgp.as_ref()),
         uplinks,
         ports,
         providers,

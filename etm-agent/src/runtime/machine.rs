@@ -59,12 +59,14 @@ pub(super) async fn routing(settings: &Settings, found: &Interfaces) -> Result<V
     Ok(notes)
 }
 
-/// Asks the routing daemon again and again, for what it learns shows only once there is something to learn.
+/// Asks the routing daemon again and again while ETM acts, for what it learns shows only once there is something to
+/// learn. `settings` are those of a mode that acts.
 pub(super) async fn watch_daemon(
     settings: Settings,
+    acting: watch::Receiver<bool>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), AgentError> {
-    let Some(socket) = settings.agent.bird_socket.clone().filter(|_| enforcing(&settings)) else {
+    let Some(socket) = settings.agent.bird_socket.clone() else {
         let _ = stop.wait_for(|stop| *stop).await;
         return Ok(());
     };
@@ -74,6 +76,9 @@ pub(super) async fn watch_daemon(
         });
         if told.await.is_ok() {
             return Ok(());
+        }
+        if !*acting.borrow() {
+            continue;
         }
         match fib::probe_bird(own_table(&settings), &socket).await {
             Ok(findings) => drop(judge(&settings, &findings)?),

@@ -478,6 +478,11 @@ impl Rib {
         self.returned.values().filter(|next_hop| topology.exit_of(**next_hop).is_none()).count()
     }
 
+    /// Announcements with ETM's community that stand on learn sessions: by whom, for what, with which next hop.
+    pub fn came_back(&self) -> impl Iterator<Item = (PeerId, Prefix, IpAddr)> + '_ {
+        self.returned.iter().map(|((peer, _, prefix), next_hop)| (*peer, *prefix, *next_hop))
+    }
+
     /// What it holds and what that takes.
     pub fn footprint(&self) -> Footprint {
         Footprint {
