@@ -6,6 +6,7 @@ use crate::types::{BitRate, Family, Generation, Prefix, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fmt;
+use std::net::IpAddr;
 
 /// Entries kept in memory.
 const KEPT: usize = 4096;
@@ -92,6 +93,14 @@ pub enum EventKind {
     },
     LinkDown {
         uplink: String,
+    },
+    GatewaySilent {
+        gateway: IpAddr,
+        exit: String,
+    },
+    GatewayAnswers {
+        gateway: IpAddr,
+        exit: String,
     },
     Overloaded {
         uplink: String,
@@ -226,6 +235,7 @@ impl EventKind {
         match self {
             EventKind::SessionDown { .. }
             | EventKind::LinkDown { .. }
+            | EventKind::GatewaySilent { .. }
             | EventKind::Overloaded { .. }
             | EventKind::Unrelieved { .. }
             | EventKind::KernelRefused { .. }
@@ -250,6 +260,15 @@ impl fmt::Display for EventKind {
             }
             EventKind::LinkUp { uplink } => write!(f, "link of {uplink} is up"),
             EventKind::LinkDown { uplink } => write!(f, "link of {uplink} is down"),
+            EventKind::GatewaySilent { gateway, exit } => {
+                write!(
+                    f,
+                    "next hop {gateway} of {exit} does not answer any more: nothing is sent there by ETM"
+                )
+            }
+            EventKind::GatewayAnswers { gateway, exit } => {
+                write!(f, "next hop {gateway} of {exit} answers again")
+            }
             EventKind::Overloaded { uplink, offered_bps, projected_bps, limit_bps } => write!(
                 f,
                 "{uplink} is offered {offered_bps}, above its limit of {limit_bps} (without overrides: {projected_bps})"

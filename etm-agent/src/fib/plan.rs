@@ -119,6 +119,28 @@ pub(super) fn change(installed: &Routes, prefix: Prefix, to: Option<KernelAction
     Some(Change { prefix, step })
 }
 
+/// The same without anything that others could mistake for theirs: a route is replaced by taking it out and adding the
+/// new one, which the kernel refuses where another program's stands in its place. Between the two plain routing holds.
+pub(super) fn without_replacing(changes: Vec<Change>) -> Vec<Change> {
+    let mut steps = Vec::with_capacity(changes.len());
+    for Change { prefix, step } in changes {
+        match step {
+            Step::Replace { from, to } => {
+                steps.push(Change { prefix, step: Step::Remove(from) });
+                steps.push(Change { prefix, step: Step::Add(to) });
+            }
+            step => steps.push(Change { prefix, step }),
+        }
+    }
+    steps
+}
+
+/// What of `wanted` is a route in a table where longer matches are others' own routes: throws would hide them.
+pub(super) fn without_throws(wanted: &Routes) -> Routes {
+    let overrides = wanted.iter().filter(|(_, action)| **action != KernelAction::Throw);
+    overrides.map(|(prefix, action)| (*prefix, *action)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,16 +2,18 @@
 //! told. Never runs one of them.
 
 use super::announce::{Announcer, Stance, announce};
+use super::clock::boottime;
 use super::decider::Directive;
 use super::error::AgentError;
 use super::sessions::{self, Session, Shown};
 use super::start::Tasks;
-use crate::config::Settings;
+use crate::config::{KernelMode, Settings};
 use crate::control::schema::GuardianView;
 use crate::core::custody::Tenure;
 use crate::core::decision::Decision;
 use crate::core::input::Input;
 use crate::core::policy::Role;
+use crate::fib::Fence;
 use crate::telemetry::LogFormat;
 use crate::types::bgp::PeerStatus;
 use crate::types::{PeerId, Timestamp};
@@ -45,6 +47,8 @@ pub(super) struct Guarded {
     peers: Vec<(PeerId, watch::Sender<PeerStatus>)>,
     stance: watch::Receiver<Stance>,
     adopt: watch::Sender<Timestamp>,
+    /// True where it has kernel routes to remove.
+    routes: bool,
 }
 
 impl Guarded {
@@ -58,12 +62,19 @@ impl Guarded {
         let (stance, stances) = watch::channel(Stance { tenure, on: 0 });
         let (adopt, adopted) = watch::channel(Timestamp(0));
         let view = watch::Sender::new(GuardianView::default());
-        Ok((Guarded { view, peers, stance: stances, adopt }, (stance, adopted)))
+        let routes = settings.kernel.mode == KernelMode::Main;
+        Ok((Guarded { view, peers, stance: stances, adopt, routes }, (stance, adopted)))
     }
 
-    /// True without any.
+    /// True where there is nothing to guard.
     pub(super) fn is_empty(&self) -> bool {
-        self.peers.is_empty()
+        self.peers.is_empty() && !self.routes
+    }
+
+    /// Says whether the lease is held now.
+    pub(super) fn fence(&self) -> Fence {
+        let stance = self.stance.clone();
+        Box::new(move || stance.borrow().until() > boottime())
     }
 
     /// What is shown of the guardian; none where there is nothing to guard.
