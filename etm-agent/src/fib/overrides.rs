@@ -182,7 +182,7 @@ impl Overrides {
     pub async fn clear(&mut self) -> Result<usize, FibError> {
         let mut rows = self.own_rows().await?;
         let count = rows.len();
-        rows.sort_by_key(|row| (row.as_action() == Some(KernelAction::Throw), row.prefix.len()));
+        rows.sort_by_key(|row| plan::place_of_removal(row.prefix, row.as_action()));
         self.delete_rows(&rows).await?;
         self.installed.clear();
         match self.own_rows().await?.len() {
