@@ -260,15 +260,6 @@ impl fmt::Display for EventKind {
             }
             EventKind::LinkUp { uplink } => write!(f, "link of {uplink} is up"),
             EventKind::LinkDown { uplink } => write!(f, "link of {uplink} is down"),
-            EventKind::GatewaySilent { gateway, exit } => {
-                write!(
-                    f,
-                    "next hop {gateway} of {exit} does not answer any more: nothing is sent there by ETM"
-                )
-            }
-            EventKind::GatewayAnswers { gateway, exit } => {
-                write!(f, "next hop {gateway} of {exit} answers again")
-            }
             EventKind::Overloaded { uplink, offered_bps, projected_bps, limit_bps } => write!(
                 f,
                 "{uplink} is offered {offered_bps}, above its limit of {limit_bps} (without overrides: {projected_bps})"
@@ -323,6 +314,15 @@ impl EventKind {
     /// What is seldom said.
     fn rare(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            EventKind::GatewaySilent { gateway, exit } => {
+                write!(
+                    f,
+                    "next hop {gateway} of {exit} does not answer any more: nothing is sent there by ETM"
+                )
+            }
+            EventKind::GatewayAnswers { gateway, exit } => {
+                write!(f, "next hop {gateway} of {exit} answers again")
+            }
             EventKind::ConservationFailed { uplink, packet_error, byte_error_ppm } => write!(
                 f,
                 "books of {uplink} differ by {packet_error} packets and {byte_error_ppm} ppm of its bytes"

@@ -13,7 +13,7 @@ use crate::core::custody::Tenure;
 use crate::core::decision::Decision;
 use crate::core::input::Input;
 use crate::core::policy::Role;
-use crate::fib::Fence;
+use crate::fib::Overrides;
 use crate::telemetry::LogFormat;
 use crate::types::bgp::PeerStatus;
 use crate::types::{PeerId, Timestamp};
@@ -71,10 +71,13 @@ impl Guarded {
         self.peers.is_empty() && !self.routes
     }
 
-    /// Says whether the lease is held now.
-    pub(super) fn fence(&self) -> Fence {
+    /// Kernel routes that no lease in the kernel guards stand only while the agent holds one.
+    pub(super) fn fenced(&self, routes: Overrides) -> Overrides {
+        if !self.routes {
+            return routes;
+        }
         let stance = self.stance.clone();
-        Box::new(move || stance.borrow().until() > boottime())
+        routes.fenced(Box::new(move || stance.borrow().until() > boottime()))
     }
 
     /// What is shown of the guardian; none where there is nothing to guard.

@@ -82,19 +82,16 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
         inputs: inputs_rx,
     };
     spawn_decider(tasks, decider, sources)?;
-    let uplinks = &interfaces.uplinks;
-    let sampler = sampler(settings, (datapath, counters, log), uplinks, fill_rx, (samples, durations))?;
+    let counting = (datapath, counters, log);
+    let sampler = sampler(settings, counting, &interfaces.uplinks, fill_rx, (samples, durations))?;
     spawn_sampler(tasks, sampler, notes_rx)?;
     spawn_table(tasks, (table, live), jobs_rx, inputs.clone(), fill)?;
-    spawn_gateways(tasks, settings, links.clone(), &rest_rx)?;
-    spawn_links(tasks, &interfaces.uplinks, links, notes, &rest_rx)?;
+    spawn_watchers(tasks, settings, &interfaces.uplinks, (links, notes), &rest_rx)?;
     let ends = Ends { decisions: decisions_rx.clone(), inputs: inputs.clone(), directives, stop };
-    let own = own_table(settings);
-    let routes = if own.is_shared() { routes.fenced(guarded.fence()) } else { routes };
+    let routes = guarded.fenced(routes);
     guarded.announce(tasks, settings, origin, ends);
-    spawn_routes(tasks, own, routes, inputs, decisions_rx, &rest_rx)?;
-    let talkers = (sessions, listeners, monitors.parts);
-    spawn_conversations(tasks, settings, (socket, requests), talkers, rest_rx);
+    spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
+    spawn_conversations(tasks, settings, (socket, requests), (sessions, listeners, monitors.parts), rest_rx);
     Ok(parts)
 }
 
@@ -222,6 +219,18 @@ fn spawn_table(
     fill: watch::Sender<TableFill>,
 ) -> Result<(), AgentError> {
     spawn_thread(tasks, "table", move || plain(table::run(table, live, &jobs, &inputs, &fill)))
+}
+
+/// Whoever sees that an exit is lost.
+fn spawn_watchers(
+    tasks: &mut Tasks,
+    settings: &Settings,
+    uplinks: &[LinkReport],
+    (links, notes): (mpsc::Sender<Input>, SyncSender<Note>),
+    stop: &watch::Receiver<bool>,
+) -> Result<(), AgentError> {
+    spawn_gateways(tasks, settings, links.clone(), stop)?;
+    spawn_links(tasks, uplinks, links, notes, stop)
 }
 
 /// Link events go to the decision first, then to the sampler, which attaches to what returned.

@@ -46,9 +46,9 @@ pub(super) fn run(lab: &Lab, table: &full::Full, runs: usize) -> Result<Map<Stri
             overrides.push(stage.wait_overrides(10_000)?);
             let ms = stage.off(stop)?;
             if stop {
-                stopped.push(ms)
+                stopped.push(ms);
             } else {
-                at_work.push(ms)
+                at_work.push(ms);
             }
             drop(generator);
             agent.post("/v1/on")?;
