@@ -163,11 +163,21 @@ pub(super) struct DecisionTable {
     pub(super) peer_address: Option<bool>,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum KernelMode {
+    #[default]
+    Lease,
+    Main,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Kernel {
     #[serde(default)]
     pub(super) inside: Vec<Text>,
+    #[serde(default)]
+    pub(super) mode: KernelMode,
     pub(super) table: Option<Spanned<u32>>,
     pub(super) protocol: Option<Spanned<u8>>,
     pub(super) mark: Option<Spanned<u32>>,

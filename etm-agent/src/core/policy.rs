@@ -338,6 +338,8 @@ pub struct Policy {
     pub community: Community,
     /// Kernel route protocols (rtm_protocol) under which the routing daemon installs BGP routes.
     pub daemon_protocols: Vec<u8>,
+    /// Metric of ETM's routes where they stand beside the daemon's in one table; none where they have a table of their own.
+    pub own_metric: Option<u32>,
     /// Which learnt routes may be used; the first that matches decides.
     pub route_rules: Vec<RouteRule>,
     /// Own and internal prefixes: nothing inside them is ever a candidate.
@@ -441,6 +443,7 @@ pub(crate) mod tests {
             max_throws: 256,
             community: "64500:179".parse().unwrap(),
             daemon_protocols: vec![12],
+            own_metric: None,
             route_rules: Vec::new(),
             internal: Vec::new(),
             process: DecisionProcess::default(),

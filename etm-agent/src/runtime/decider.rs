@@ -20,7 +20,7 @@ use crate::core::controls::Standing;
 use crate::core::custody::Tenure;
 use crate::core::decision::{Decision, TableChange};
 use crate::core::guard::State;
-use crate::core::input::{Input, LinkEvent, Order, Sample, SessionChange, SessionEvent};
+use crate::core::input::{Input, Order, Sample, SessionChange, SessionEvent};
 use crate::core::policy::{Mode, Role};
 use crate::datapath::{DatapathError, Lease, Marked, OffSwitch};
 use crate::types::bgp::{PeerStatus, SessionOrder};
@@ -50,7 +50,8 @@ pub(super) enum Directive {
 /// Where inputs come from.
 pub(super) struct Sources {
     pub(super) directives: mpsc::Receiver<Directive>,
-    pub(super) links: mpsc::Receiver<LinkEvent>,
+    /// Links and next hops: what ends overrides at once.
+    pub(super) links: mpsc::Receiver<Input>,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) samples: mpsc::Receiver<Sample>,
     pub(super) inputs: mpsc::Receiver<Input>,
@@ -111,7 +112,7 @@ impl Decider {
                     Some(Directive::Off) => drop(self.order(Order::Off)),
                     Some(Directive::End) | None => return,
                 },
-                Some(event) = sources.links.recv() => self.feed(Input::Link(event)),
+                Some(input) = sources.links.recv() => self.feed(input),
                 Some(request) = sources.requests.recv() => self.answer(request),
                 Some(sample) = sources.samples.recv() => self.round(sample),
                 Some(input) = sources.inputs.recv() => self.feed(input),
@@ -143,10 +144,10 @@ impl Decider {
         let (begun, read_at) = (Instant::now(), sample.at);
         let outcome = self.handle(Input::Sample(sample));
         record(&mut self.rounds, begun.elapsed());
-        self.act(outcome);
         // The lease says: counters were read then, and a decision was made from them. After a pause of the process
-        // an old sample gives an old lease.
+        // an old sample gives an old lease. Before the decision is published: where no kernel checks the lease, who acts does.
         self.renew(read_at);
+        self.act(outcome);
     }
 
     fn act(&mut self, outcome: Outcome) {

@@ -1,5 +1,6 @@
 //! Starting: one function per part, each given exactly the ends of the channels it owns.
 
+use super::alarm::Alarm;
 use super::clock::boottime;
 use super::decider::{Decider, Identity, Sources, uplink_id};
 use super::error::AgentError;
@@ -22,10 +23,10 @@ use crate::control::{self, Desks};
 use crate::core::controller::Controller;
 use crate::core::controls::Standing;
 use crate::core::decision::{Adopted, Decision};
-use crate::core::input::{Input, LinkEvent, Sample, TableFill};
-use crate::core::policy::{Mode, Policy};
+use crate::core::input::{Input, Sample, TableFill};
+use crate::core::policy::{Mode, Policy, Uplink};
 use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
-use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
+use crate::fib::{self, GatewayMonitor, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
 use crate::types::bmp::RouterStatus;
 use futures::future::BoxFuture;
 use std::sync::Arc;
@@ -103,12 +104,13 @@ pub(super) fn start(
     spawn_daemon_watch(tasks, acting(settings), decider.acting.subscribe(), rest_rx.clone());
     spawn_decider(tasks, decider, sources)?;
     spawn_gate(tasks, gate);
-    let uplinks = &interfaces.uplinks;
-    let sampler = sampler(settings, (datapath, counters, log), uplinks, fill_rx, (samples, durations))?;
+    let counting = (datapath, counters, log);
+    let sampler = sampler(settings, counting, &interfaces.uplinks, fill_rx, (samples, durations))?;
     spawn_sampler(tasks, sampler, notes_rx)?;
     spawn_table(tasks, (table, live), jobs_rx, inputs.clone(), fill)?;
-    spawn_links(tasks, &interfaces.uplinks, links, notes, &rest_rx)?;
+    spawn_watchers(tasks, settings, &interfaces.uplinks, (links, notes), &rest_rx)?;
     let ends = Ends { decisions: decisions_rx.clone(), inputs: inputs.clone(), directives, stop };
+    let routes = guarded.fenced(routes);
     guarded.announce(tasks, settings, origin, ends);
     spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
     let talkers = (sessions, listeners, monitors.parts);
@@ -153,6 +155,7 @@ fn sampler(
         log,
         stats: StatsReader::open()?,
         interval: settings.policy.interval,
+        alarm: Alarm::new(settings.policy.uplinks.iter().map(Uplink::limit_rate).collect()),
         attached: uplinks.iter().map(attachment).collect(),
         fill,
         samples,
@@ -257,11 +260,23 @@ fn spawn_table(
     spawn_thread(tasks, "table", move || plain(table::run(table, live, &jobs, &inputs, &fill)))
 }
 
+/// Whoever sees that an exit is lost.
+fn spawn_watchers(
+    tasks: &mut Tasks,
+    settings: &Settings,
+    uplinks: &[LinkReport],
+    (links, notes): (mpsc::Sender<Input>, SyncSender<Note>),
+    stop: &watch::Receiver<bool>,
+) -> Result<(), AgentError> {
+    spawn_gateways(tasks, settings, links.clone(), stop)?;
+    spawn_links(tasks, uplinks, links, notes, stop)
+}
+
 /// Link events go to the decision first, then to the sampler, which attaches to what returned.
 fn spawn_links(
     tasks: &mut Tasks,
     uplinks: &[LinkReport],
-    links: mpsc::Sender<LinkEvent>,
+    links: mpsc::Sender<Input>,
     notes: SyncSender<Note>,
     stop: &watch::Receiver<bool>,
 ) -> Result<(), AgentError> {
@@ -272,7 +287,7 @@ fn spawn_links(
     tasks.spawn(async move {
         let forward = async {
             while let Some(event) = received.recv().await {
-                if links.send(event).await.is_err() {
+                if links.send(Input::Link(event)).await.is_err() {
                     return;
                 }
                 let notes = notes.clone();
@@ -284,6 +299,30 @@ fn spawn_links(
         };
         let (result, ()) = tokio::join!(monitor.run(events, stop), forward);
         ("the link monitor", plain(result))
+    });
+    Ok(())
+}
+
+fn spawn_gateways(
+    tasks: &mut Tasks,
+    settings: &Settings,
+    links: mpsc::Sender<Input>,
+    stop: &watch::Receiver<bool>,
+) -> Result<(), AgentError> {
+    let gateways = settings.policy.exits.iter().flat_map(|exit| exit.gateways.iter().copied());
+    let monitor = GatewayMonitor::open(gateways)?;
+    let (events, mut received) = mpsc::channel(64);
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        let forward = async {
+            while let Some(event) = received.recv().await {
+                if links.send(Input::Gateway(event)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let (result, ()) = tokio::join!(monitor.run(events, stop), forward);
+        ("the gateway monitor", plain(result))
     });
     Ok(())
 }

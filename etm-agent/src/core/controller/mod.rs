@@ -254,6 +254,7 @@ impl Controller {
                 self.do_chores(intake::CHORES_BESIDE_ROUTES);
             }
             Input::Link(event) => self.link(now, event),
+            Input::Gateway(event) => self.gateway(now, event),
             Input::Fib(event) => self.fib_event(now, event),
             Input::Sample(sample) => live = Some(self.round(now, &sample)),
             Input::Released(Released { slots, rows }) => {

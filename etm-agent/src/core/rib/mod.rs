@@ -366,7 +366,7 @@ impl Rib {
     fn candidate(&self, prefix: Prefix, route: Route, topology: &Topology) -> Option<Candidate> {
         let attrs = self.attrs.get(route.attrs);
         let next_hop = attrs.next_hop();
-        let exit = topology.exit_of(next_hop)?;
+        let exit = topology.exit_of(next_hop).filter(|_| !topology.is_silent(next_hop))?;
         if !admissible(attrs, exit, topology) || !topology.link(topology.uplink_of(exit)?).up {
             return None;
         }
