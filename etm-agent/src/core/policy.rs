@@ -136,12 +136,6 @@ impl Uplink {
         self.capacity.scaled(self.limit)
     }
 
-    /// Load to which this uplink is brought once it is overloaded: a third of the headroom below the limit, or
-    /// the next fluctuation would be the next overload, and every second one more prefix would move.
-    pub fn relief_rate(&self) -> BitRate {
-        self.capacity.scaled(self.limit - Share(self.headroom.0 / 3))
-    }
-
     /// Highest load to which ETM fills this uplink by its own moves.
     pub fn fill_rate(&self) -> BitRate {
         self.capacity.scaled(self.limit - self.headroom)
