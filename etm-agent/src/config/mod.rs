@@ -4,6 +4,7 @@
 mod billing;
 mod bmp;
 mod guardian;
+mod guards;
 pub mod offline;
 mod prices;
 mod raw;

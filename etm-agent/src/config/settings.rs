@@ -46,6 +46,8 @@ pub struct GuardianSettings {
 pub struct AgentSettings {
     /// Unix socket of the control API.
     pub control_socket: PathBuf,
+    /// What operators ordered and what outlives a restart: modes, drains.
+    pub orders_file: PathBuf,
     /// The agent gives up when a learn session is not Established this long after the start.
     pub startup_timeout: Duration,
     /// BIRD's control socket, to ask whether it learns foreign kernel routes; none where BIRD is not used.

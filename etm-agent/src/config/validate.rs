@@ -2,6 +2,7 @@
 
 use super::billing;
 use super::bmp;
+use super::guards;
 use super::raw::{self, Raw, Text};
 use super::record;
 use super::report::Fault;
@@ -61,6 +62,9 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         own_metric: (kernel.mode == KernelMode::Main).then_some(OWN_METRIC),
         process: routes::process(&raw.policy.decision),
         stale_after,
+        guards: check.guards(&raw.policy, interval),
+        canary: check.canary(&raw.policy.canary),
+        own_next_hops: guards::own_next_hops(bgp.as_ref()),
         uplinks,
         ports,
         providers,

@@ -117,6 +117,8 @@ pub enum OverrideReason {
     },
     /// The operator pinned it.
     Pinned,
+    /// Its preferred provider is drained.
+    Drained,
 }
 
 /// A row of the live statistics map.

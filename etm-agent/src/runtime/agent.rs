@@ -6,6 +6,7 @@ use super::machine::{self, apart, own_table};
 use super::open::{clear_routing, open};
 use super::sampler::Note;
 use super::sessions;
+use super::standing::{self, OrdersFile};
 use super::start::start;
 use super::stop::{Parts, stop};
 use crate::config::Settings;
@@ -137,8 +138,11 @@ async fn run_until_told(settings: &Settings, origin: Origin<'_>) -> Result<ExitS
     let system = |source| AgentError::System { doing: "listen for signals", source };
     let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
+    let file = OrdersFile::of(settings);
+    let (settings, standing) = standing::take_up(settings)?;
+    let settings = &settings;
     let opening = open(settings).await?;
-    let mut parts = match start(settings, origin, opening) {
+    let mut parts = match start(settings, origin, opening, (file, standing)) {
         Ok(parts) => parts,
         Err(error) => {
             clear_routing(own_table(settings)).await;

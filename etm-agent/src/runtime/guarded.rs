@@ -15,11 +15,14 @@ use crate::core::input::Input;
 use crate::core::policy::Role;
 use crate::fib::Overrides;
 use crate::telemetry::LogFormat;
-use crate::types::bgp::PeerStatus;
+use crate::types::bgp::{PeerStatus, SessionOrder};
 use crate::types::{PeerId, Timestamp};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
+
+/// Orders of operators that wait for the guardian.
+const ORDERS: usize = 4;
 
 /// How this process was started, for the guardian that it starts.
 #[derive(Clone, Copy, Debug)]
@@ -47,9 +50,13 @@ pub(super) struct Guarded {
     peers: Vec<(PeerId, watch::Sender<PeerStatus>)>,
     stance: watch::Receiver<Stance>,
     adopt: watch::Sender<Timestamp>,
+    orders: (mpsc::Sender<ForGuarded>, mpsc::Receiver<ForGuarded>),
     /// True where it has kernel routes to remove.
     routes: bool,
 }
+
+/// What an operator wants of one of the guardian's sessions.
+pub(super) type ForGuarded = (PeerId, SessionOrder);
 
 impl Guarded {
     /// None of them is known to be up. One that may act says nothing of a lease until it has decided; any other holds none.
@@ -63,7 +70,8 @@ impl Guarded {
         let (adopt, adopted) = watch::channel(Timestamp(0));
         let view = watch::Sender::new(GuardianView::default());
         let routes = settings.kernel.mode == KernelMode::Main;
-        Ok((Guarded { view, peers, stance: stances, adopt, routes }, (stance, adopted)))
+        let orders = mpsc::channel(ORDERS);
+        Ok((Guarded { view, peers, stance: stances, adopt, orders, routes }, (stance, adopted)))
     }
 
     /// True where there is nothing to guard.
@@ -83,6 +91,11 @@ impl Guarded {
     /// What is shown of the guardian; none where there is nothing to guard.
     pub(super) fn view(&self) -> Option<watch::Receiver<GuardianView>> {
         (!self.is_empty()).then(|| self.view.subscribe())
+    }
+
+    /// Where orders for these sessions go.
+    pub(super) fn orders(&self) -> mpsc::Sender<ForGuarded> {
+        self.orders.0.clone()
     }
 
     /// All sessions in order of configuration, `own` and these.
@@ -119,6 +132,7 @@ impl Guarded {
             adopt: self.adopt,
             shown: self.view,
             peers: self.peers,
+            orders: self.orders.1,
             stop: ends.stop,
         };
         tasks.spawn(async move { ("the announcements", announce(announcer).await) });

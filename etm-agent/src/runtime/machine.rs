@@ -85,13 +85,15 @@ async fn beside_others(own: OwnTable) -> Result<Vec<Finding>, FibError> {
     }
 }
 
-/// Asks the routing daemon again and again, for what it learns shows only once there is something to learn.
+/// Asks the routing daemon again and again while ETM acts, for what it learns shows only once there is something to
+/// learn. `settings` are those of a mode that acts.
 pub(super) async fn watch_daemon(
     settings: Settings,
+    acting: watch::Receiver<bool>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), AgentError> {
     let (own, socket) = (own_table(&settings), settings.agent.bird_socket.clone());
-    if !enforcing(&settings) || socket.is_none() && !own.is_shared() {
+    if socket.is_none() && !own.is_shared() {
         let _ = stop.wait_for(|stop| *stop).await;
         return Ok(());
     }
@@ -101,6 +103,9 @@ pub(super) async fn watch_daemon(
         });
         if told.await.is_ok() {
             return Ok(());
+        }
+        if !*acting.borrow() {
+            continue;
         }
         judge(&settings, &beside_others(own).await?)?;
         let Some(socket) = &socket else { continue };

@@ -6,6 +6,8 @@
 //! | links | mpsc 64 | link and gateway monitors -> decider, sampler | sender waits; rare and small |
 //! | samples | mpsc 1 | sampler -> decider | sampler waits: counters are cumulative |
 //! | requests | mpsc 16 | control -> decider | the client is told "busy" |
+//! | orders | mpsc 4 | control -> gate | the client is told "busy" |
+//! | standing | watch | decider -> gate, daemon watch | latest wins |
 //! | directives | mpsc 4 | supervisor -> decider | sender waits |
 //! | decisions | watch | decider -> fib, announcements | latest wins: desired state |
 //! | stance | watch | decider -> announcements | latest wins |
@@ -21,15 +23,18 @@ mod announce;
 mod clock;
 mod decider;
 mod error;
+mod gate;
 mod guarded;
 mod guardian;
 mod machine;
 mod monitors;
 mod open;
+mod orders;
 mod problem;
 mod record;
 mod sampler;
 mod sessions;
+mod standing;
 mod start;
 mod stop;
 mod table;

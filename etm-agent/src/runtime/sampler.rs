@@ -7,19 +7,26 @@ use super::decider::uplink_id;
 use super::error::AgentError;
 use crate::control::schema::Quantiles;
 use crate::core::input::{Basis, LinkEvent, Sample, SlotCount, TableFill, UplinkSample};
-use crate::datapath::{Counters, Datapath, KernelLog, LinkHeader};
+use crate::datapath::{Counters, Datapath, DatapathError, KernelLog, LinkHeader};
 use crate::fib::StatsReader;
 use crate::types::{IfIndex, UplinkId};
 use hdrhistogram::Histogram;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// What others tell the sampler.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum Note {
     /// An uplink's link changed.
     Link(LinkEvent),
+    /// An operator ordered a mode that acts: mark what comes in here.
+    Mark {
+        /// Interfaces.
+        inside: Vec<IfIndex>,
+        /// How that went.
+        done: oneshot::Sender<Result<(), DatapathError>>,
+    },
     /// The start succeeded: attachments and maps outlive the process.
     Keep,
     /// End.
@@ -65,6 +72,12 @@ impl Sampler {
             let wake = pause.filter(|_| !early).map_or(due, |pause| due.min(look + pause));
             match notes.recv_timeout(wake.saturating_duration_since(Instant::now())) {
                 Ok(Note::Link(event)) => self.follow(event),
+                Ok(Note::Mark { inside, done }) => {
+                    let attached =
+                        inside.into_iter().try_for_each(|at| self.datapath.attach_inside(at).map(drop));
+                    // Whoever ordered it may be gone.
+                    let _ = done.send(attached);
+                }
                 Ok(Note::Keep) => self.datapath.keep(),
                 Ok(Note::Stop) | Err(RecvTimeoutError::Disconnected) => return self.datapath,
                 Err(RecvTimeoutError::Timeout) => {

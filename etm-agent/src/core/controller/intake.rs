@@ -54,6 +54,9 @@ impl Controller {
                 }
                 self.settle(now);
             }
+            SessionChange::Ordered { order } => {
+                self.audit.push(now, EventKind::SessionOrdered { session: name, order });
+            }
             SessionChange::Refreshing(family) => self.rib.mark_stale(event.peer, family),
             SessionChange::Sweep(family) => {
                 self.rib.sweep(event.peer, family);
@@ -119,6 +122,9 @@ impl Controller {
     }
 
     fn forget_choice(&mut self, prefix: Prefix) {
+        if self.choices.is_empty() {
+            return;
+        }
         if let Some(slot) = self.slots.get(prefix) {
             self.choices.forget(slot);
         }

@@ -14,7 +14,7 @@ use crate::core::input::{Input, SessionChange};
 use crate::core::policy::Role;
 use crate::datapath::OffSwitch;
 use crate::guardian::{FromGuardian, Listener, Process, Refused, Report, SessionReport, ToGuardian};
-use crate::types::bgp::PeerStatus;
+use crate::types::bgp::{PeerStatus, SessionOrder};
 use crate::types::{Generation, PeerId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -54,6 +54,7 @@ struct Parting {
 struct Guarded {
     name: String,
     status: watch::Receiver<PeerStatus>,
+    orders: mpsc::Sender<SessionOrder>,
     /// Newest generation that its peer acknowledged, whoever decided it.
     acknowledged: Option<Generation>,
     report: SessionReport,
@@ -97,11 +98,11 @@ impl Post {
         let Prepared { sessions: prepared, listeners } =
             sessions::of(settings, Role::Inject, &inputs, &told_rx, &stop)?;
         let (mut sessions, mut guarded) = (JoinSet::new(), BTreeMap::new());
-        for Session { peer, name, status, future } in prepared {
+        for Session { peer, name, status, orders, future } in prepared {
             let shown = status.borrow().clone();
             let report =
                 SessionReport { status: shown, up: None, end_of_rib: Vec::new(), told: None, changed: 0 };
-            guarded.insert(peer, Guarded { name, status, acknowledged: None, report });
+            guarded.insert(peer, Guarded { name, status, orders, acknowledged: None, report });
             sessions.spawn(future);
         }
         let mut visits = JoinSet::new();
@@ -227,6 +228,7 @@ impl Post {
                 result
             }
             ToGuardian::Stop => return self.part(id, speaker),
+            ToGuardian::Order { peer, order } => return self.order(epoch.is_some(), peer, order),
         };
         match result {
             Ok(orders) => self.carry_out(orders),
@@ -260,6 +262,17 @@ impl Post {
         self.answer(id, FromGuardian::Joined(joined));
         self.carry_out(orders);
         self.publish();
+    }
+
+    /// Only the agent that is listened to speaks for operators here: others have its control socket.
+    fn order(&self, heard: bool, peer: PeerId, order: SessionOrder) {
+        let Some(session) = self.guarded.get(&peer).filter(|_| heard) else {
+            return tracing::warn!(%order, "an order for a session was not obeyed: it came from nobody, or for none");
+        };
+        tracing::info!(session = %session.name, %order, "an operator's order");
+        if session.orders.try_send(order).is_err() {
+            tracing::warn!(session = %session.name, "too many orders wait for it: this one is dropped");
+        }
     }
 
     /// An agent ends in order.
