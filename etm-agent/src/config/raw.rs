@@ -41,6 +41,14 @@ pub(super) struct Raw {
     pub(super) bmp: Option<Bmp>,
     #[serde(default)]
     pub(super) guardian: Guardian,
+    #[serde(default)]
+    pub(super) metrics: Metrics,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metrics {
+    pub(super) listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, Default, Deserialize)]

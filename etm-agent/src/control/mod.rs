@@ -2,8 +2,9 @@
 //! Never answers from its own state: every question goes to the decision, over a short bounded queue.
 
 mod client;
+mod metrics;
 pub mod schema;
 mod server;
 
 pub use client::{ClientError, command, get, order};
-pub use server::{ControlError, Desks, Request, Socket, bind, serve};
+pub use server::{ControlError, Desks, Request, Socket, bind, serve, serve_metrics};
