@@ -112,7 +112,12 @@ impl Post {
             digest: sessions::digest(settings),
             pin_root: settings.datapath.pin_root.clone(),
             listener,
-            custody: Custody::new(Terms { patience, adopt: settings.guardian.adopt, linger }),
+            custody: Custody::new(Terms {
+                lease: settings.kernel.lease,
+                patience,
+                adopt: settings.guardian.adopt,
+                linger,
+            }),
             told,
             guarded,
             inputs: received,
