@@ -42,8 +42,10 @@ pub struct Look {
     pub until: Moment,
     /// Plain routing.
     pub main: Vec<Way>,
-    /// ETM's table, and what came and went there since the look before.
+    /// ETM's table.
     pub own: Vec<Way>,
+    /// ETM's table after each change since the look before.
+    pub between: Vec<Vec<Way>>,
     /// What changed of plain routing since the look before.
     pub changed: Changed,
     /// What core has with ETM's community, or by its session; none while core does not answer.
@@ -288,9 +290,10 @@ impl Case<'_> {
             if plain.contains(&Some(*provider)) {
                 continue;
             }
-            let overridden = near.iter().any(|look| {
-                lookup(&look.own, *destination).and_then(|way| self.provider(way)) == Some(*provider)
-            });
+            let sends = |ways: &Vec<Way>| {
+                lookup(ways, *destination).and_then(|way| self.provider(way)) == Some(*provider)
+            };
+            let overridden = near.iter().any(|look| sends(&look.own) || look.between.iter().any(sends));
             let steady = plain.len() == 1 && !near.iter().any(|look| look.changed.holds(*destination));
             if must_be_plain && steady {
                 let what = format!("{destination} by {provider}");

@@ -132,8 +132,20 @@ pub struct Follower {
 pub struct Change {
     /// Its table.
     pub table: u32,
-    /// The route; a removed one too.
+    /// The route.
     pub way: Way,
+    /// It was removed.
+    pub gone: bool,
+}
+
+impl Change {
+    /// Does the same to `ways`.
+    pub fn apply(&self, ways: &mut Vec<Way>) {
+        ways.retain(|way| (way.prefix, way.metric) != (self.way.prefix, self.way.metric));
+        if !self.gone {
+            ways.push(self.way.clone());
+        }
+    }
 }
 
 impl Follower {
@@ -166,7 +178,7 @@ impl Follower {
                     let mut rest = datagram.as_slice();
                     while let Some((kind, body, after)) = message(rest) {
                         if matches!(kind, RTM_NEWROUTE | RTM_DELROUTE) {
-                            let of = |table| way(body, table).map(|way| Change { table, way });
+                            let of = |table| way(body, table).map(|way| Change { table, way, gone: kind == RTM_DELROUTE });
                             changes.extend(of(MAIN).or_else(|| of(OWN)));
                         }
                         rest = after;
@@ -259,8 +271,7 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 pub fn lookup(ways: &[Way], destination: IpAddr) -> Option<&Way> {
     ways.iter()
         .filter(|way| way.usable && way.prefix.contains(&destination))
-        // Of a route that took another's place between two looks, both are seen: the one that forwards speaks.
-        .max_by_key(|way| (way.prefix.prefix_len(), std::cmp::Reverse(way.metric), way.kind == Kind::Unicast))
+        .max_by_key(|way| (way.prefix.prefix_len(), std::cmp::Reverse(way.metric)))
         .filter(|way| way.kind == Kind::Unicast)
 }
 

@@ -79,18 +79,22 @@ impl Ground {
         })
     }
 
-    fn look(&self, (reader, follower): &Eyes, leaks: bool) -> Result<Look, LabError> {
+    fn look(&self, (reader, follower): &Eyes, before: &[Way], leaks: bool) -> Result<Look, LabError> {
         let from = boottime_ns();
-        let (main, mut own) = (reader.table(MAIN)?, reader.table(OWN)?);
+        let (main, own) = (reader.table(MAIN)?, reader.table(OWN)?);
+        let mut between = Vec::new();
         let changed = follower.changes().map_or(Changed::Unknown, |changes| {
-            let (ours, theirs): (Vec<_>, Vec<_>) =
-                changes.into_iter().partition(|change| change.table == OWN);
-            own.extend(ours.into_iter().map(|change| change.way));
+            let (ours, theirs): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| change.table == OWN);
+            let mut state = before.to_vec();
+            for change in ours {
+                change.apply(&mut state);
+                between.push(state.clone());
+            }
             Changed::These(theirs.into_iter().map(|change| change.way.prefix).collect())
         });
         let core = self.heard();
         let leaks = if leaks { self.leaks() } else { Vec::new() };
-        Ok(Look { from, until: boottime_ns(), main, own, changed, core, leaks })
+        Ok(Look { from, until: boottime_ns(), main, own, between, changed, core, leaks })
     }
 
     /// Routes of ETM at core: by its session, and by its community whatever the session.
@@ -294,10 +298,13 @@ impl Drop for Watch {
 }
 
 fn watch(ground: &Ground, eyes: &Eyes, shared: &Shared) {
-    let mut count = 0;
+    let (mut count, mut before) = (0, Vec::new());
     while !shared.stop.load(Ordering::Relaxed) {
-        match ground.look(eyes, count % LEAKS_EVERY == 0) {
-            Ok(look) => locked(&shared.looks).push(look),
+        match ground.look(eyes, &before, count % LEAKS_EVERY == 0) {
+            Ok(look) => {
+                before.clone_from(&look.own);
+                locked(&shared.looks).push(look);
+            }
             Err(error) => {
                 *locked(&shared.trouble) = Some(error.to_string());
                 return;
