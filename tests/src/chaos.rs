@@ -68,6 +68,8 @@ pub struct Round {
     pub ready_ms: u64,
     /// From the last mending to an agent that steers.
     pub converged_ms: u64,
+    /// How often a guardian ended an agent that hung: stopped by a fault, or by a busy box.
+    pub hung: usize,
     /// In all.
     pub took_ms: u64,
     /// Looks of the observer.
@@ -188,6 +190,7 @@ fn rounds_of(
     }
     round.violations.extend(bad);
     round.violations.extend(world.deaths.iter().map(|text| complaint("death", text.clone())));
+    round.hung = world.hung;
     for (name, times) in &world.met {
         *met.entry(name).or_default() += times;
     }

@@ -1,9 +1,12 @@
 //! The control API on a unix socket: what operators and scripts ask, and the client that asks it.
 //! Never answers from its own state: every question goes to the decision, over a short bounded queue.
 
+mod access;
 mod client;
+mod door;
 pub mod schema;
 mod server;
 
+pub use access::{Access, Client, Grantee, Grants};
 pub use client::{ClientError, get, order};
 pub use server::{ControlError, Request, Socket, bind, serve};

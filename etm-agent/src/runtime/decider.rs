@@ -11,7 +11,7 @@ use super::table::Job;
 use crate::control::Request;
 use crate::control::schema::{
     AgentView, Answer, BgpPeer, BgpPeers, Changes, Events, GuardianView, Judgement, Ordered, Overrides,
-    Prefixes, Problem, Providers, Quantiles, Query, Status,
+    Prefixes, PrivilegesView, Problem, Providers, Quantiles, Query, Status,
 };
 use crate::core::audit::{Event, Weight};
 use crate::core::controller::{Browse, Controller, Outcome};
@@ -57,6 +57,7 @@ pub(super) struct Sources {
 pub(super) struct Identity {
     pub(super) started: Timestamp,
     pub(super) pin_root: String,
+    pub(super) privileges: PrivilegesView,
     pub(super) lease_span: Duration,
     pub(super) peers: Vec<(Role, watch::Receiver<PeerStatus>)>,
     pub(super) routers: Vec<watch::Receiver<RouterStatus>>,
@@ -335,6 +336,7 @@ impl Decider {
                 packets_marked: marked.packets,
                 packets_plain: plain.packets,
                 pin_root: self.identity.pin_root.clone(),
+                privileges: self.identity.privileges.clone(),
                 round_us: quantiles(&self.rounds),
                 sample_us: *self.identity.sample_times.borrow(),
             },

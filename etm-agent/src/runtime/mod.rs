@@ -25,6 +25,7 @@ mod guardian;
 mod machine;
 mod monitors;
 mod open;
+mod privilege;
 mod problem;
 mod record;
 mod sampler;

@@ -5,6 +5,7 @@ use super::clock::boottime;
 use super::decider::uplink_id;
 use super::error::AgentError;
 use super::machine::{self, Interfaces, enforcing, own_table};
+use super::privilege;
 use crate::config::{HookChoice, Settings};
 use crate::control;
 use crate::datapath::{
@@ -29,7 +30,7 @@ pub(super) struct Opening {
 pub(super) async fn open(settings: &Settings) -> Result<Opening, AgentError> {
     fib::check_privileges()?;
     check_capabilities()?;
-    let socket = control::bind(&settings.agent.control_socket)?;
+    let socket = control::bind(&settings.agent.control_socket, privilege::grants(settings)?)?;
     let lock = TableLock::take(settings.kernel.table)?;
     let interfaces = machine::interfaces(settings).await?;
     for note in machine::routing(settings, &interfaces).await? {

@@ -7,6 +7,7 @@ use super::guarded::{Ends, Guarded, Origin};
 use super::machine::{self, enforcing, own_table};
 use super::monitors;
 use super::open::{Opening, header};
+use super::privilege;
 use super::record::{self, Tap};
 use super::sampler::{Attachment, Note, Sampler};
 use super::sessions::{self, Prepared, Session, Shown};
@@ -14,7 +15,7 @@ use super::stop::{End, Parts};
 use super::table::{self, Job};
 use crate::bmp;
 use crate::config::Settings;
-use crate::control::schema::{GuardianView, Quantiles};
+use crate::control::schema::{GuardianView, PrivilegesView, Quantiles};
 use crate::control::{self, Request};
 use crate::core::controller::Controller;
 use crate::core::decision::{Adopted, Decision};
@@ -54,7 +55,8 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
     let Prepared { sessions, listeners } = sessions::learning(settings, &inputs, &stop)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let shown = guarded.beside(settings, &sessions);
-    let identity = identity(settings, &shown, guarded.view(), (monitors.statuses, sample_times));
+    let mut identity = identity(settings, &shown, guarded.view(), (monitors.statuses, sample_times));
+    identity.privileges = privilege::view(origin.held);
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -152,6 +154,7 @@ fn identity(
     Identity {
         started: boottime(),
         pin_root: settings.datapath.pin_root.display().to_string(),
+        privileges: PrivilegesView::default(),
         lease_span: settings.kernel.lease,
         peers: shown.iter().map(|(_, role, status)| (*role, status.clone())).collect(),
         guardian,

@@ -178,7 +178,9 @@ impl Follower {
                     let mut rest = datagram.as_slice();
                     while let Some((kind, body, after)) = message(rest) {
                         if matches!(kind, RTM_NEWROUTE | RTM_DELROUTE) {
-                            let of = |table| way(body, table).map(|way| Change { table, way, gone: kind == RTM_DELROUTE });
+                            let of = |table| {
+                                way(body, table).map(|way| Change { table, way, gone: kind == RTM_DELROUTE })
+                            };
                             changes.extend(of(MAIN).or_else(|| of(OWN)));
                         }
                         rest = after;

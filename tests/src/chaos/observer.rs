@@ -84,7 +84,8 @@ impl Ground {
         let (main, own) = (reader.table(MAIN)?, reader.table(OWN)?);
         let mut between = Vec::new();
         let changed = follower.changes().map_or(Changed::Unknown, |changes| {
-            let (ours, theirs): (Vec<_>, Vec<_>) = changes.into_iter().partition(|change| change.table == OWN);
+            let (ours, theirs): (Vec<_>, Vec<_>) =
+                changes.into_iter().partition(|change| change.table == OWN);
             let mut state = before.to_vec();
             for change in ours {
                 change.apply(&mut state);

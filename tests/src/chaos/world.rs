@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use nix::sys::signal::{Signal, kill};
@@ -43,6 +44,10 @@ const RESTART: Duration = Duration::from_millis(300);
 
 /// Exit status of an agent that misses an interface of its configuration.
 const MISSING: i32 = 4;
+/// Exit status of one from which an interface was taken while it started.
+const FAILED: i32 = 1;
+/// An agent that ended so shortly after an interface came back had not found it.
+const LATELY: Duration = Duration::from_secs(2);
 /// After so many deaths of its own an agent is not started again.
 const DEATHS: usize = 3;
 
@@ -100,6 +105,7 @@ pub struct World<'a> {
     guardian: Option<i32>,
     guardian_stopped: bool,
     down: BTreeSet<Provider>,
+    mended: Option<Instant>,
     dead: BTreeSet<Role>,
     withdrawn: BTreeSet<Provider>,
     surplus: bool,
@@ -109,6 +115,8 @@ pub struct World<'a> {
     percent: u32,
     starts: usize,
     plain: Table,
+    /// How often a guardian ended an agent that hung.
+    pub hung: usize,
     /// The agent ended by itself: with what status, and what it said last.
     pub deaths: Vec<String>,
     /// Faults that met something to break.
@@ -129,6 +137,7 @@ impl<'a> World<'a> {
             guardian: None,
             guardian_stopped: false,
             down: BTreeSet::new(),
+            mended: None,
             dead: BTreeSet::new(),
             withdrawn: BTreeSet::new(),
             surplus: false,
@@ -138,6 +147,7 @@ impl<'a> World<'a> {
             percent: 100,
             starts: 0,
             plain,
+            hung: 0,
             deaths: Vec::new(),
             met: BTreeMap::new(),
         }
@@ -182,11 +192,14 @@ impl<'a> World<'a> {
         }
         let Some(status) = self.scene.agent.ended() else { return Ok(()) };
         self.watch.note(|timeline, now| open(&mut timeline.absent, now));
-        // A guardian ends an agent that hangs; that is no death of its own.
-        let hung = self.agent == Process::Stopped && status.code().is_none();
+        // A guardian ends an agent that hangs, on a box that is too busy too; that is no death of its own.
+        let hung = status.signal() == Some(9) && self.told_hung();
+        self.hung += usize::from(hung);
+        let hung = hung || self.agent == Process::Stopped && status.code().is_none();
         self.say(format!("agent ended by itself: {status}"));
         // An interface of the configuration that is not there is refused; the system tries again.
-        let waiting = status.code() == Some(MISSING) && !self.down.is_empty();
+        let lately = self.mended.is_some_and(|at| at.elapsed() < LATELY);
+        let waiting = matches!(status.code(), Some(MISSING | FAILED)) && (lately || !self.down.is_empty());
         if !hung && !waiting {
             let log = self.scene.agent.log();
             let last: Vec<&str> = log.lines().rev().take(3).collect();
@@ -202,6 +215,15 @@ impl<'a> World<'a> {
         }
         crate::poll::pass_time(RESTART);
         self.start_agent()
+    }
+
+    /// Whether a guardian says that it ended this agent. Its log goes where that of the agent goes which started it.
+    fn told_hung(&self) -> bool {
+        let pid = format!("pid={}", self.scene.agent.pid());
+        let entries = fs::read_dir(self.scene.lab.directory()).into_iter().flatten().flatten();
+        let logs = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("etm-agent."));
+        logs.filter_map(|entry| fs::read_to_string(entry.path()).ok())
+            .any(|text| text.lines().any(|line| line.contains("the agent hung") && line.contains(&pid)))
     }
 
     /// Carries out one act.
@@ -450,10 +472,10 @@ impl<'a> World<'a> {
         self.scene.agent.signal(Signal::SIGTERM)?;
         let ended = self.scene.agent.wait_end(Duration::from_secs(12));
         self.watch.note(|timeline, now| open(&mut timeline.absent, now));
-        match ended.map(|status| status.code()) {
-            // 3: ended, but a session that another fault took away could not confirm.
-            Ok(Some(0 | 3)) => {}
-            Ok(code) => self.deaths.push(format!("ended on SIGTERM with {code:?}")),
+        match ended {
+            // 3: ended, but a session that another fault took away could not confirm. By the signal itself: it had not begun.
+            Ok(status) if matches!(status.code(), Some(0 | 3)) || status.signal() == Some(15) => {}
+            Ok(status) => self.deaths.push(format!("ended on SIGTERM with {status}")),
             Err(error) => {
                 self.deaths.push(format!("did not end on SIGTERM: {error}"));
                 self.agent = Process::Runs;
@@ -498,6 +520,7 @@ impl<'a> World<'a> {
         if !self.down.remove(&provider) {
             return Ok(());
         }
+        self.mended = Some(Instant::now());
         self.watch.note(|timeline, now| timeline.regain(provider, true, now));
         let border = self.scene.lab.namespace(Role::Border);
         let mended = if border.ip(&["link", "show", "dev", provider.uplink()]).is_ok() {
@@ -581,7 +604,7 @@ impl<'a> World<'a> {
         let lines: Vec<String> = (0..FLOOD)
             .map(|i| {
                 let [_, b, c, d] = i.to_be_bytes();
-                format!("route add blackhole 100.{}.{c}.{d}/32 table {table} proto 250", 64 + b)
+                format!("route replace blackhole 100.{}.{c}.{d}/32 table {table} proto 250", 64 + b)
             })
             .collect();
         let flooded = border.ip_batch("flood the listeners to routes", &lines);

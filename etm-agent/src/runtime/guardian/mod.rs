@@ -7,10 +7,11 @@ mod post;
 mod visitor;
 
 use super::error::{AgentError, ExitStatus};
+use super::privilege;
 use super::sessions;
 use crate::config::Settings;
 use crate::core::policy::Role;
-use crate::guardian::{Listener, Privileges, detach_from_parent, drop_privileges};
+use crate::guardian::{Listener, detach_from_parent};
 use crate::telemetry::{self, LogFormat};
 use post::Post;
 use std::io;
@@ -49,11 +50,7 @@ fn keep_guard(settings: &Settings, keeper: Keeper) -> Result<ExitStatus, AgentEr
     }
     let system = |doing| move |source| AgentError::System { doing, source };
     let lock = lock(settings.kernel.table)?;
-    let keep = match sessions::guardian_listens_low(settings) {
-        true => Privileges::BindService,
-        false => Privileges::None,
-    };
-    drop_privileges(keep)?;
+    privilege::settle_guardian(settings)?;
     // Two threads: a session that keeps one busy must not keep the lease from ending.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -71,7 +68,6 @@ fn keep_guard(settings: &Settings, keeper: Keeper) -> Result<ExitStatus, AgentEr
             version = env!("CARGO_PKG_VERSION"),
             pid = std::process::id(),
             socket = %settings.guardian.socket.display(),
-            privileges = ?keep,
             "guardian starts"
         );
         Post::take(settings, keeper, listener)?.keep(told_to_end).await

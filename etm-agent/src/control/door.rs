@@ -1,0 +1,145 @@
+//! Where clients come in: who they are is found out before a word of theirs is read, and none of them can keep others
+//! out: connections, time, and the sizes of heads and bodies are bounded. Never interprets a request beyond its method.
+
+use super::access::{Access, Client, Grants};
+use super::server::problem;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Connections served at a time. Those beyond wait in the kernel's queue.
+const CONNECTIONS: usize = 64;
+/// Of these, at most so many are kept for those who have no access, so that they cannot keep others out.
+const STRANGERS: usize = 8;
+/// Longest time for the head of a request to arrive.
+const HEAD: Duration = Duration::from_secs(5);
+/// Longest time of a whole connection: a question waits 5 s at most, and a page of routes is quick.
+const CONNECTION: Duration = Duration::from_secs(60);
+/// Longest head, in octets.
+const HEAD_OCTETS: usize = 16 * 1024;
+/// Longest body: requests say everything in their first line.
+const BODY_OCTETS: u64 = 4096;
+/// Longest wait for connections to end once told to stop.
+const PARTING: Duration = Duration::from_secs(2);
+
+/// Serves clients until `stop`.
+pub(super) async fn open(
+    listener: UnixListener,
+    grants: Grants,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+) {
+    let (grants, mut served) = (Arc::new(grants), JoinSet::new());
+    let (places, strangers) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::new(Semaphore::new(STRANGERS)));
+    loop {
+        let arrived = tokio::select! {
+            // A sender that is gone means stop as well.
+            _ = stop.wait_for(|stop| *stop) => break,
+            Some(_) = served.join_next() => continue,
+            arrived = listener.accept(), if places.available_permits() > 0 => arrived,
+        };
+        let stream = match arrived {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::error!(%error, "a client of the control socket could not be let in");
+                // Out of descriptors, most likely: trying at once would only spin.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Some(client) = client(&stream) else { continue };
+        let places = if grants.of(client).is_some() { &places } else { &strangers };
+        // None left: the connection is closed, which a stranger may see and nobody else does.
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else { continue };
+        let router = guarded(router.clone(), client, Arc::clone(&grants));
+        let stop = stop.clone();
+        served.spawn(async move {
+            let _place = place;
+            if let Err(error) = timeout(CONNECTION, serve(stream, router, stop)).await {
+                tracing::debug!(%error, "a client of the control socket took too long");
+            }
+        });
+    }
+    drop(listener);
+    let _ = timeout(PARTING, async { while served.join_next().await.is_some() {} }).await;
+}
+
+fn client(stream: &UnixStream) -> Option<Client> {
+    let credentials = stream.peer_cred().ok()?;
+    let pid = credentials.pid().unwrap_or(0);
+    Some(Client { uid: credentials.uid(), gid: credentials.gid(), pid })
+}
+
+async fn serve(stream: UnixStream, router: Router, mut stop: watch::Receiver<bool>) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(HEAD_OCTETS)
+        // A client that has said all it wants to say may still want the answer.
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        // What was asked is answered; nothing new is taken.
+        () = async { drop(stop.wait_for(|stop| *stop).await) } => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a client of the control socket went away or was not understood");
+    }
+}
+
+/// The router behind the questions: who is it, and may they?
+fn guarded(router: Router, client: Client, grants: Arc<Grants>) -> Router {
+    router.layer(middleware::from_fn(move |request: Request, next: Next| {
+        let grants = Arc::clone(&grants);
+        async move { answer(client, &grants, request, next).await }
+    }))
+}
+
+async fn answer(client: Client, grants: &Grants, request: Request<Body>, next: Next) -> Response {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let wanted = if reads { Access::Read } else { Access::Write };
+    let line = format!("{} {}", request.method(), request.uri());
+    let Client { uid, gid, pid } = client;
+    if let Some(refusal) = grants.refusal(client, wanted) {
+        tracing::warn!(target: "etm_audit", uid, gid, pid, request = %line, "audit: refused, no access");
+        return problem(StatusCode::FORBIDDEN, refusal);
+    }
+    if let Some(length) = too_long(request.headers()) {
+        let text =
+            format!("a body of {length} is too long: {BODY_OCTETS} octets are the most, and none is needed");
+        return problem(StatusCode::PAYLOAD_TOO_LARGE, text);
+    }
+    let response = next.run(request).await;
+    if wanted == Access::Write {
+        let status = response.status().as_u16();
+        tracing::info!(target: "etm_audit", uid, gid, pid, status, request = %line, "audit: ordered");
+    }
+    response
+}
+
+/// The length of a body that is too long, or has none, in words.
+fn too_long(headers: &HeaderMap) -> Option<String> {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        return Some("unknown length".to_owned());
+    }
+    let length = headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok()?;
+    (length > BODY_OCTETS).then(|| format!("{length} octets"))
+}

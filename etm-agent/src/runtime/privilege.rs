@@ -1,0 +1,84 @@
+//! Which privileges agent and guardian keep, and how that is shown. Never keeps one for convenience.
+
+use super::error::AgentError;
+use super::sessions;
+use crate::config::{ControlSettings, Settings};
+use crate::control::schema::PrivilegesView;
+use crate::control::{Grantee, Grants};
+use crate::privileges::{self, Capability, Held, Keep};
+use std::path::Path;
+
+/// What the agent works with: maps, hooks, routes and rules, and arrays that are not rounded up.
+const AGENT: [Capability; 3] = [Capability::NetAdmin, Capability::Bpf, Capability::Perfmon];
+
+/// Becomes the agent's user, where one is configured, and drops what the agent does not need.
+pub(super) fn settle_agent(settings: &Settings) -> Result<Held, AgentError> {
+    if let Some(user) = &settings.agent.user {
+        let parent = |path: &Path| path.parent().map(Path::to_path_buf).unwrap_or_default();
+        let control = parent(&settings.agent.control_socket);
+        let guardian = parent(&settings.guardian.socket);
+        let owned = [settings.datapath.pin_root.as_path()];
+        let made = [control.as_path(), guardian.as_path(), settings.record.directory.as_path()];
+        privileges::become_user(user, &owned, &made)?;
+    }
+    let mut own = AGENT.to_vec();
+    let guardian_listens = sessions::guardian_listens_low(settings);
+    let listens = guardian_listens || sessions::agent_listens_low(settings);
+    own.extend(listens.then_some(Capability::BindService));
+    let pass_on: &[Capability] =
+        if guardian_listens && settings.guardian.start { &[Capability::BindService] } else { &[] };
+    let held = privileges::narrow(Keep { own: &own, pass_on })?;
+    say(&held);
+    Ok(held)
+}
+
+/// Drops what the guardian does not need: all but listening on a low port, where a session does that. Its sessions
+/// connect from ordinary ports, and TCP MD5 signatures need no privilege.
+pub(super) fn settle_guardian(settings: &Settings) -> Result<Held, AgentError> {
+    let own: &[Capability] =
+        if sessions::guardian_listens_low(settings) { &[Capability::BindService] } else { &[] };
+    let held = privileges::narrow(Keep { own, pass_on: &[] })?;
+    say(&held);
+    Ok(held)
+}
+
+/// Who may use the control socket, by number: names are looked up once, at the start.
+pub(super) fn grants(settings: &Settings) -> Result<Grants, AgentError> {
+    let all = |list: &[String]| list.iter().map(|text| grantee(text)).collect::<Result<Vec<_>, _>>();
+    let ControlSettings { read, write } = &settings.control;
+    Ok(Grants { own: privileges::look()?.uid, read: all(read)?, write: all(write)? })
+}
+
+fn grantee(text: &str) -> Result<Grantee, AgentError> {
+    let unknown = || AgentError::NoSuchClient { name: text.to_owned() };
+    let Some(name) = text.strip_prefix('@') else {
+        return privileges::user_id(text).map(Grantee::User).ok_or_else(unknown);
+    };
+    let (gid, members) = privileges::group(name).ok_or_else(unknown)?;
+    let members = members.iter().filter_map(|member| privileges::user_id(member)).collect();
+    Ok(Grantee::Group { gid, members })
+}
+
+fn say(held: &Held) {
+    tracing::info!(
+        uid = held.uid,
+        user = held.user.as_deref().unwrap_or("-"),
+        capabilities = held.capabilities.join(" "),
+        bounding = held.bounding.join(" "),
+        no_new_privileges = held.no_new_privileges,
+        root_is_nobody = held.root_is_nobody,
+        "privileges"
+    );
+}
+
+/// As `etm status` shows it.
+pub(super) fn view(held: &Held) -> PrivilegesView {
+    PrivilegesView {
+        uid: held.uid,
+        user: held.user.clone(),
+        capabilities: held.capabilities.clone(),
+        bounding: held.bounding.clone(),
+        no_new_privileges: held.no_new_privileges,
+        root_is_nobody: held.root_is_nobody,
+    }
+}
