@@ -4,6 +4,7 @@
 //! must leave nothing. Seeds follow each other: round `i` of `--seed N` is round 0 of `--seed N+i`.
 //! *Never*: touches a clock. The wall clock has no namespace, and the kernel's clocks only offsets that it does not use itself.
 
+pub mod disk;
 pub mod judge;
 pub mod kernel;
 pub mod observer;

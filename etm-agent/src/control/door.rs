@@ -1,5 +1,5 @@
 //! Where clients come in: who they are is found out before a word of theirs is read, and none of them can keep others
-//! out: connections, time, and the sizes of heads and bodies are bounded. Never interprets a request beyond its method.
+//! out: connections, time and the size of heads are bounded, and bodies are refused. Never interprets a request beyond its method.
 
 use super::access::{Access, Client, Grants};
 use super::server::problem;
@@ -30,8 +30,6 @@ const HEAD: Duration = Duration::from_secs(5);
 const CONNECTION: Duration = Duration::from_secs(60);
 /// Longest head, in octets.
 const HEAD_OCTETS: usize = 16 * 1024;
-/// Longest body: requests say everything in their first line.
-const BODY_OCTETS: u64 = 4096;
 /// Longest wait for connections to end once told to stop.
 const PARTING: Duration = Duration::from_secs(2);
 
@@ -122,10 +120,12 @@ async fn answer(client: Client, grants: &Grants, request: Request<Body>, next: N
         tracing::warn!(target: "etm_audit", uid, gid, pid, request = %line, "audit: refused, no access");
         return problem(StatusCode::FORBIDDEN, refusal);
     }
-    if let Some(length) = too_long(request.headers()) {
-        let text =
-            format!("a body of {length} is too long: {BODY_OCTETS} octets are the most, and none is needed");
-        return problem(StatusCode::PAYLOAD_TOO_LARGE, text);
+    // An order whose body was cut off would be carried out without what it meant to say.
+    if has_body(request.headers()) {
+        return problem(
+            StatusCode::BAD_REQUEST,
+            "requests have no body: everything is said in their first line",
+        );
     }
     let response = next.run(request).await;
     if wanted == Access::Write {
@@ -135,11 +135,7 @@ async fn answer(client: Client, grants: &Grants, request: Request<Body>, next: N
     response
 }
 
-/// The length of a body that is too long, or has none, in words.
-fn too_long(headers: &HeaderMap) -> Option<String> {
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        return Some("unknown length".to_owned());
-    }
-    let length = headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok()?;
-    (length > BODY_OCTETS).then(|| format!("{length} octets"))
+fn has_body(headers: &HeaderMap) -> bool {
+    let empty = headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0");
+    !empty || headers.contains_key(header::TRANSFER_ENCODING)
 }

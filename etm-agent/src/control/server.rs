@@ -323,7 +323,7 @@ mod tests {
         let alive = bind(&path, own()).unwrap();
         assert!(matches!(bind(&path, own()), Err(ControlError::InUse { .. })));
         drop(alive);
-        drop(std::os::unix::net::UnixListener::bind(&path, own()).unwrap());
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
         bind(&path, own()).unwrap();
         std::fs::write(&path, "a file").unwrap();

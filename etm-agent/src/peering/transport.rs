@@ -161,6 +161,7 @@ impl Transport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn written(text: &[u8], mode: u32) -> Result<Secret, String> {
         let directory = tempfile::tempdir().unwrap();

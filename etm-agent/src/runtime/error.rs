@@ -182,9 +182,9 @@ impl AgentError {
                 FibError::NoInterface { .. }
                 | FibError::RulePriority { .. }
                 | FibError::ReservedTable { .. } => ExitStatus::Config,
-                FibError::RuleConflict { .. } | FibError::ForeignRoutes { .. } | FibError::Bird { .. } => {
-                    ExitStatus::Refused
-                }
+                FibError::RuleConflict { .. } | FibError::ForeignRoutes { .. } => ExitStatus::Refused,
+                // Nothing forbids to act here: a daemon that restarts is back in a moment.
+                FibError::Bird { .. } => ExitStatus::Session,
                 FibError::Open { .. } | FibError::Privilege => ExitStatus::Machine,
                 _ => ExitStatus::Failed,
             },

@@ -15,7 +15,7 @@ use super::stop::{End, Parts};
 use super::table::{self, Job};
 use crate::bmp;
 use crate::config::Settings;
-use crate::control::schema::{GuardianView, PrivilegesView, Quantiles};
+use crate::control::schema::{GuardianView, Quantiles};
 use crate::control::{self, Request};
 use crate::core::controller::Controller;
 use crate::core::decision::{Adopted, Decision};
@@ -55,8 +55,7 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
     let Prepared { sessions, listeners } = sessions::learning(settings, &inputs, &stop)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let shown = guarded.beside(settings, &sessions);
-    let mut identity = identity(settings, &shown, guarded.view(), (monitors.statuses, sample_times));
-    identity.privileges = privilege::view(origin.held);
+    let identity = identity(settings, origin, &shown, guarded.view(), (monitors.statuses, sample_times));
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -147,6 +146,7 @@ fn attachment(link: &LinkReport) -> Attachment {
 
 fn identity(
     settings: &Settings,
+    origin: Origin<'_>,
     shown: &[Shown],
     guardian: Option<watch::Receiver<GuardianView>>,
     (routers, sample_times): (Vec<watch::Receiver<RouterStatus>>, watch::Receiver<Quantiles>),
@@ -154,7 +154,7 @@ fn identity(
     Identity {
         started: boottime(),
         pin_root: settings.datapath.pin_root.display().to_string(),
-        privileges: PrivilegesView::default(),
+        privileges: privilege::view(origin.held),
         lease_span: settings.kernel.lease,
         peers: shown.iter().map(|(_, role, status)| (*role, status.clone())).collect(),
         guardian,

@@ -3,47 +3,41 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+
+mod network;
+mod processes;
+
+use network::{with_surplus, withdrawn_of};
 
 use crate::agent::{self, Agent, AgentOptions, Site};
 use crate::chaos::kernel::{Kind, OWN, Reader};
 use crate::chaos::observer::Watch;
 use crate::chaos::schedule::{Act, Fault, Planned};
-use crate::chaos::timeline::{MS, close, open};
+use crate::chaos::timeline::{close, open};
 use crate::error::LabError;
-use crate::link;
 use crate::scene::Scene;
 use crate::state::binary;
-use crate::table::{Announcement, Table};
-use crate::topology::{LINKS, Provider, Role};
+use crate::table::Table;
+use crate::topology::{Provider, Role};
 use crate::traces;
-use crate::traffic::{Demand, FRAME};
+use crate::traffic::Demand;
 
 /// Prefixes that the agent's tables hold in each family: the lab's 46 and 13, and few more.
 pub const CAPACITY: u32 = 64;
-/// Prefixes that come too many.
-const SURPLUS: u8 = 40;
 /// Bytes of the file system of the recordings.
 const DISK: &str = "1m";
-/// Routes of an overrun: what the agent's receive buffer does not hold while it is stopped.
-const FLOOD: u32 = 40_000;
 /// Table of the flood: nobody looks into it.
 const FLOOD_TABLE: u32 = 777;
-/// How long the loss of a link explains loss: until the daemon has other routes.
-const REROUTE: u64 = 1500 * MS;
-/// How long a daemon that starts anew explains loss: until its sessions are up again.
-const RELEARN: u64 = 8000 * MS;
 /// Pause of whoever restarts an agent that ended by itself, as a unit with `RestartSec` does.
 const RESTART: Duration = Duration::from_millis(300);
 
 /// Exit status of an agent that misses an interface of its configuration.
 const MISSING: i32 = 4;
+/// Exit status of one that finds no routing daemon.
+const NO_DAEMON: i32 = 6;
 /// Exit status of one from which an interface was taken while it started.
 const FAILED: i32 = 1;
 /// An agent that ended so shortly after an interface came back had not found it.
@@ -106,6 +100,7 @@ pub struct World<'a> {
     guardian_stopped: bool,
     down: BTreeSet<Provider>,
     mended: Option<Instant>,
+    reborn: Option<Instant>,
     dead: BTreeSet<Role>,
     withdrawn: BTreeSet<Provider>,
     surplus: bool,
@@ -138,6 +133,7 @@ impl<'a> World<'a> {
             guardian_stopped: false,
             down: BTreeSet::new(),
             mended: None,
+            reborn: None,
             dead: BTreeSet::new(),
             withdrawn: BTreeSet::new(),
             surplus: false,
@@ -199,7 +195,8 @@ impl<'a> World<'a> {
         self.say(format!("agent ended by itself: {status}"));
         // An interface of the configuration that is not there is refused; the system tries again.
         let lately = self.mended.is_some_and(|at| at.elapsed() < LATELY);
-        let waiting = matches!(status.code(), Some(MISSING | FAILED)) && (lately || !self.down.is_empty());
+        let waiting = matches!(status.code(), Some(MISSING | FAILED)) && (lately || !self.down.is_empty())
+            || status.code() == Some(NO_DAEMON) && (self.reborn() || self.dead.contains(&Role::Border));
         if !hung && !waiting {
             let log = self.scene.agent.log();
             let last: Vec<&str> = log.lines().rev().take(3).collect();
@@ -215,6 +212,11 @@ impl<'a> World<'a> {
         }
         crate::poll::pass_time(RESTART);
         self.start_agent()
+    }
+
+    /// Whether the border's daemon came back a moment ago.
+    fn reborn(&self) -> bool {
+        self.reborn.is_some_and(|at| at.elapsed() < LATELY)
     }
 
     /// Whether a guardian says that it ended this agent. Its log goes where that of the agent goes which started it.
@@ -393,293 +395,4 @@ impl<'a> World<'a> {
         }
         Ok(())
     }
-
-    // === processes ===
-
-    fn kill_agent(&mut self) -> bool {
-        if self.agent == Process::Gone || self.scene.agent.ended().is_some() {
-            return false;
-        }
-        self.guardian = self.scene.agent.guardian();
-        self.watch.note(|timeline, now| open(&mut timeline.absent, now));
-        let killed = self.scene.agent.signal(Signal::SIGKILL).is_ok();
-        let _ = self.scene.agent.wait_end(Duration::from_secs(5));
-        self.agent = Process::Gone;
-        killed
-    }
-
-    fn bring_back(&mut self) -> Result<(), LabError> {
-        if self.agent == Process::Gone { self.start_agent() } else { Ok(()) }
-    }
-
-    fn stop_agent(&mut self) -> bool {
-        if self.agent != Process::Runs || self.scene.agent.ended().is_some() {
-            return false;
-        }
-        self.watch.note(|timeline, now| open(&mut timeline.absent, now));
-        self.agent = Process::Stopped;
-        self.scene.agent.signal(Signal::SIGSTOP).is_ok()
-    }
-
-    fn resume_agent(&mut self) {
-        if self.agent != Process::Stopped || self.scene.agent.ended().is_some() {
-            return;
-        }
-        self.watch.note(|timeline, now| close(&mut timeline.absent, now));
-        // Gone in between: supervision finds out.
-        let _ = self.scene.agent.signal(Signal::SIGCONT);
-        self.agent = Process::Runs;
-    }
-
-    fn kill_guardian(&mut self) -> bool {
-        let pid = self.scene.agent.guardian().or(self.guardian);
-        let Some(pid) = pid else { return false };
-        self.guardian_stopped = false;
-        let killed = kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok();
-        self.watch.note(|timeline, now| {
-            timeline.killed.push(now);
-            close(&mut timeline.stunned, now);
-        });
-        self.guardian = None;
-        killed
-    }
-
-    fn stop_guardian(&mut self) -> bool {
-        let Some(pid) = self.scene.agent.guardian().filter(|_| !self.guardian_stopped) else { return false };
-        self.guardian = Some(pid);
-        self.guardian_stopped = true;
-        self.watch.note(|timeline, now| open(&mut timeline.stunned, now));
-        kill(Pid::from_raw(pid), Signal::SIGSTOP).is_ok()
-    }
-
-    fn resume_guardian(&mut self) {
-        if !std::mem::replace(&mut self.guardian_stopped, false) {
-            return;
-        }
-        if let Some(pid) = self.guardian {
-            // An agent may have ended it, and started another one.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
-        }
-        self.watch.note(|timeline, now| close(&mut timeline.stunned, now));
-    }
-
-    fn reconfigure(&mut self) -> Result<bool, LabError> {
-        if self.agent != Process::Runs || self.scene.agent.ended().is_some() {
-            return Ok(false);
-        }
-        self.other = !self.other;
-        self.agent = Process::Gone;
-        self.scene.agent.signal(Signal::SIGTERM)?;
-        let ended = self.scene.agent.wait_end(Duration::from_secs(12));
-        self.watch.note(|timeline, now| open(&mut timeline.absent, now));
-        match ended {
-            // 3: ended, but a session that another fault took away could not confirm. By the signal itself: it had not begun.
-            Ok(status) if matches!(status.code(), Some(0 | 3)) || status.signal() == Some(15) => {}
-            Ok(status) => self.deaths.push(format!("ended on SIGTERM with {status}")),
-            Err(error) => {
-                self.deaths.push(format!("did not end on SIGTERM: {error}"));
-                self.agent = Process::Runs;
-                self.kill_agent();
-            }
-        }
-        self.start_agent().map(|()| true)
-    }
-
-    fn off(&mut self) -> Result<bool, LabError> {
-        if self.off {
-            return Ok(false);
-        }
-        let output = self.scene.agent.off()?;
-        if output.status.success() {
-            self.off = true;
-            self.watch.note(|timeline, now| open(&mut timeline.off, now));
-        } else {
-            self.say(format!("off: {}", String::from_utf8_lossy(&output.stderr).trim()));
-        }
-        Ok(self.off)
-    }
-
-    // === links, sessions, routers ===
-
-    fn lose_link(
-        &mut self,
-        provider: Provider,
-        cut: impl FnOnce(&crate::lab::Lab) -> Result<(), LabError>,
-    ) -> Result<bool, LabError> {
-        if !self.down.insert(provider) {
-            return Ok(false);
-        }
-        self.watch.note(|timeline, now| {
-            timeline.excuse(now, REROUTE);
-            timeline.lose(provider, None, now);
-        });
-        cut(&self.scene.lab).map(|()| true)
-    }
-
-    fn mend_link(&mut self, provider: Provider) -> Result<(), LabError> {
-        if !self.down.remove(&provider) {
-            return Ok(());
-        }
-        self.mended = Some(Instant::now());
-        self.watch.note(|timeline, now| timeline.regain(provider, true, now));
-        let border = self.scene.lab.namespace(Role::Border);
-        let mended = if border.ip(&["link", "show", "dev", provider.uplink()]).is_ok() {
-            // Whichever end was down: addresses and neighbours of both return.
-            LINKS.iter().filter(|made| made.near.interface == provider.uplink()).try_for_each(|made| {
-                let far = self.scene.lab.namespace(made.far.role);
-                far.ip_batch("mend a link", &link::up_lines(&made.far, &made.near))?;
-                border.ip_batch("mend a link", &link::up_lines(&made.near, &made.far))
-            })
-        } else {
-            self.scene.lab.plug(provider)
-        };
-        self.watch.note(|timeline, now| timeline.excuse(now, REROUTE));
-        mended
-    }
-
-    /// False where no session could be restarted.
-    fn reset(&mut self, role: Role, sessions: &[&str]) -> bool {
-        let bird = self.scene.lab.bird(role);
-        sessions.iter().filter(|name| bird.ask(&format!("restart {name}")).is_ok()).count() > 0
-    }
-
-    fn reset_provider(&mut self, provider: Provider) -> bool {
-        let names = ["4", "6"].map(|family| crate::bird_config::session_name(provider, family));
-        self.reset(Role::Border, &names.each_ref().map(String::as_str))
-    }
-
-    fn kill_bird(&mut self, role: Role) -> Result<bool, LabError> {
-        if !self.dead.insert(role) {
-            return Ok(false);
-        }
-        let provider = Provider::ALL.into_iter().find(|provider| provider.role() == role);
-        self.scene.lab.kill_router(role)?;
-        if let Some(provider) = provider.filter(|provider| !self.down.contains(provider)) {
-            self.watch.note(|timeline, now| timeline.lose(provider, None, now));
-        }
-        Ok(true)
-    }
-
-    fn start_bird(&mut self, role: Role) -> Result<(), LabError> {
-        if !self.dead.remove(&role) {
-            return Ok(());
-        }
-        if role == Role::Border {
-            // A daemon that begins anew removes the routes that it does not know yet.
-            self.watch.note(|timeline, now| timeline.excuse(now, RELEARN));
-        }
-        let provider = Provider::ALL.into_iter().find(|provider| provider.role() == role);
-        if let Some(provider) = provider.filter(|provider| !self.down.contains(provider)) {
-            self.watch.note(|timeline, now| timeline.regain(provider, true, now));
-        }
-        self.scene.lab.start_router(role)
-    }
-
-    // === routes, tables, disks, traffic ===
-
-    /// Changes what is announced; false where nothing changed.
-    fn change(&mut self, change: impl FnOnce(&mut Self) -> bool) -> Result<bool, LabError> {
-        if !change(self) {
-            return Ok(false);
-        }
-        let mut table = if self.surplus { with_surplus(&self.plain) } else { self.plain.clone() };
-        for provider in &self.withdrawn {
-            let gone = withdrawn_of(&self.plain, *provider);
-            for announcement in table.announcements.iter_mut().filter(|a| gone.contains(&a.prefix)) {
-                announcement.providers.retain(|p| p != provider);
-            }
-        }
-        table.announcements.retain(|announcement| !announcement.providers.is_empty());
-        self.scene.lab.set_table(table)?;
-        for provider in Provider::ALL.into_iter().filter(|provider| !self.dead.contains(&provider.role())) {
-            self.scene.lab.bird(provider.role()).configure()?;
-        }
-        Ok(true)
-    }
-
-    fn overrun(&mut self) -> Result<bool, LabError> {
-        let stopped = self.stop_agent();
-        let border = self.scene.lab.namespace(Role::Border);
-        let table = FLOOD_TABLE.to_string();
-        let lines: Vec<String> = (0..FLOOD)
-            .map(|i| {
-                let [_, b, c, d] = i.to_be_bytes();
-                format!("route replace blackhole 100.{}.{c}.{d}/32 table {table} proto 250", 64 + b)
-            })
-            .collect();
-        let flooded = border.ip_batch("flood the listeners to routes", &lines);
-        self.flooded = true;
-        if stopped {
-            self.resume_agent();
-        }
-        flooded.map(|()| true)
-    }
-
-    /// A file that leaves no room on the disk of the recordings, which only the agent's mount namespace has.
-    fn filler(&self) -> Option<PathBuf> {
-        let directory = Site::of(&self.scene.lab).recordings();
-        let root = PathBuf::from(format!("/proc/{}/root", self.scene.agent.pid()));
-        (self.agent != Process::Gone)
-            .then(|| root.join(directory.strip_prefix("/").unwrap_or(&directory)).join("filler"))
-    }
-
-    fn fill_disk(&mut self) -> bool {
-        let Some(path) = self.filler() else { return false };
-        let Ok(mut file) = fs::File::create(&path) else { return false };
-        let block = vec![0_u8; 64 * 1024];
-        // Until it is full, and never more than the disk could be.
-        (0..1024).any(|_| std::io::Write::write_all(&mut file, &block).is_err())
-    }
-
-    fn traffic(&mut self, percent: u32) {
-        if std::mem::replace(&mut self.percent, percent) != percent {
-            self.scene.generator.set_rates(&demand(percent).flows(&self.plain, FRAME));
-        }
-    }
-}
-
-/// Every second prefix of a provider.
-fn withdrawn_of(table: &Table, provider: Provider) -> BTreeSet<IpNet> {
-    let of_it = table.announcements.iter().filter(|a| a.providers.contains(&provider));
-    of_it.enumerate().filter(|(i, _)| i % 2 == 1).map(|(_, a)| a.prefix).collect()
-}
-
-fn with_surplus(table: &Table) -> Table {
-    let mut table = table.clone();
-    for i in 0..SURPLUS {
-        if let Ok(prefix) = format!("198.18.{}.0/24", 200 + i).parse() {
-            let providers = vec![Provider::TransitA, Provider::TransitB];
-            table.announcements.push(Announcement { prefix, providers });
-        }
-    }
-    table
-}
-
-/// Runs a program on a small disk of its own: a mount namespace with `directory` on a file system of `size`. Replaces this
-/// process; returns only with an error.
-///
-/// # Errors
-/// The system refuses.
-pub fn small_disk(directory: &str, size: &str, command: &[String]) -> LabError {
-    use std::os::unix::process::CommandExt as _;
-
-    use nix::mount::{MsFlags, mount};
-    let none: Option<&str> = None;
-    let prepared = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
-        .and_then(|()| mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none))
-        .and_then(|()| {
-            let size = format!("size={size}");
-            mount(Some("tmpfs"), directory, Some("tmpfs"), MsFlags::empty(), Some(size.as_str()))
-        });
-    if let Err(errno) = prepared {
-        return LabError::errno(format!("give {directory} a small disk"))(errno);
-    }
-    let Some((program, arguments)) = command.split_first() else {
-        return LabError::Malformed {
-            what: "the program for a small disk".into(),
-            detail: "none given".into(),
-        };
-    };
-    let source = Command::new(program).args(arguments).exec();
-    LabError::Io { what: format!("run {program}"), source }
 }

@@ -123,7 +123,7 @@ fn main() -> ExitCode {
             held.map(|held| if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::SmallDisk { directory, size, command } => {
-            Err(chaos::world::small_disk(&directory, &size, &command))
+            Err(chaos::disk::small_disk(&directory, &size, &command))
         }
         Command::Reap { id } => state::reap(&id).map(|()| ExitCode::SUCCESS),
     };
