@@ -53,6 +53,7 @@ fn run_narrowed(settings: &Settings, config: &Path, log: LogFormat) -> Result<Ex
 /// Checks configuration and machine as a run would, and changes nothing. The lines say what was found.
 pub fn check(settings: &Settings) -> Result<Vec<String>, AgentError> {
     datapath::check_capabilities()?;
+    datapath::check_clock()?;
     on_this_thread(async {
         let found = machine::interfaces(settings).await?;
         let mut lines: Vec<String> = found

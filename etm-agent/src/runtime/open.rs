@@ -9,7 +9,7 @@ use super::privilege;
 use crate::config::{HookChoice, Settings};
 use crate::control;
 use crate::datapath::{
-    Datapath, DatapathConfig, Hook, KernelLogLevel, LinkHeader, Opened, check_capabilities,
+    Datapath, DatapathConfig, Hook, KernelLogLevel, LinkHeader, Opened, check_capabilities, check_clock,
 };
 use crate::fib::{self, LinkReport, MarkRule, OwnTable};
 use crate::types::IfIndex;
@@ -30,6 +30,7 @@ pub(super) struct Opening {
 pub(super) async fn open(settings: &Settings) -> Result<Opening, AgentError> {
     fib::check_privileges()?;
     check_capabilities()?;
+    check_clock()?;
     let socket = control::bind(&settings.agent.control_socket, privilege::grants(settings)?)?;
     let lock = TableLock::take(settings.kernel.table)?;
     let interfaces = machine::interfaces(settings).await?;

@@ -33,7 +33,7 @@ pub struct Heard {
     pub communities: String,
 }
 
-/// What the observer saw at one moment.
+/// What the kernel had at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Look {
     /// When it began to look.
@@ -48,6 +48,15 @@ pub struct Look {
     pub between: Vec<Vec<Way>>,
     /// What changed of plain routing since the look before.
     pub changed: Changed,
+}
+
+/// What routers said at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Hearing {
+    /// When the first was asked.
+    pub from: Moment,
+    /// When the last had answered.
+    pub until: Moment,
     /// What core has with ETM's community, or by its session; none while core does not answer.
     pub core: Option<Vec<Heard>>,
     /// Routes with ETM's community where none may be: `WHERE PREFIX`.
@@ -156,6 +165,8 @@ pub struct Case<'a> {
     /// In order of time.
     pub looks: &'a [Look],
     /// In order of time.
+    pub hearings: &'a [Hearing],
+    /// In order of time.
     pub windows: &'a [Window],
     /// What was done.
     pub timeline: &'a Timeline,
@@ -171,7 +182,9 @@ impl Case<'_> {
         for look in self.looks {
             self.main_is_plain(look, findings);
             self.overrides_have_candidates(look, findings);
-            self.announcements_are_clean(look, findings);
+        }
+        for hearing in self.hearings {
+            self.announcements_are_clean(hearing, findings);
         }
         self.nothing_announced_when_it_may_not(findings);
         for window in self.windows {
@@ -231,7 +244,7 @@ impl Case<'_> {
     }
 
     /// Invariant 3: in the RIB, NO_EXPORT, our community, by our session, and nowhere else.
-    fn announcements_are_clean(&self, look: &Look, findings: &mut Findings) {
+    fn announcements_are_clean(&self, look: &Hearing, findings: &mut Findings) {
         for leak in &look.leaks {
             findings.add("leak", leak.clone(), look.from, 1);
         }
@@ -259,7 +272,7 @@ impl Case<'_> {
     /// Invariants 1 and 7, at the peers.
     fn nothing_announced_when_it_may_not(&self, findings: &mut Findings) {
         for span in self.timeline.peers_plain(self.terms) {
-            for look in self.looks.iter().filter(|look| span.holds(look.from) && span.holds(look.until)) {
+            for look in self.hearings.iter().filter(|look| span.holds(look.from) && span.holds(look.until)) {
                 let heard: BTreeSet<String> =
                     look.core.iter().flatten().filter_map(|route| Some(route.prefix?.to_string())).collect();
                 for prefix in heard {

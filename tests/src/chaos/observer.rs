@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::bird::Bird;
-use crate::chaos::judge::{Case, Changed, Expected, Findings, Heard, Look, Violation, Window};
+use crate::chaos::judge::{Case, Changed, Expected, Findings, Heard, Hearing, Look, Violation, Window};
 use crate::chaos::kernel::{Follower, MAIN, OWN, Reader, Way};
 use crate::chaos::timeline::{MS, Moment, Terms, Timeline};
 use crate::clock::boottime_ns;
@@ -79,7 +79,7 @@ impl Ground {
         })
     }
 
-    fn look(&self, (reader, follower): &Eyes, before: &[Way], leaks: bool) -> Result<Look, LabError> {
+    fn look((reader, follower): &Eyes, before: &[Way]) -> Result<Look, LabError> {
         let from = boottime_ns();
         let (main, own) = (reader.table(MAIN)?, reader.table(OWN)?);
         let mut between = Vec::new();
@@ -93,9 +93,14 @@ impl Ground {
             }
             Changed::These(theirs.into_iter().map(|change| change.way.prefix).collect())
         });
+        Ok(Look { from, until: boottime_ns(), main, own, between, changed })
+    }
+
+    fn hear(&self, leaks: bool) -> Hearing {
+        let from = boottime_ns();
         let core = self.heard();
         let leaks = if leaks { self.leaks() } else { Vec::new() };
-        Ok(Look { from, until: boottime_ns(), main, own, between, changed, core, leaks })
+        Hearing { from, until: boottime_ns(), core, leaks }
     }
 
     /// Routes of ETM at core: by its session, and by its community whatever the session.
@@ -162,6 +167,7 @@ type Eyes = (Reader, Follower);
 struct Shared {
     stop: AtomicBool,
     looks: Mutex<Vec<Look>>,
+    hearings: Mutex<Vec<Hearing>>,
     timeline: Mutex<Timeline>,
     trouble: Mutex<Option<String>>,
 }
@@ -174,7 +180,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Watch {
     ground: Ground,
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
     start: Moment,
     exceeded: BTreeMap<String, u64>,
 }
@@ -203,17 +209,18 @@ impl Watch {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             looks: Mutex::default(),
+            hearings: Mutex::default(),
             timeline: Mutex::default(),
             trouble: Mutex::default(),
         });
         let eyes = (Reader::open(&ground.border)?, Follower::open(&ground.border)?);
         let exceeded = ground.time_exceeded()?;
+        // Two, because a router on a busy box may take its time to answer, and the kernel does not wait for it.
+        let board = Arc::clone(&shared);
+        let looking = spawn("chaos-eyes", move || look_on(&eyes, &board))?;
         let (board, place) = (Arc::clone(&shared), ground.clone());
-        let thread = std::thread::Builder::new()
-            .name("chaos-observer".into())
-            .spawn(move || watch(&place, &eyes, &board))
-            .map_err(LabError::io("start the observer"))?;
-        Ok(Self { ground, shared, thread: Some(thread), start: boottime_ns(), exceeded })
+        let hearing = spawn("chaos-ears", move || hear_on(&place, &board))?;
+        Ok(Self { ground, shared, threads: vec![looking, hearing], start: boottime_ns(), exceeded })
     }
 
     /// Changes the diary.
@@ -254,11 +261,13 @@ impl Watch {
             return Err(LabError::Malformed { what: "what the observer looks at".into(), detail: trouble });
         }
         let looks = std::mem::take(&mut *locked(&self.shared.looks));
+        let hearings = std::mem::take(&mut *locked(&self.shared.hearings));
         let timeline = self.timeline();
         let windows = windows(scene, self.start, until);
         let mut findings = Findings::new(self.start);
         let case = Case {
             looks: &looks,
+            hearings: &hearings,
             windows: &windows,
             timeline: &timeline,
             terms: &self.ground.terms,
@@ -285,7 +294,7 @@ impl Watch {
 
     fn halt(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             // A panic of the thread shows in its own message, and as looks that are missing.
             let _ = thread.join();
         }
@@ -298,10 +307,15 @@ impl Drop for Watch {
     }
 }
 
-fn watch(ground: &Ground, eyes: &Eyes, shared: &Shared) {
-    let (mut count, mut before) = (0, Vec::new());
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, LabError> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    thread.spawn(work).map_err(LabError::io("start the observer"))
+}
+
+fn look_on(eyes: &Eyes, shared: &Shared) {
+    let mut before = Vec::new();
     while !shared.stop.load(Ordering::Relaxed) {
-        match ground.look(eyes, &before, count % LEAKS_EVERY == 0) {
+        match Ground::look(eyes, &before) {
             Ok(look) => {
                 before.clone_from(&look.own);
                 locked(&shared.looks).push(look);
@@ -311,6 +325,15 @@ fn watch(ground: &Ground, eyes: &Eyes, shared: &Shared) {
                 return;
             }
         }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn hear_on(ground: &Ground, shared: &Shared) {
+    let mut count = 0;
+    while !shared.stop.load(Ordering::Relaxed) {
+        let hearing = ground.hear(count % LEAKS_EVERY == 0);
+        locked(&shared.hearings).push(hearing);
         count += 1;
         std::thread::sleep(PAUSE);
     }

@@ -11,6 +11,7 @@ use super::privilege;
 use super::sessions;
 use crate::config::Settings;
 use crate::core::policy::Role;
+use crate::datapath;
 use crate::guardian::{Listener, detach_from_parent};
 use crate::telemetry::{self, LogFormat};
 use post::Post;
@@ -45,6 +46,7 @@ fn keep_guard(settings: &Settings, keeper: Keeper) -> Result<ExitStatus, AgentEr
         return Err(AgentError::NothingToGuard);
     }
     sessions::check(settings)?;
+    datapath::check_clock()?;
     if keeper == Keeper::Agent {
         detach_from_parent();
     }

@@ -37,9 +37,17 @@ fn heard(prefix: &str, communities: &str) -> Heard {
 }
 
 /// Looks each 50 ms of ten seconds, all alike.
-fn looks(look: &Look) -> Vec<Look> {
-    (0..200).map(|i| Look { from: i * 50 * MS, until: i * 50 * MS + MS, ..look.clone() }).collect()
+fn looks((look, hearing): &Seen) -> (Vec<Look>, Vec<Hearing>) {
+    let at = |i: u64| (i * 50 * MS, i * 50 * MS + MS);
+    (0..200)
+        .map(|i| {
+            let (from, until) = at(i);
+            (Look { from, until, ..look.clone() }, Hearing { from, until, ..hearing.clone() })
+        })
+        .unzip()
 }
+
+type Seen = (Look, Hearing);
 
 fn window(at: Moment, by: Provider, sent: u64, arrived: u64) -> Window {
     let destination = "198.18.100.1".parse().unwrap();
@@ -51,26 +59,34 @@ fn window(at: Moment, by: Provider, sent: u64, arrived: u64) -> Window {
     }
 }
 
-fn kinds(looks: &[Look], windows: &[Window], timeline: &Timeline) -> Vec<&'static str> {
+fn kinds(
+    (looks, hearings): &(Vec<Look>, Vec<Hearing>),
+    windows: &[Window],
+    timeline: &Timeline,
+) -> Vec<&'static str> {
     let mut findings = Findings::new(0);
-    Case { looks, windows, timeline, terms: &TERMS, expected: &expected() }.judge(&mut findings);
+    Case { looks, hearings, windows, timeline, terms: &TERMS, expected: &expected() }.judge(&mut findings);
     assert_eq!(findings.blind, 0);
     let mut kinds: Vec<&str> = findings.into_list().into_iter().map(|violation| violation.kind).collect();
     kinds.dedup();
     kinds
 }
 
-fn steered() -> Look {
-    Look {
+fn steered() -> Seen {
+    let look = Look {
         main: vec![way("198.18.100.0/24", A, 12)],
         own: vec![way("198.18.100.0/24", B, 179)],
-        core: Some(vec![heard("198.18.100.0/24", "(64500,179) (65535,65281)")]),
         ..Look::default()
-    }
+    };
+    (look, hearing(vec![heard("198.18.100.0/24", "(64500,179) (65535,65281)")]))
 }
 
-fn plain() -> Look {
-    Look { own: Vec::new(), core: Some(Vec::new()), ..steered() }
+fn hearing(core: Vec<Heard>) -> Hearing {
+    Hearing { core: Some(core), ..Hearing::default() }
+}
+
+fn plain() -> Seen {
+    (Look { own: Vec::new(), ..steered().0 }, hearing(Vec::new()))
 }
 
 #[test]
@@ -91,7 +107,7 @@ fn an_override_that_outlives_its_lease_is_found_in_kernel_and_core() {
     let timeline = Timeline { absent, ..Timeline::default() };
     let within = [window(4000 * MS, Provider::TransitB, 5, 5)];
     let beyond = [window(4600 * MS, Provider::TransitB, 5, 5)];
-    let quiet = Look { core: Some(Vec::new()), ..steered() };
+    let quiet = (steered().0, hearing(Vec::new()));
     assert_eq!(kinds(&looks(&quiet), &within, &timeline), Vec::<&str>::new());
     assert_eq!(kinds(&looks(&quiet), &beyond, &timeline), ["stale-override"]);
     assert_eq!(kinds(&looks(&steered()), &within, &timeline), ["stale-announcement"]);
@@ -108,21 +124,22 @@ fn nothing_is_in_effect_a_second_after_off() {
 #[test]
 fn announcements_without_no_export_or_outside_the_rib_and_leaks_are_found() {
     let check = |core: Heard, expected: &[&str]| {
-        let look = Look { core: Some(vec![core]), ..steered() };
-        assert_eq!(kinds(&looks(&look), &[], &Timeline::default()), expected);
+        let seen = (steered().0, hearing(vec![core]));
+        assert_eq!(kinds(&looks(&seen), &[], &Timeline::default()), expected);
     };
     check(heard("198.18.100.0/24", "(64500,179) (65535,65281)"), &[]);
     check(heard("198.18.100.0/24", "(64500,179)"), &["announcement"]);
     check(heard("198.18.100.0/25", "(64500,179) (65535,65281)"), &["announcement"]);
-    let leaking = Look { leaks: vec!["transit-a has 198.18.100.0/24".to_owned()], ..steered() };
+    let leaks = vec!["transit-a has 198.18.100.0/24".to_owned()];
+    let leaking = (steered().0, Hearing { leaks, ..hearing(Vec::new()) });
     assert_eq!(kinds(&looks(&leaking), &[], &Timeline::default()), ["leak"]);
 }
 
 #[test]
 fn a_route_of_etm_or_of_nobody_in_the_main_table_is_found() {
     let check = |strange: Way, expected: &[&str]| {
-        let look = Look { main: vec![way("198.18.100.0/24", A, 12), strange], ..steered() };
-        assert_eq!(kinds(&looks(&look), &[], &Timeline::default()), expected);
+        let seen = (Look { main: vec![way("198.18.100.0/24", A, 12), strange], ..steered().0 }, steered().1);
+        assert_eq!(kinds(&looks(&seen), &[], &Timeline::default()), expected);
     };
     check(way("198.18.101.0/24", A, 12), &[]);
     check(way("198.18.101.0/24", A, 179), &["main-touched"]);
@@ -137,7 +154,7 @@ fn an_override_without_a_candidate_is_found_once_the_agent_had_time_to_act() {
     assert_eq!(kinds(&looks(&steered()), &[], &timeline), Vec::<&str>::new());
     timeline.lose(Provider::TransitB, None, 5000 * MS);
     assert_eq!(kinds(&looks(&steered()), &[], &timeline), ["no-candidate"]);
-    let nobodys = Look { own: vec![way("198.18.100.0/24", "10.9.9.9", 179)], ..steered() };
+    let nobodys = (Look { own: vec![way("198.18.100.0/24", "10.9.9.9", 179)], ..steered().0 }, steered().1);
     assert_eq!(kinds(&looks(&nobodys), &[], &Timeline::default()), ["no-candidate"]);
 }
 
@@ -148,7 +165,7 @@ fn loss_is_a_violation_unless_a_fault_or_a_missing_route_explains_it() {
     let mut timeline = Timeline::default();
     timeline.excuse(4900 * MS, 500 * MS);
     assert_eq!(kinds(&looks(&steered()), &lossy, &timeline), Vec::<&str>::new());
-    let routeless = Look { main: Vec::new(), ..plain() };
+    let routeless = (Look { main: Vec::new(), ..plain().0 }, plain().1);
     let lost = [Window { arrived: BTreeMap::new(), ..lossy[0].clone() }];
     assert_eq!(kinds(&looks(&routeless), &lost, &Timeline::default()), Vec::<&str>::new());
 }
