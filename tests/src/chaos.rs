@@ -2,7 +2,7 @@
 //!
 //! A round begins with an agent that steers and ends with one: its faults mended, it must steer again, and an orderly stop
 //! must leave nothing. Seeds follow each other: round `i` of `--seed N` is round 0 of `--seed N+i`.
-//! *Never*: touches a clock. The wall clock has no namespace, and the kernel's clocks only offsets that it does not use itself.
+//! *Never*: touches the machine's clock, which has no namespace; processes of ETM are given a wall clock of their own.
 
 pub mod disk;
 pub mod judge;
@@ -177,7 +177,7 @@ fn rounds_of(
     met: &mut BTreeMap<&'static str, u64>,
 ) -> Result<(), LabError> {
     let mut watch = Watch::start(ground.clone())?;
-    let mut world = World::of(scene, &mut watch);
+    let mut world = World::of(scene, &mut watch, schedule.steps_the_clock());
     world.start_agent()?;
     let begun = Instant::now();
     let mut bad = steers(&mut world, "at first").err().map(|text| complaint("convergence", text));

@@ -32,9 +32,13 @@ pub(super) fn settle_agent(settings: &Settings) -> Result<Held, AgentError> {
     Ok(held)
 }
 
-/// Drops what the guardian does not need: all but listening on a low port, where a session does that. Its sessions
+/// Becomes the agent's user, or the two could not speak to each other, and drops what the guardian does not need: all but listening on a low port, where a session does that. Its sessions
 /// connect from ordinary ports, and TCP MD5 signatures need no privilege.
 pub(super) fn settle_guardian(settings: &Settings) -> Result<Held, AgentError> {
+    if let Some(user) = &settings.agent.user {
+        let made = settings.guardian.socket.parent().unwrap_or(Path::new("/"));
+        privileges::become_user(user, &[], &[made])?;
+    }
     let own: &[Capability] =
         if sessions::guardian_listens_low(settings) { &[Capability::BindService] } else { &[] };
     let held = privileges::narrow(Keep { own, pass_on: &[] })?;

@@ -51,6 +51,8 @@ pub enum Fault {
     Off,
     /// Stopped in order, started with other settings.
     Reconfigure,
+    /// The wall clock of agent and guardian is off by so many hours.
+    WallClock(i32),
 }
 
 impl Fault {
@@ -77,6 +79,7 @@ impl Fault {
             Self::Traffic(_) => "traffic step",
             Self::Off => "off and on",
             Self::Reconfigure => "restarted with other settings",
+            Self::WallClock(_) => "wall clock stepped",
         }
     }
 }
@@ -94,6 +97,7 @@ impl fmt::Display for Fault {
             }
             Self::KillBird(role) => write!(f, " ({role})"),
             Self::Traffic(percent) => write!(f, " ({percent} %)"),
+            Self::WallClock(hours) => write!(f, " ({hours:+} h)"),
             _ => Ok(()),
         }
     }
@@ -163,6 +167,11 @@ impl Schedule {
         Self { seed, faults }
     }
 
+    /// Whether the wall clock is to be stepped.
+    pub fn steps_the_clock(&self) -> bool {
+        self.faults.iter().any(|planned| matches!(planned.fault, Fault::WallClock(_)))
+    }
+
     /// Beginnings and ends in order of time, in milliseconds from the round's first moment.
     pub fn acts(&self) -> Vec<(u64, Act)> {
         let begins = self.faults.iter().map(|planned| (planned.at_ms, Act::Begin(*planned)));
@@ -191,6 +200,7 @@ fn draw(dice: &mut Dice) -> Fault {
     let provider = Provider::ALL[dice.index(Provider::ALL.len())];
     let router = Role::ROUTERS[dice.index(Role::ROUTERS.len())];
     let percent = [30, 70, 115, 130][dice.index(4)];
+    let hours = [1, -1, 24 * 365, -24 * 365][dice.index(4)];
     let all = [
         Fault::KillAgent,
         Fault::StopAgent,
@@ -212,6 +222,7 @@ fn draw(dice: &mut Dice) -> Fault {
         Fault::Traffic(percent),
         Fault::Off,
         Fault::Reconfigure,
+        Fault::WallClock(hours),
     ];
     all[dice.index(all.len())]
 }
@@ -259,7 +270,7 @@ mod tests {
             .flat_map(|seed| Schedule::of(seed).faults)
             .map(|planned| planned.fault.name())
             .collect();
-        assert_eq!(drawn.len(), 20, "{drawn:?}");
+        assert_eq!(drawn.len(), 21, "{drawn:?}");
     }
 
     #[test]

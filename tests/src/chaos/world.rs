@@ -108,6 +108,7 @@ pub struct World<'a> {
     off: bool,
     flooded: bool,
     percent: u32,
+    clock: bool,
     starts: usize,
     plain: Table,
     /// How often a guardian ended an agent that hung.
@@ -119,8 +120,8 @@ pub struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    /// A scene whose agent is not running.
-    pub fn of(scene: &'a mut Scene, watch: &'a mut Watch) -> Self {
+    /// A scene whose agent is not running; `clock` where its wall clock will be stepped.
+    pub fn of(scene: &'a mut Scene, watch: &'a mut Watch, clock: bool) -> Self {
         let plain = scene.lab.table().clone();
         watch.expect(&with_surplus(&plain));
         // Before the first agent there is none.
@@ -141,6 +142,7 @@ impl<'a> World<'a> {
             off: false,
             flooded: false,
             percent: 100,
+            clock,
             starts: 0,
             plain,
             hung: 0,
@@ -170,7 +172,8 @@ impl<'a> World<'a> {
         let disk = Site::of(&self.scene.lab).recordings();
         fs::create_dir_all(&disk).map_err(LabError::io(format!("make {}", disk.display())))?;
         let lab = binary("etm-lab")?.display().to_string();
-        let wrapper = [lab, "small-disk".into(), disk.display().to_string(), DISK.into(), "--".into()];
+        let mut wrapper = self.clock_wrapper()?;
+        wrapper.extend([lab, "small-disk".into(), disk.display().to_string(), DISK.into(), "--".into()]);
         self.watch.note(|timeline, now| close(&mut timeline.absent, now));
         self.scene.agent = Agent::launch(&self.scene.lab, &wrapper, &path, options.log, log)?;
         self.agent = Process::Runs;
@@ -283,6 +286,7 @@ impl<'a> World<'a> {
             }
             Fault::Off => self.off(),
             Fault::Reconfigure => self.reconfigure(),
+            Fault::WallClock(hours) => self.step_clock(hours),
         }
     }
 
@@ -321,6 +325,7 @@ impl<'a> World<'a> {
                 self.traffic(100);
                 Ok(())
             }
+            Fault::WallClock(_) => self.step_clock(0).map(drop),
             Fault::Off => {
                 self.on();
                 Ok(())

@@ -1,6 +1,8 @@
 //! Agent and guardian: killed, stopped, switched off, started with other settings. Never a process that is not theirs.
 
+use std::fs;
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -9,6 +11,9 @@ use nix::unistd::Pid;
 use super::{Process, World};
 use crate::chaos::timeline::{close, open};
 use crate::error::LabError;
+
+/// Debian's package libfaketime.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
 impl World<'_> {
     pub(super) fn kill_agent(&mut self) -> bool {
@@ -98,6 +103,43 @@ impl World<'_> {
             }
         }
         self.start_agent().map(|()| true)
+    }
+
+    /// What makes the agent's wall clock ours to step: the clock has no namespace, and the machine's is everybody's.
+    ///
+    /// libfaketime answers for the wall clock alone, by a file that says how far off it is; boot time and monotonic time are
+    /// the kernel's. Only rounds that step the clock run with it.
+    pub(super) fn clock_wrapper(&self) -> Result<Vec<String>, LabError> {
+        if !self.clock || !Path::new(FAKETIME).exists() {
+            return Ok(Vec::new());
+        }
+        self.set_clock(0)?;
+        let file = format!("FAKETIME_TIMESTAMP_FILE={}", self.clock_file().display());
+        let words = [
+            "env".to_owned(),
+            format!("LD_PRELOAD={FAKETIME}"),
+            file,
+            "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
+            "FAKETIME_CACHE_DURATION=1".to_owned(),
+        ];
+        Ok(words.to_vec())
+    }
+
+    /// False where libfaketime is not installed.
+    pub(super) fn step_clock(&mut self, hours: i32) -> Result<bool, LabError> {
+        if !Path::new(FAKETIME).exists() {
+            return Ok(false);
+        }
+        self.set_clock(hours).map(|()| true)
+    }
+
+    fn set_clock(&self, hours: i32) -> Result<(), LabError> {
+        fs::write(self.clock_file(), format!("{hours:+}h\n"))
+            .map_err(LabError::io("step the agent's wall clock"))
+    }
+
+    fn clock_file(&self) -> PathBuf {
+        self.scene.lab.directory().join("clock")
     }
 
     pub(super) fn off(&mut self) -> Result<bool, LabError> {
