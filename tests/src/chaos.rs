@@ -36,10 +36,11 @@ use crate::topology::Role;
 use crate::traces;
 use crate::traffic::{FRAME, Generator, Sink};
 
-/// Longest time until an agent steers, from its start or from the end of the last fault.
-const CONVERGENCE: Duration = Duration::from_secs(30);
+/// Longest time until an agent steers, from its start or from the end of the last fault: of a box that does other work too,
+/// whose kernel may keep everybody waiting for its routing lock.
+const CONVERGENCE: Duration = Duration::from_secs(60);
 /// Longest time of an orderly stop.
-const STOP: Duration = Duration::from_secs(10);
+const STOP: Duration = Duration::from_secs(20);
 /// Pause between two looks whether something is due.
 const TICK: Duration = Duration::from_millis(5);
 

@@ -14,6 +14,7 @@ use etm_tests::lab::{Lab, LabOptions};
 use etm_tests::poll::{pass_time, wait_until};
 use etm_tests::scene::{PATIENCE, turn};
 use etm_tests::traces::Traces;
+use nix::sys::signal::Signal;
 
 /// Longest time of an answer, on a box that does other work too.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -206,6 +207,25 @@ fn a_client_that_has_said_all_it_wanted_still_gets_its_answer() {
         drop(stream);
     }
     place.assert_untouched("clients that went away");
+}
+
+#[test]
+fn an_order_whose_giver_gave_up_is_not_carried_out_later() {
+    let Some(_turn) = turn() else { return };
+    let mut place = place();
+    // An agent that is stopped serves nobody; its socket takes connections all the same.
+    place.agent.signal(Signal::SIGSTOP).unwrap();
+    for _ in 0..8 {
+        let mut stream = connect(place.agent.socket());
+        stream.write_all(request("POST /v1/off", "").as_bytes()).unwrap();
+    }
+    place.agent.signal(Signal::SIGCONT).unwrap();
+    wait_until("the orders to be looked at", PATIENCE, || {
+        let seen = place.agent.log().matches("its giver is gone").count();
+        if seen == 8 { Ok(()) } else { Err(format!("{seen} of them")) }
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", place.agent.log()));
+    place.assert_untouched("orders of those who are gone");
 }
 
 #[test]

@@ -12,6 +12,10 @@ use axum::response::Response;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,11 +62,11 @@ pub(super) async fn open(
                 continue;
             }
         };
-        let Some(client) = client(&stream) else { continue };
+        let (Some(client), Ok(presence)) = (client(&stream), presence(&stream)) else { continue };
         let places = if grants.of(client).is_some() { &places } else { &strangers };
         // None left: the connection is closed, which a stranger may see and nobody else does.
         let Ok(place) = Arc::clone(places).try_acquire_owned() else { continue };
-        let router = guarded(router.clone(), client, Arc::clone(&grants));
+        let router = guarded(router.clone(), (client, Arc::new(presence)), Arc::clone(&grants));
         let stop = stop.clone();
         served.spawn(async move {
             let _place = place;
@@ -79,6 +83,17 @@ fn client(stream: &UnixStream) -> Option<Client> {
     let credentials = stream.peer_cred().ok()?;
     let pid = credentials.pid().unwrap_or(0);
     Some(Client { uid: credentials.uid(), gid: credentials.gid(), pid })
+}
+
+/// Another descriptor of the same connection, by which to see whether the client is still there.
+fn presence(stream: &UnixStream) -> io::Result<OwnedFd> {
+    stream.as_fd().try_clone_to_owned()
+}
+
+/// True where the client has hung up, or said that it will say no more.
+fn is_gone(presence: &OwnedFd) -> bool {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    !matches!(recv(presence.as_raw_fd(), &mut [0], flags), Ok(1..) | Err(Errno::EAGAIN))
 }
 
 async fn serve(stream: UnixStream, router: Router, mut stop: watch::Receiver<bool>) {
@@ -104,14 +119,19 @@ async fn serve(stream: UnixStream, router: Router, mut stop: watch::Receiver<boo
 }
 
 /// The router behind the questions: who is it, and may they?
-fn guarded(router: Router, client: Client, grants: Arc<Grants>) -> Router {
+fn guarded(router: Router, (client, presence): (Client, Arc<OwnedFd>), grants: Arc<Grants>) -> Router {
     router.layer(middleware::from_fn(move |request: Request, next: Next| {
-        let grants = Arc::clone(&grants);
-        async move { answer(client, &grants, request, next).await }
+        let (grants, presence) = (Arc::clone(&grants), Arc::clone(&presence));
+        async move { answer((client, &presence), &grants, request, next).await }
     }))
 }
 
-async fn answer(client: Client, grants: &Grants, request: Request<Body>, next: Next) -> Response {
+async fn answer(
+    (client, presence): (Client, &OwnedFd),
+    grants: &Grants,
+    request: Request<Body>,
+    next: Next,
+) -> Response {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let wanted = if reads { Access::Read } else { Access::Write };
     let line = format!("{} {}", request.method(), request.uri());
@@ -126,6 +146,11 @@ async fn answer(client: Client, grants: &Grants, request: Request<Body>, next: N
             StatusCode::BAD_REQUEST,
             "requests have no body: everything is said in their first line",
         );
+    }
+    // An order that waited for a busy or starting agent until its giver gave up is not the last word any more.
+    if wanted == Access::Write && is_gone(presence) {
+        tracing::warn!(target: "etm_audit", uid, gid, pid, request = %line, "audit: not carried out, its giver is gone");
+        return problem(StatusCode::REQUEST_TIMEOUT, "given up by who gave it");
     }
     let response = next.run(request).await;
     if wanted == Access::Write {
