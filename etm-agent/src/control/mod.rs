@@ -8,5 +8,5 @@ pub mod schema;
 mod server;
 
 pub use access::{Access, Client, Grantee, Grants};
-pub use client::{ClientError, get, order};
-pub use server::{ControlError, Request, Socket, bind, serve};
+pub use client::{ClientError, command, get, order};
+pub use server::{ControlError, Desks, Request, Socket, bind, serve};

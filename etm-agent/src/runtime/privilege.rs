@@ -2,7 +2,7 @@
 
 use super::error::AgentError;
 use super::sessions;
-use crate::config::{ControlSettings, Settings};
+use crate::config::{ControlSettings, KernelMode, Settings};
 use crate::control::schema::PrivilegesView;
 use crate::control::{Grantee, Grants};
 use crate::privileges::{self, Capability, Held, Keep};
@@ -18,30 +18,28 @@ pub(super) fn settle_agent(settings: &Settings) -> Result<Held, AgentError> {
         let control = parent(&settings.agent.control_socket);
         let guardian = parent(&settings.guardian.socket);
         let owned = [settings.datapath.pin_root.as_path()];
-        let made = [control.as_path(), guardian.as_path(), settings.record.directory.as_path()];
+        let orders = parent(&settings.agent.orders_file);
+        let made =
+            [control.as_path(), guardian.as_path(), orders.as_path(), settings.record.directory.as_path()];
         privileges::become_user(user, &owned, &made)?;
     }
     let mut own = AGENT.to_vec();
-    let guardian_listens = sessions::guardian_listens_low(settings);
-    let listens = guardian_listens || sessions::agent_listens_low(settings);
+    let guardian = guardian(settings);
+    let listens = guardian.contains(&Capability::BindService) || sessions::agent_listens_low(settings);
     own.extend(listens.then_some(Capability::BindService));
-    let pass_on: &[Capability] =
-        if guardian_listens && settings.guardian.start { &[Capability::BindService] } else { &[] };
+    let pass_on: &[Capability] = if settings.guardian.start { &guardian } else { &[] };
     let held = privileges::narrow(Keep { own: &own, pass_on })?;
     say(&held);
     Ok(held)
 }
 
-/// Becomes the agent's user, or the two could not speak to each other, and drops what the guardian does not need: all but listening on a low port, where a session does that. Its sessions
-/// connect from ordinary ports, and TCP MD5 signatures need no privilege.
+/// Becomes the agent's user, or the two could not speak to each other, and drops what a guardian does not need.
 pub(super) fn settle_guardian(settings: &Settings) -> Result<Held, AgentError> {
     if let Some(user) = &settings.agent.user {
         let made = settings.guardian.socket.parent().unwrap_or(Path::new("/"));
         privileges::become_user(user, &[], &[made])?;
     }
-    let own: &[Capability] =
-        if sessions::guardian_listens_low(settings) { &[Capability::BindService] } else { &[] };
-    let held = privileges::narrow(Keep { own, pass_on: &[] })?;
+    let held = privileges::narrow(Keep { own: &guardian(settings), pass_on: &[] })?;
     say(&held);
     Ok(held)
 }
@@ -61,6 +59,15 @@ fn grantee(text: &str) -> Result<Grantee, AgentError> {
     let (gid, members) = privileges::group(name).ok_or_else(unknown)?;
     let members = members.iter().filter_map(|member| privileges::user_id(member)).collect();
     Ok(Grantee::Group { gid, members })
+}
+
+/// What a guardian needs: usually nothing. Its sessions connect from ordinary ports, and TCP MD5 signatures need no privilege;
+/// one may wait for its peer on a low port, and in mode main ETM's routes are to be removed.
+fn guardian(settings: &Settings) -> Vec<Capability> {
+    let mut needed = Vec::new();
+    needed.extend(sessions::guardian_listens_low(settings).then_some(Capability::BindService));
+    needed.extend((settings.kernel.mode == KernelMode::Main).then_some(Capability::NetAdmin));
+    needed
 }
 
 fn say(held: &Held) {
