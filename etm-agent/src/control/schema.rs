@@ -232,10 +232,30 @@ pub struct AgentView {
     pub packets_plain: u64,
     /// Directory of the pins.
     pub pin_root: String,
+    /// What the process may do.
+    #[serde(default)]
+    pub privileges: PrivilegesView,
     /// Duration of a decision round, microseconds: median, 99th percentile, longest.
     pub round_us: Quantiles,
     /// Duration of a reading of all counters, microseconds.
     pub sample_us: Quantiles,
+}
+
+/// What a process may do, as it found after it had dropped the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrivilegesView {
+    /// User.
+    pub uid: u32,
+    /// Its name, where it has one.
+    pub user: Option<String>,
+    /// Capabilities in effect.
+    pub capabilities: Vec<String>,
+    /// What a program started from here could have at most.
+    pub bounding: Vec<String>,
+    /// No program started from here gains any (prctl(2), PR_SET_NO_NEW_PRIVS).
+    pub no_new_privileges: bool,
+    /// User 0 has none by being user 0 (capabilities(7), SECBIT_NOROOT).
+    pub root_is_nobody: bool,
 }
 
 /// The guardian as the agent sees it.

@@ -31,7 +31,7 @@ mod table;
 mod trie;
 mod xdp;
 
-pub use caps::check as check_capabilities;
+pub use caps::{check as check_capabilities, check_clock};
 pub use counters::Counters;
 pub use detach::{Detached, detach};
 pub use doctor::{Capability, Feature, Findings, Pin, examine};

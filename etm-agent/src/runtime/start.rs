@@ -10,6 +10,7 @@ use super::machine::{self, enforcing, own_table};
 use super::monitors;
 use super::open::{Opening, header};
 use super::orders::Desk;
+use super::privilege;
 use super::record::{self, Tap};
 use super::sampler::{Attachment, Note, Sampler};
 use super::sessions::{self, Prepared, Session, Shown};
@@ -68,7 +69,7 @@ pub(super) fn start(
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let shown = guarded.beside(settings, &sessions);
     let guardian = (guarded.view(), Desk::of(&sessions, guarded.orders()));
-    let identity = identity(settings, &shown, guardian, (monitors.statuses, sample_times));
+    let identity = identity(settings, origin, &shown, guardian, (monitors.statuses, sample_times));
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -173,6 +174,7 @@ fn attachment(link: &LinkReport) -> Attachment {
 
 fn identity(
     settings: &Settings,
+    origin: Origin<'_>,
     shown: &[Shown],
     (guardian, desk): (Option<watch::Receiver<GuardianView>>, Desk),
     (routers, sample_times): (Vec<watch::Receiver<RouterStatus>>, watch::Receiver<Quantiles>),
@@ -180,6 +182,7 @@ fn identity(
     Identity {
         started: boottime(),
         pin_root: settings.datapath.pin_root.display().to_string(),
+        privileges: privilege::view(origin.held),
         lease_span: settings.kernel.lease,
         mark: (settings.kernel.mark, settings.kernel.mask),
         peers: shown.iter().map(|(_, role, status)| (*role, status.clone())).collect(),
