@@ -478,6 +478,7 @@ pub(super) mod tests {
             packets_marked: 0,
             packets_plain: 0,
             pin_root: String::new(),
+            privileges: PrivilegesView::default(),
             round_us: Quantiles::default(),
             sample_us: Quantiles::default(),
         };
