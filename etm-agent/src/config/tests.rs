@@ -1,6 +1,7 @@
 //! Good and bad configurations, and what is said about them.
 
 use super::*;
+use crate::config::settings::AgentSettings;
 use crate::core::billing::{Billing, Layer};
 use crate::core::policy::{Contract, Guards, Mode, PriceList, Role, Uplink};
 use crate::core::route_rules::Verdict;
@@ -53,7 +54,8 @@ fn the_example_is_good_and_so_is_every_commented_default_in_it() {
     );
     assert_eq!(full.kernel, settings.kernel);
     assert_eq!(full.datapath, settings.datapath);
-    assert_eq!(full.agent, settings.agent);
+    // Who it runs as has no default: it stays who it is.
+    assert_eq!(AgentSettings { user: None, ..full.agent.clone() }, settings.agent);
     assert_eq!(full.record, settings.record);
     let bare = |settings: &Settings| -> Vec<Uplink> {
         let uplinks = settings.policy.uplinks.iter().cloned();

@@ -58,7 +58,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         prices: check.prices(&raw.prices),
         max_throws: raw.kernel.max_throws.unwrap_or(256),
         community,
-        daemon_protocols: raw.kernel.daemon_protocols.clone().unwrap_or_else(|| DAEMON_PROTOCOLS.to_vec()),
+        daemon_protocols: daemon_protocols(&raw.kernel),
         own_metric: (kernel.mode == KernelMode::Main).then_some(OWN_METRIC),
         process: routes::process(&raw.policy.decision),
         stale_after,
@@ -86,6 +86,10 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         bmp,
     };
     if check.faults.is_empty() { Ok(settings) } else { Err(check.faults) }
+}
+
+fn daemon_protocols(raw: &raw::Kernel) -> Vec<u8> {
+    raw.daemon_protocols.clone().unwrap_or_else(|| DAEMON_PROTOCOLS.to_vec())
 }
 
 pub(super) fn path(given: Option<&str>, default: &str) -> PathBuf {

@@ -5,7 +5,7 @@ use super::{ExitStatus, Keeper};
 use crate::config::{self, Settings};
 use crate::core::custody::{Epoch, Joined, Tenure};
 use crate::guardian::{
-    Change, FromGuardian, Listener, Refused, Route, Speaker, ToGuardian, connect, forget, order_off,
+    Change, FromGuardian, Listener, Refused, Route, Speaker, ToGuardian, VERSION, connect, forget, order_off,
 };
 use crate::runtime::clock::boottime;
 use crate::runtime::sessions;
@@ -200,7 +200,7 @@ async fn bad_words_end_their_connection_and_nothing_else() {
     agent.writer.say(&decision(1, 2)).await.unwrap();
     agent.writer.say(&lease(PATIENCE * 10)).await.unwrap();
     wait_held(&mut agent, 2).await;
-    let greeting = b"ETMG\x01\0\0\0";
+    let greeting = [&b"ETMG"[..], &VERSION.to_le_bytes(), &[0, 0]].concat();
     let cases: [(&str, Vec<u8>); 6] = [
         ("no greeting of ours", b"GET / HT".to_vec()),
         ("another version", b"ETMG\xff\x7f\0\0".to_vec()),
