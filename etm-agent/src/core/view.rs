@@ -4,12 +4,10 @@
 pub use super::audit::{Event, Weight};
 pub use super::conservation::{BookState, WindowReport, WorstWindows};
 pub use super::guard::{Hold, State};
-pub use super::guard_view::{
-    CertificateView, DrainView, ExitSummary, GUARDS, GuardView, MovesView, OrdersView, SurgeView,
-};
+pub use super::guard_view::{DrainView, ExitSummary, GUARDS, GuardView, MovesView, OrdersView, SurgeView};
 use super::input::Basis;
 pub use super::money_view::{
-    CandidatePrice, Conclusion, ExitView, LossView, Losses, MoveView, NodeView, PlanView,
+    CandidatePrice, CertificateView, Conclusion, ExitView, LossView, Losses, MoveView, NodeView, PlanView,
 };
 pub use super::policy::{Mode, Role};
 use crate::types::{BitRate, Count, Generation, PathId, PeerId, Prefix, RouteAttrs, Share, Timestamp};

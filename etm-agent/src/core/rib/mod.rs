@@ -6,6 +6,7 @@
 //! Structure and figures: docs/adr/0010.
 
 mod attrs;
+mod returned;
 mod routes;
 mod table;
 #[cfg(test)]
@@ -470,17 +471,6 @@ impl Rib {
     pub fn iter_after(&self, prefix: Option<Prefix>) -> impl Iterator<Item = Prefix> + '_ {
         let after = self.heads.iter_after(prefix);
         after.filter(|(prefix, head)| self.is_live(*prefix, **head)).map(|(prefix, _)| prefix)
-    }
-
-    /// How many announcements of ETM's own stand on learn sessions. ETM announces next hops of this side; a route with
-    /// its community and an exit for next hop is a provider's, who chose the community: no candidate either, and no alarm.
-    pub fn returned(&self, topology: &Topology) -> usize {
-        self.returned.values().filter(|next_hop| topology.exit_of(**next_hop).is_none()).count()
-    }
-
-    /// Announcements with ETM's community that stand on learn sessions: by whom, for what, with which next hop.
-    pub fn came_back(&self) -> impl Iterator<Item = (PeerId, Prefix, IpAddr)> + '_ {
-        self.returned.iter().map(|((peer, _, prefix), next_hop)| (*peer, *prefix, *next_hop))
     }
 
     /// What it holds and what that takes.
