@@ -70,7 +70,7 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
         match skip {
             Some(reason) => report.skipped(&test.title, reason),
             None if CALM.contains(&test.name.as_str()) => {
-                calm.push((test, test_job(test, filter, LAB_LIMIT)))
+                calm.push((test, test_job(test, filter, LAB_LIMIT)));
             }
             None => run_test(&mut report, test, filter, LAB_LIMIT)?,
         }

@@ -7,7 +7,7 @@ use crate::core::plan::model::{Demand, Model, ModelError, Node, Prices, Route, R
 use crate::core::plan::solve::solve;
 use crate::core::plan::{Plan, Warm};
 use crate::core::plan_check::{Proved, Stated, check, proved};
-use crate::types::{ExitId, Prefix};
+use crate::types::{BitRate, ExitId, Prefix};
 
 /// A problem, its plan, and what the checker says of it.
 #[derive(Clone, Debug)]
@@ -97,6 +97,14 @@ fn nodes(board: &Board<'_>, field: &Field, urgency: Urgency) -> Vec<Node> {
         let most = if room.is_finite() { stay + (share * room).floor() } else { f64::INFINITY };
         // What stands above its ceiling by growth is overload, which the price relieves: staying is always lawful.
         node.ceiling_bps = most.min(home.max(marks.limit)).max(stay);
+    }
+    // What is held takes room, and is neither an item's nor a price's.
+    for (index, room) in board.rooms.iter().enumerate().filter(|(_, room)| room.held > BitRate::ZERO) {
+        let uplink = crate::types::UplinkId(u16::try_from(index).unwrap_or(u16::MAX));
+        for at in board.tree.of_uplink(uplink).map_or(&[][..], |node| board.tree.above(node)) {
+            nodes[*at].limit_bps = (nodes[*at].limit_bps - real(room.held)).max(0.0);
+            nodes[*at].ceiling_bps = (nodes[*at].ceiling_bps - real(room.held)).max(0.0);
+        }
     }
     set_base(board, &mut nodes);
     nodes

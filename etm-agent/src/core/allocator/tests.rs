@@ -39,7 +39,7 @@ struct Table {
 
 impl Table {
     fn new(policy: Policy, base: [u64; 3]) -> Table {
-        let rooms = base.map(|mbit| Room { base: BitRate(mbit * MBIT), dropping: false }).to_vec();
+        let rooms = base.map(|mbit| Room { base: BitRate(mbit * MBIT), ..Room::default() }).to_vec();
         Table { policy, rooms, items: Vec::new(), choices: Vec::new(), caps: Caps::NONE }
     }
 
@@ -60,6 +60,8 @@ impl Table {
             current: ExitId(current),
             held,
             pin: None,
+            leave: false,
+            usual: None,
             choices: begin..self.choices.len(),
         });
     }
@@ -319,6 +321,7 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
 
 fn some_caps() -> impl Strategy<Value = Caps> {
     (0usize..40, 0u64..200, 0u64..60).prop_map(|(moves, moved, now)| Caps {
+        moves_now: usize::MAX,
         moves,
         moved: BitRate(moved * MBIT),
         now: BitRate(now * MBIT),

@@ -17,6 +17,9 @@ use proptest::prelude::*;
 use std::net::IpAddr;
 use std::time::Duration;
 
+mod controls;
+mod guards;
+
 const SECOND: u64 = 1_000_000_000;
 const BIRD: u8 = 12;
 
@@ -127,7 +130,13 @@ impl World {
 
     /// One second passes with these rates in Mbit/s; each prefix leaves where the decision, or the kernel, says.
     fn second(&mut self, mbit: &[(&str, u64)]) -> Outcome {
-        self.second_via(mbit, |world, prefix| {
+        let kbit: Vec<(&str, u64)> = mbit.iter().map(|(prefix, rate)| (*prefix, rate * 1_000)).collect();
+        self.second_kbit(&kbit)
+    }
+
+    /// The same in kbit/s.
+    fn second_kbit(&mut self, kbit: &[(&str, u64)]) -> Outcome {
+        self.second_kbit_via(kbit, |world, prefix| {
             let by_override = world.decision.kernel.get(&prefix).and_then(|action| match action {
                 KernelAction::Via { ifindex, .. } => Some(ifindex.0),
                 KernelAction::Throw => None,
@@ -146,10 +155,15 @@ impl World {
     }
 
     fn second_via(&mut self, mbit: &[(&str, u64)], via: impl Fn(&World, Prefix) -> u16) -> Outcome {
+        let kbit: Vec<(&str, u64)> = mbit.iter().map(|(prefix, rate)| (*prefix, rate * 1_000)).collect();
+        self.second_kbit_via(&kbit, via)
+    }
+
+    fn second_kbit_via(&mut self, kbit: &[(&str, u64)], via: impl Fn(&World, Prefix) -> u16) -> Outcome {
         self.now = self.now + Duration::from_secs(1);
-        for (prefix, rate) in mbit {
+        for (prefix, rate) in kbit {
             let uplink = via(self, p(prefix));
-            let bytes = rate * 125_000;
+            let bytes = rate * 125;
             *self.rows.entry((p(prefix), uplink)).or_default() += bytes;
             self.offered[usize::from(uplink)] += bytes;
         }
