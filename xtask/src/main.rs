@@ -4,6 +4,7 @@
 
 mod apt;
 mod build_ebpf;
+mod fuzz;
 mod lab;
 mod process;
 mod ratchet;
@@ -29,6 +30,7 @@ enum Command {
     Demo(lab::DemoArgs),
     Bench(lab::BenchArgs),
     Report(lab::ReportArgs),
+    Fuzz(fuzz::Args),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => lab::demo(&args),
         Command::Bench(args) => lab::bench(&args),
         Command::Report(args) => lab::report(&args),
+        Command::Fuzz(args) => fuzz::command(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("xtask: {error}");

@@ -6,4 +6,4 @@ pub mod schema;
 mod server;
 
 pub use client::{ClientError, get, order};
-pub use server::{ControlError, Request, Socket, bind, serve};
+pub use server::{ControlError, Request, Socket, bind, router, serve};

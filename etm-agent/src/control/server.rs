@@ -229,7 +229,8 @@ fn bgp() -> Router<mpsc::Sender<Request>> {
         .route("/refresh", post(refresh))
 }
 
-fn router(requests: mpsc::Sender<Request>) -> Router {
+/// Everything that can be asked, without a socket.
+pub fn router(requests: mpsc::Sender<Request>) -> Router {
     type Requests = State<mpsc::Sender<Request>>;
     let prefixes = |State(requests): Requests, Parameters(Top { top }): Parameters<Top>| async move {
         ask(requests, Query::Prefixes { top: top.unwrap_or(20).min(MOST) }).await

@@ -197,6 +197,15 @@ pub enum EventKind {
         session: String,
         order: String,
     },
+    AnnouncementsIneffective {
+        session: String,
+        prefixes: usize,
+        first: Prefix,
+        after_s: u64,
+    },
+    AnnouncementsEffective {
+        session: String,
+    },
 }
 
 /// Why a queued change was dropped.
@@ -236,6 +245,7 @@ impl EventKind {
             | EventKind::Frozen { .. }
             | EventKind::ConservationFailed { .. }
             | EventKind::PlanVetoed { .. }
+            | EventKind::AnnouncementsIneffective { .. }
             | EventKind::ChangeRefused { .. } => Weight::Warning,
             _ => Weight::Note,
         }
@@ -327,6 +337,13 @@ impl EventKind {
             }
             EventKind::ChangeDropped { id, prefix, to, why } => {
                 write!(f, "change {id} is dropped: {prefix} through {to}: {why}")
+            }
+            EventKind::AnnouncementsIneffective { session, prefixes, first, after_s } => write!(
+                f,
+                "{prefixes} announcements to {session} are not effective {after_s} s after they were acknowledged: {first} and others are not its best routes; compare LOCAL_PREF and filters there"
+            ),
+            EventKind::AnnouncementsEffective { session } => {
+                write!(f, "all announcements to {session} are effective")
             }
             EventKind::SessionOrdered { session, order } => {
                 write!(f, "an operator ordered of BGP session {session}: {order}")
