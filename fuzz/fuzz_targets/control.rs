@@ -6,7 +6,7 @@
 
 use axum::body::Body;
 use axum::http::{Method, Request as HttpRequest};
-use etm_agent::control::{Request, router};
+use etm_agent::control::{Desks, Request, router};
 use etm_agent::core::custody::{Custody, Terms};
 use etm_agent::guardian::ToGuardian;
 use etm_agent::types::Timestamp;
@@ -33,7 +33,7 @@ fn request(text: &str) {
     let Ok(request) = HttpRequest::builder().method(method).uri(uri).body(Body::empty()) else { return };
     let (requests, mut asked) = mpsc::channel::<Request>(4);
     RUNTIME.block_on(async {
-        let answered = router(requests).oneshot(request);
+        let answered = router(Desks { requests: requests.clone(), orders: requests }).oneshot(request);
         let decision = async { while asked.recv().await.is_some() {} };
         let (answer, ()) = tokio::join!(answered, decision);
         let status = answer.map(|answer| answer.status());

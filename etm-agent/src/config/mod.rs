@@ -4,6 +4,7 @@
 mod billing;
 mod bmp;
 mod guardian;
+mod guards;
 pub mod offline;
 mod prices;
 mod raw;
@@ -17,7 +18,7 @@ mod validate;
 pub use report::ConfigError;
 pub use settings::{
     AgentSettings, BeyondSettings, BgpSettings, BmpPeerSettings, BmpRouterSettings, BmpSettings,
-    DatapathSettings, GuardianSettings, HookChoice, ImportSettings, KernelSettings, KeySettings,
+    DatapathSettings, GuardianSettings, HookChoice, ImportSettings, KernelMode, KernelSettings, KeySettings,
     MaxRoutesSettings, ReachSettings, RecordSettings, SessionSettings, Settings, TransportSettings,
 };
 

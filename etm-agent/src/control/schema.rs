@@ -23,20 +23,23 @@
 //! | `POST /v1/bgp/start?peer=NAME`, `POST /v1/bgp/refresh?peer=NAME&family=ipv4` | `BgpOrdered` |
 //! | `GET /v1/record`, `POST /v1/record/start`, `POST /v1/record/stop` | `Recording` |
 //! | `POST /v1/off`, `POST /v1/on` | `Ordered` |
+//! | `POST /v1/mode?mode=M`, `POST /v1/mode?mode=M&confirm_s=N`, `POST /v1/mode/confirm` | `Commanded` |
+//! | `POST /v1/drain?provider=P`, `POST /v1/drain?provider=P&for_s=N`, `POST /v1/undrain?provider=P` | `Commanded` |
 //!
 //! Errors are `Problem` with status 400 (bad request), 404, 409 (makes no sense now), 503 (busy or stopping).
 
 use crate::core::controller::Browse;
 use crate::core::guard::State;
-use crate::core::policy::Role;
+use crate::core::policy::{Mode, Role};
 use crate::core::view::{
-    CandidatesView, ChangeView, EventView, ExitView, Judged, LossView, Losses, OverrideView, PlanView,
-    PrefixView, RoutePage, RuleView, StatusView, UplinkView,
+    CandidatesView, ChangeView, EventView, ExitView, Judged, LossView, Losses, OrdersView, OverrideView,
+    PlanView, PrefixView, RoutePage, RuleView, StatusView, UplinkView,
 };
 use crate::types::bgp::{PeerStatus, SessionOrder, SessionState};
 use crate::types::bmp::RouterStatus;
 use crate::types::{Prefix, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// What a client may ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +122,27 @@ pub enum Query {
     Off,
     /// Act again.
     On,
+    /// Another mode.
+    Mode {
+        /// Which.
+        mode: Mode,
+        /// Falls back after this time unless confirmed; none for good.
+        confirm: Option<Duration>,
+    },
+    /// The mode on trial stays.
+    ConfirmMode,
+    /// Empty a provider.
+    Drain {
+        /// Its name.
+        provider: String,
+        /// For how long; none until an operator says so.
+        span: Option<Duration>,
+    },
+    /// Use a provider again.
+    Undrain {
+        /// Its name.
+        provider: String,
+    },
 }
 
 /// What the agent answers.
@@ -163,6 +187,8 @@ pub enum Answer {
     Recording(Box<Recording>),
     /// To `Query::Off` and `Query::On`.
     Ordered(Ordered),
+    /// To orders that outlive the agent.
+    Commanded(Box<Commanded>),
     /// The order could not be carried out.
     Failed(Problem),
     /// What was asked about does not exist.
@@ -365,6 +391,21 @@ pub struct Ordered {
     pub state: State,
     /// Overrides that it ended.
     pub ended: usize,
+}
+
+/// `etm mode`, `etm provider drain`, `etm provider undrain`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Commanded {
+    /// State after the order.
+    pub state: State,
+    /// Mode after the order.
+    pub mode: Mode,
+    /// The moment of this answer, CLOCK_BOOTTIME nanoseconds.
+    pub at_ns: Timestamp,
+    /// Everything that operators ordered.
+    pub orders: OrdersView,
+    /// Why a restart of the agent would forget it, if so.
+    pub not_kept: Option<String>,
 }
 
 /// `etm record`.

@@ -3,6 +3,7 @@
 
 use super::schema::{Answer, Problem, Query};
 use crate::core::controller::Browse;
+use crate::core::policy::Mode;
 use crate::types::bgp::{MESSAGE_LIMIT, SessionOrder};
 use crate::types::{Family, Prefix};
 use axum::extract::{Query as Parameters, State};
@@ -23,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Most prefixes in one answer.
 const MOST: usize = 10_000;
+
+/// Longest time that an order may be given for: a year.
+const LONGEST_ORDER_S: u64 = 366 * 86_400;
 
 /// Who may talk to the socket: its owner and group.
 const SOCKET_MODE: u32 = 0o660;
@@ -98,10 +102,19 @@ pub fn bind(path: &Path) -> Result<Socket, ControlError> {
     Ok(socket)
 }
 
+/// Where requests go.
+#[derive(Clone, Debug)]
+pub struct Desks {
+    /// Questions, and orders that the decision carries out at once.
+    pub requests: mpsc::Sender<Request>,
+    /// Orders that outlive the agent, or that the machine must be made ready for.
+    pub orders: mpsc::Sender<Request>,
+}
+
 /// Answers requests until `stop`.
-pub async fn serve(mut socket: Socket, requests: mpsc::Sender<Request>, mut stop: watch::Receiver<bool>) {
+pub async fn serve(mut socket: Socket, desks: Desks, mut stop: watch::Receiver<bool>) {
     let Some(listener) = socket.listener.take() else { return };
-    let server = axum::serve(listener, router(requests)).with_graceful_shutdown(async move {
+    let server = axum::serve(listener, router(desks)).with_graceful_shutdown(async move {
         // A sender that is gone means stop as well.
         let _ = stop.wait_for(|stop| *stop).await;
     });
@@ -229,8 +242,13 @@ fn bgp() -> Router<mpsc::Sender<Request>> {
         .route("/refresh", post(refresh))
 }
 
-/// Everything that can be asked, without a socket.
-pub fn router(requests: mpsc::Sender<Request>) -> Router {
+/// Everything that can be said, without a socket.
+pub fn router(desks: Desks) -> Router {
+    let Desks { requests, orders } = desks;
+    questions(requests).nest("/v1", standing(orders)).fallback(unknown)
+}
+
+fn questions(requests: mpsc::Sender<Request>) -> Router {
     type Requests = State<mpsc::Sender<Request>>;
     let prefixes = |State(requests): Requests, Parameters(Top { top }): Parameters<Top>| async move {
         ask(requests, Query::Prefixes { top: top.unwrap_or(20).min(MOST) }).await
@@ -269,8 +287,67 @@ pub fn router(requests: mpsc::Sender<Request>) -> Router {
         .route("/v1/record/stop", post(|State(requests): Requests| ask(requests, Query::RecordStop)))
         .route("/v1/off", post(|State(requests): Requests| ask(requests, Query::Off)))
         .route("/v1/on", post(|State(requests): Requests| ask(requests, Query::On)))
-        .fallback(|| async { problem(StatusCode::NOT_FOUND, "no such resource; see /v1/status") })
         .with_state(requests)
+}
+
+async fn unknown() -> Response {
+    problem(StatusCode::NOT_FOUND, "no such resource; see /v1/status")
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModeAndTime {
+    mode: Mode,
+    confirm_s: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProviderAndTime {
+    provider: String,
+    for_s: Option<u64>,
+}
+
+/// Orders that outlive the agent.
+fn standing(orders: mpsc::Sender<Request>) -> Router {
+    type Orders = State<mpsc::Sender<Request>>;
+    let mode = |State(orders): Orders,
+                Parameters(ModeAndTime { mode, confirm_s }): Parameters<ModeAndTime>| async move {
+        match span(confirm_s) {
+            Ok(confirm) => ask(orders, Query::Mode { mode, confirm }).await,
+            Err(refused) => *refused,
+        }
+    };
+    let drain =
+        |State(orders): Orders,
+         Parameters(ProviderAndTime { provider, for_s }): Parameters<ProviderAndTime>| async move {
+            match span(for_s) {
+                Ok(span) => ask(orders, Query::Drain { provider, span }).await,
+                Err(refused) => *refused,
+            }
+        };
+    let undrain =
+        |State(orders): Orders, Parameters(ProviderAndTime { provider, .. }): Parameters<ProviderAndTime>| {
+            ask(orders, Query::Undrain { provider })
+        };
+    Router::new()
+        .route("/mode", post(mode))
+        .route("/mode/confirm", post(|State(orders): Orders| ask(orders, Query::ConfirmMode)))
+        .route("/drain", post(drain))
+        .route("/undrain", post(undrain))
+        .with_state(orders)
+}
+
+/// A time that an order is given for.
+fn span(seconds: Option<u64>) -> Result<Option<Duration>, Box<Response>> {
+    match seconds {
+        None => Ok(None),
+        Some(seconds) if (1..=LONGEST_ORDER_S).contains(&seconds) => Ok(Some(Duration::from_secs(seconds))),
+        Some(_) => {
+            let said = format!("an order is for 1 to {LONGEST_ORDER_S} seconds");
+            Err(Box::new(problem(StatusCode::BAD_REQUEST, said)))
+        }
+    }
 }
 
 async fn explain(requests: mpsc::Sender<Request>, which: Which) -> Response {
@@ -331,7 +408,8 @@ mod tests {
                 request.reply.send(answer).unwrap();
             }
         });
-        let server = tokio::spawn(serve(socket, requests, stopped));
+        let desks = Desks { requests: requests.clone(), orders: requests };
+        let server = tokio::spawn(serve(socket, desks, stopped));
         let result = test(&path).await;
         stop.send(true).unwrap();
         server.await.unwrap();

@@ -4,6 +4,7 @@
 pub use super::audit::{Event, Weight};
 pub use super::conservation::{BookState, WindowReport, WorstWindows};
 pub use super::guard::{Hold, State};
+pub use super::guard_view::{DrainView, GUARDS, GuardView, MovesView, OrdersView, SurgeView};
 use super::input::Basis;
 pub use super::money_view::{
     CandidatePrice, Conclusion, ExitView, LossView, Losses, MoveView, NodeView, PlanView,
@@ -25,6 +26,21 @@ pub struct StatusView {
     pub state: State,
     /// Why it does not decide anew, if so.
     pub holds: Vec<Hold>,
+    /// What limits it without making it stand still.
+    #[serde(default)]
+    pub guards: Vec<GuardView>,
+    /// What operators ordered at run time.
+    #[serde(default)]
+    pub orders: OrdersView,
+    /// Whether traffic follows moves.
+    #[serde(default)]
+    pub moves: MovesView,
+    /// Prefixes that ask for many times their usual rate, the largest first.
+    #[serde(default)]
+    pub surges: Vec<SurgeView>,
+    /// How many there are.
+    #[serde(default)]
+    pub surging: usize,
     /// Number of the current decision.
     pub generation: Generation,
     /// Number of the decision that the kernel follows.
@@ -171,6 +187,9 @@ pub struct OverrideView {
     pub rate_bps: BitRate,
     /// Why.
     pub reason: String,
+    /// False while the counters have not shown its traffic on its exit.
+    #[serde(default)]
+    pub confirmed: bool,
     /// First made.
     pub since_ns: Timestamp,
     /// Not given back before.

@@ -201,7 +201,8 @@ mod tests {
             decision(4, [(5, 1)]),
             decision(5, []),
         ];
-        let mut custody = Custody::new(Terms { patience: None, adopt: Duration::ZERO, linger: None });
+        let lease = Duration::from_secs(10);
+        let mut custody = Custody::new(Terms { lease, patience: None, adopt: Duration::ZERO, linger: None });
         let (joined, _) = custody.join(Timestamp(1), None).unwrap();
         let tenure = Tenure::Held { until: Timestamp(99), decided: true };
         custody.renew(Timestamp(1), joined.epoch, tenure).unwrap();

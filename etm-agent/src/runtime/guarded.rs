@@ -2,16 +2,18 @@
 //! told. Never runs one of them.
 
 use super::announce::{Announcer, Stance, announce};
+use super::clock::boottime;
 use super::decider::Directive;
 use super::error::AgentError;
 use super::sessions::{self, Session, Shown};
 use super::start::Tasks;
-use crate::config::Settings;
+use crate::config::{KernelMode, Settings};
 use crate::control::schema::GuardianView;
 use crate::core::custody::Tenure;
 use crate::core::decision::Decision;
 use crate::core::input::Input;
 use crate::core::policy::Role;
+use crate::fib::Overrides;
 use crate::telemetry::LogFormat;
 use crate::types::bgp::{PeerStatus, SessionOrder};
 use crate::types::{PeerId, Timestamp};
@@ -49,6 +51,8 @@ pub(super) struct Guarded {
     stance: watch::Receiver<Stance>,
     adopt: watch::Sender<Timestamp>,
     orders: (mpsc::Sender<ForGuarded>, mpsc::Receiver<ForGuarded>),
+    /// True where it has kernel routes to remove.
+    routes: bool,
 }
 
 /// What an operator wants of one of the guardian's sessions.
@@ -65,15 +69,23 @@ impl Guarded {
         let (stance, stances) = watch::channel(Stance { tenure, on: 0 });
         let (adopt, adopted) = watch::channel(Timestamp(0));
         let view = watch::Sender::new(GuardianView::default());
-        Ok((
-            Guarded { view, peers, stance: stances, adopt, orders: mpsc::channel(ORDERS) },
-            (stance, adopted),
-        ))
+        let routes = settings.kernel.mode == KernelMode::Main;
+        let orders = mpsc::channel(ORDERS);
+        Ok((Guarded { view, peers, stance: stances, adopt, orders, routes }, (stance, adopted)))
     }
 
-    /// True without any.
+    /// True where there is nothing to guard.
     pub(super) fn is_empty(&self) -> bool {
-        self.peers.is_empty()
+        self.peers.is_empty() && !self.routes
+    }
+
+    /// Kernel routes that no lease in the kernel guards stand only while the agent holds one.
+    pub(super) fn fenced(&self, routes: Overrides) -> Overrides {
+        if !self.routes {
+            return routes;
+        }
+        let stance = self.stance.clone();
+        routes.fenced(Box::new(move || stance.borrow().until() > boottime()))
     }
 
     /// What is shown of the guardian; none where there is nothing to guard.

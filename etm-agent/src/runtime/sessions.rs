@@ -4,8 +4,8 @@
 use super::clock::boottime;
 use super::error::AgentError;
 use crate::config::{
-    BeyondSettings, BgpSettings, KeySettings, MaxRoutesSettings, ReachSettings, SessionSettings, Settings,
-    TransportSettings,
+    BeyondSettings, BgpSettings, KernelMode, KeySettings, MaxRoutesSettings, ReachSettings, SessionSettings,
+    Settings, TransportSettings,
 };
 use crate::core::decision::Decision;
 use crate::core::input::Input;
@@ -93,6 +93,9 @@ pub(super) fn guardian_listens_low(settings: &Settings) -> bool {
 pub(super) fn digest(settings: &Settings) -> u64 {
     let mut digest = DefaultHasher::new();
     settings.policy.community.hash(&mut digest);
+    if settings.kernel.mode == KernelMode::Main {
+        ("main", settings.kernel.protocol).hash(&mut digest);
+    }
     if let Some(bgp) = &settings.bgp {
         format!("{:?} {} {:?} {}", bgp.asn, bgp.local_pref, bgp.hold_time, bgp.listen_port).hash(&mut digest);
         for (index, session) in bgp.sessions.iter().enumerate().filter(|(_, s)| s.role == Role::Inject) {

@@ -3,7 +3,9 @@
 
 use super::super::audit::EventKind;
 use super::super::conservation::BookState;
-use super::super::input::{FibEvent, Installed, LinkEvent, RouteBatch, SessionChange, SessionEvent, Told};
+use super::super::input::{
+    FibEvent, GatewayEvent, Installed, LinkEvent, RouteBatch, SessionChange, SessionEvent, Told,
+};
 use super::super::policy::Role;
 use super::super::rib::Presence;
 use super::{Controller, Session};
@@ -156,6 +158,25 @@ impl Controller {
             // The kernel empties the queue of a device that loses its carrier without counting it.
             book.reopen(if is.up { BookState::Opening } else { BookState::Down });
         }
+        self.choices.forget_all();
+        self.unsettle_all(now);
+        self.settle(now);
+    }
+
+    /// Packets to a next hop that does not answer are lost: its overrides end, plain routing is the daemon's to mend.
+    pub(super) fn gateway(&mut self, now: Timestamp, event: GatewayEvent) {
+        if !self.topology.set_gateway(event) {
+            return;
+        }
+        let GatewayEvent { gateway, answers } = event;
+        let exit = self.topology.exit_of(gateway).map_or_else(String::new, |exit| self.exit_name(exit));
+        self.audit.push(
+            now,
+            match answers {
+                true => EventKind::GatewayAnswers { gateway, exit },
+                false => EventKind::GatewaySilent { gateway, exit },
+            },
+        );
         self.choices.forget_all();
         self.unsettle_all(now);
         self.settle(now);

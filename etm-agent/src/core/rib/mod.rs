@@ -366,7 +366,7 @@ impl Rib {
     fn candidate(&self, prefix: Prefix, route: Route, topology: &Topology) -> Option<Candidate> {
         let attrs = self.attrs.get(route.attrs);
         let next_hop = attrs.next_hop();
-        let exit = topology.exit_of(next_hop)?;
+        let exit = topology.exit_of(next_hop).filter(|_| !topology.is_silent(next_hop))?;
         if !admissible(attrs, exit, topology) || !topology.link(topology.uplink_of(exit)?).up {
             return None;
         }
@@ -476,6 +476,11 @@ impl Rib {
     /// its community and an exit for next hop is a provider's, who chose the community: no candidate either, and no alarm.
     pub fn returned(&self, topology: &Topology) -> usize {
         self.returned.values().filter(|next_hop| topology.exit_of(**next_hop).is_none()).count()
+    }
+
+    /// Announcements with ETM's community that stand on learn sessions: by whom, for what, with which next hop.
+    pub fn came_back(&self) -> impl Iterator<Item = (PeerId, Prefix, IpAddr)> + '_ {
+        self.returned.iter().map(|((peer, _, prefix), next_hop)| (*peer, *prefix, *next_hop))
     }
 
     /// What it holds and what that takes.

@@ -5,8 +5,9 @@ use super::super::clock::boottime;
 use super::super::error::{AgentError, ExitStatus};
 use super::super::sessions::{self, Prepared, Session};
 use super::Keeper;
+use super::sweep::Sweep;
 use super::visitor::{News, Visitor, VisitorId, visit};
-use crate::config::Settings;
+use crate::config::{KernelMode, Settings};
 use crate::core::custody::{Custody, Epoch, LOOK, Orders, Refusal, Terms};
 use crate::core::decision::Decision;
 use crate::core::input::{Input, SessionChange};
@@ -81,6 +82,8 @@ pub(super) struct Post {
     decided: bool,
     parting: Option<Parting>,
     end: Option<End>,
+    /// Routes in the main table, where the configuration puts them there.
+    sweep: Option<Sweep>,
     /// The switch could not be read; said once.
     blind: bool,
     reported: Instant,
@@ -113,7 +116,12 @@ impl Post {
             digest: sessions::digest(settings),
             pin_root: settings.datapath.pin_root.clone(),
             listener,
-            custody: Custody::new(Terms { patience, adopt: settings.guardian.adopt, linger }),
+            custody: Custody::new(Terms {
+                lease: settings.kernel.lease,
+                patience,
+                adopt: settings.guardian.adopt,
+                linger,
+            }),
             told,
             guarded,
             inputs: received,
@@ -127,6 +135,7 @@ impl Post {
             decided: false,
             parting: None,
             end: None,
+            sweep: (settings.kernel.mode == KernelMode::Main).then(|| Sweep::new(settings.kernel.protocol)),
             blind: false,
             reported: Instant::now(),
         })
@@ -315,6 +324,7 @@ impl Post {
     }
 
     fn carry_out(&mut self, orders: Orders) {
+        self.sweep_routes();
         if let Some(decision) = orders.tell {
             if decision.announce.is_empty() && !self.told.borrow().announce.is_empty() {
                 tracing::warn!(until = %self.custody.until(), off = self.custody.is_off(), "everything is withdrawn");
@@ -335,6 +345,15 @@ impl Post {
         if orders.end {
             tracing::info!("no agent for {} s: the guardian ends", LINGER.as_secs());
             self.end = Some(End::Told);
+        }
+    }
+
+    /// Whatever changed what may be announced changed what may stand in the kernel.
+    fn sweep_routes(&mut self) {
+        let now = boottime();
+        let may_stand = self.custody.until() > now && !self.custody.is_off();
+        if let Some(work) = self.sweep.as_mut().and_then(|sweep| sweep.look(now, may_stand)) {
+            self.visits.spawn(work);
         }
     }
 
@@ -453,6 +472,9 @@ impl Post {
         let orders = self.custody.abandon(boottime());
         self.carry_out(orders);
         self.stop_sessions.send_replace(true);
+        if let Some(sweep) = &self.sweep {
+            sweep.finish().await;
+        }
         let deadline = Instant::now() + FAREWELL;
         let mut confirmed = true;
         loop {
