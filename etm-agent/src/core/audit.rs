@@ -216,6 +216,15 @@ pub enum EventKind {
         session: String,
         order: String,
     },
+    AnnouncementsIneffective {
+        session: String,
+        prefixes: usize,
+        first: Prefix,
+        after_s: u64,
+    },
+    AnnouncementsEffective {
+        session: String,
+    },
     MoveUnconfirmed {
         prefix: Prefix,
         to: String,
@@ -289,6 +298,7 @@ impl EventKind {
             | EventKind::Frozen { .. }
             | EventKind::ConservationFailed { .. }
             | EventKind::PlanVetoed { .. }
+            | EventKind::AnnouncementsIneffective { .. }
             | EventKind::MoveUnconfirmed { .. }
             | EventKind::ModeFellBack { .. }
             | EventKind::Leaked { .. }
@@ -442,6 +452,13 @@ impl EventKind {
             }
             EventKind::Leaked { what } => {
                 write!(f, "leak: {what}; everything is withdrawn until `etm on`")
+            }
+            EventKind::AnnouncementsIneffective { session, prefixes, first, after_s } => write!(
+                f,
+                "{prefixes} announcements to {session} are not effective {after_s} s after they were acknowledged: {first} and others are not its best routes; compare LOCAL_PREF and filters there"
+            ),
+            EventKind::AnnouncementsEffective { session } => {
+                write!(f, "all announcements to {session} are effective")
             }
             EventKind::SessionOrdered { session, order } => {
                 write!(f, "an operator ordered of BGP session {session}: {order}")

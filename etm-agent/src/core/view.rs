@@ -283,6 +283,9 @@ pub struct ExplainView {
     pub more_specifics: usize,
     /// What the override does to the load of uplinks.
     pub effect: Option<String>,
+    /// What the inject sessions' routers know of it, in order of configuration.
+    #[serde(default)]
+    pub announced: Vec<AnnouncedView>,
     /// When the override was made.
     pub since_ns: Option<Timestamp>,
     /// The override is not given back before.

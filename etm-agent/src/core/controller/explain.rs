@@ -23,6 +23,7 @@ impl Controller {
                 candidates: Vec::new(),
                 more_specifics: 0,
                 effect: None,
+                announced: Vec::new(),
                 since_ns: None,
                 hold_until_ns: None,
             };
@@ -47,6 +48,11 @@ impl Controller {
             candidates: self.candidate_views(prefix, home.ok(), rate),
             more_specifics: self.overrides.more_specifics(prefix, &self.rib, &self.fib).len(),
             effect: entry.map(|entry| self.effect(entry.from, entry.to, rate)),
+            announced: if self.decision.announce.contains_key(&prefix) {
+                self.announced(prefix)
+            } else {
+                Vec::new()
+            },
             since_ns: entry.map(|entry| entry.since),
             hold_until_ns: entry.map(|entry| entry.hold_until),
         }

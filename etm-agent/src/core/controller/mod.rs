@@ -5,6 +5,7 @@
 
 mod approve;
 mod browse;
+mod effects;
 mod explain;
 mod guards;
 mod holds;
@@ -70,6 +71,10 @@ struct Session {
     awaited: Vec<Family>,
     reason: Option<String>,
     told: Option<Generation>,
+    /// When what was told last must be effective.
+    effect_due: Option<Timestamp>,
+    /// Announcements that were not effective when last looked at.
+    ineffective: usize,
 }
 
 /// An uplink's totals between two samples.
@@ -271,9 +276,12 @@ impl Controller {
             Input::Told(told) => self.peer_answered(told),
             Input::Order(Order::Approve { id }) => judged = self.approve(now, id),
             Input::Order(Order::Reject { id }) => judged = self.reject(now, id),
-            Input::Effective(event) => self.note_effect(event),
+            Input::Effective(event) => self.note_effect(now, event),
             Input::Order(order) => self.order(now, order),
-            Input::Tick => self.do_chores(intake::CHORES),
+            Input::Tick => {
+                self.do_chores(intake::CHORES);
+                self.look_at_effects(now);
+            }
         }
         self.run_out(now);
         self.watch_leaks(now);
