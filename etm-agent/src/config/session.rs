@@ -51,6 +51,7 @@ impl Check {
             router_id: self.router_id(router_id),
             next_hops: session.next_hops.clone(),
             exit_next_hops,
+            elsewhere: Vec::new(),
             transport: self.transport(session),
             import: self.import(session, external),
             announce_rate: self.announce_rate(session),
@@ -146,6 +147,7 @@ impl Check {
             None => !external,
         };
         ImportSettings {
+            add_path: true,
             accept,
             first_as: session.enforce_first_as.unwrap_or(true),
             role: session.bgp_role.as_ref().map(|role| *role.get_ref()),

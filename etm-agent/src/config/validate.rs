@@ -29,7 +29,8 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     check.faults.extend(billing::settle(&raw.provider, &mut uplinks));
     let (providers, exits) = check.providers(&raw.provider, &uplinks);
     let kernel = check.kernel(&raw.kernel);
-    let bgp = raw.bgp.as_ref().map(|bgp| check.bgp(bgp, &exits, kernel.lease));
+    let mut bgp = raw.bgp.as_ref().map(|bgp| check.bgp(bgp, &exits, kernel.lease));
+    let borders = check.borders(raw, (&uplinks, &exits), bgp.as_mut());
     let bmp = raw.bmp.as_ref().map(|bmp| check.bmp(bmp, &providers, bgp.as_ref()));
     let community = check.community(raw.bgp.as_ref());
     let (interval, stale_after) = check.times(&raw.agent);
@@ -58,6 +59,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         process: routes::process(&raw.policy.decision),
         stale_after,
         uplinks,
+        borders,
         ports,
         providers,
         exits,

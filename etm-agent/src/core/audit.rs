@@ -52,6 +52,8 @@ pub enum EndReason {
     SwitchedOff,
     /// The agent is about to end.
     Stopping,
+    /// Its announcement reached this border, which sends its own traffic there now.
+    CameBack,
 }
 
 impl fmt::Display for EndReason {
@@ -67,6 +69,7 @@ impl fmt::Display for EndReason {
             }
             EndReason::SwitchedOff => "switched off",
             EndReason::Stopping => "the agent is about to end",
+            EndReason::CameBack => "its announcement came back to this border",
         })
     }
 }

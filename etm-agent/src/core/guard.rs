@@ -1,7 +1,7 @@
 //! When the decision must stand still. Each reason has a name that operators see.
 //! Never undoes anything: a frozen decision keeps what it has, and only what became invalid is removed.
 
-use crate::types::Family;
+use crate::types::{Family, Prefix};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -64,6 +64,11 @@ pub enum Hold {
     },
     /// ETM's own announcement was learnt back on a learn session.
     OwnRouteReturned,
+    /// This border follows an announcement that was for others: somebody passes it on to borders.
+    AnnouncementCameBack {
+        /// Of what.
+        prefix: Prefix,
+    },
     /// The checker does not agree with the newest plan: the last good one stays.
     PlanVetoed {
         /// Its first reason.
@@ -116,6 +121,10 @@ impl fmt::Display for Hold {
             Hold::TableFull { refused } => {
                 write!(f, "the kernel's prefix table is full, {refused} prefixes have no row: raise datapath.prefixes")
             }
+            Hold::AnnouncementCameBack { prefix } => write!(
+                f,
+                "the announcement of {prefix} came back to this border: let the route reflector not pass routes with ETM's community to borders"
+            ),
             Hold::PlanVetoed { why } => {
                 write!(f, "the newest plan was vetoed, the last good one stays: {why}; please report this")
             }

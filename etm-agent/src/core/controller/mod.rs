@@ -26,7 +26,7 @@ use super::guard::{Hold, State};
 use super::input::{Input, Order, Released, RouteBatch, RouteChange, TableFill, UplinkSample};
 use super::money::Tree;
 use super::overrides::Overrides;
-use super::policy::{Mode, Peer, Policy, Role};
+use super::policy::{Mode, Policy};
 use super::projection::Projection;
 use super::rate::Rates;
 use super::rib::Rib;
@@ -128,6 +128,8 @@ pub struct Controller {
     ineffective_ppm: u32,
     ineffective_run: u8,
     unsettled: BTreeMap<Prefix, Timestamp>,
+    /// What this border was seen to follow though it was announced to others, and when.
+    came_back: Option<(Timestamp, Prefix)>,
     barred: BTreeSet<Prefix>,
     refused: BTreeMap<Prefix, String>,
     unrelieved: BTreeSet<UplinkId>,
@@ -187,6 +189,7 @@ impl Controller {
             ineffective_ppm: 0,
             ineffective_run: 0,
             unsettled: BTreeMap::new(),
+            came_back: None,
             barred: BTreeSet::new(),
             refused: BTreeMap::new(),
             unrelieved: BTreeSet::new(),
@@ -293,11 +296,10 @@ impl Controller {
         !self.holds.iter().any(|hold| hold.is_warm_up() || matches!(hold, Hold::SessionDown { .. }))
     }
 
-    /// True once every learn session is Established. Routers that report by BMP come when they come.
+    /// True once every learn session is Established. Other borders, and routers that report by BMP, come when they come.
     pub fn learning(&self) -> bool {
-        let learn = |peer: &Peer| peer.role == Role::Learn && !peer.monitored;
-        let learn = self.policy.peers.iter().zip(&self.sessions).filter(|(peer, _)| learn(peer));
-        learn.into_iter().all(|(_, session)| session.up)
+        let mut learn = self.policy.own_sources().filter(|(_, peer)| !peer.monitored);
+        learn.all(|(at, _)| self.sessions.get(at).is_some_and(|session| session.up))
     }
 
     fn order(&mut self, now: Timestamp, order: Order) {
@@ -333,8 +335,10 @@ impl Controller {
     fn settle(&mut self, now: Timestamp) {
         self.changed = true;
         for (entry, why) in self.overrides.invalidate(&self.rib, &self.fib, &self.topology, &self.policy) {
-            if why == EndReason::TooManyMoreSpecifics {
-                self.barred.insert(entry.prefix);
+            match why {
+                EndReason::TooManyMoreSpecifics => drop(self.barred.insert(entry.prefix)),
+                EndReason::CameBack => self.came_back = Some((now, entry.prefix)),
+                _ => {}
             }
             self.ended(now, &entry, why);
         }
@@ -381,10 +385,8 @@ impl Controller {
 
     fn find_holds(&self, now: Timestamp) -> Vec<Hold> {
         let mut holds = Vec::new();
-        for (peer, session) in self.policy.peers.iter().zip(&self.sessions) {
-            if peer.role != Role::Learn {
-                continue;
-            }
+        for (at, peer) in self.policy.own_sources() {
+            let Some(session) = self.sessions.get(at) else { continue };
             if !session.up {
                 let reason = session.reason.clone().unwrap_or_else(|| "connecting".to_owned());
                 holds.push(Hold::SessionDown { session: peer.name.clone(), reason });
@@ -427,13 +429,16 @@ impl Controller {
         if self.rib.returned(&self.topology) > 0 {
             holds.push(Hold::OwnRouteReturned);
         }
+        let lately = self.came_back.filter(|(at, _)| now.since(*at) < self.policy.hold);
+        holds.extend(lately.map(|(_, prefix)| Hold::AnnouncementCameBack { prefix }));
         holds.extend(self.fault.iter().chain(&self.veto).map(|why| Hold::PlanVetoed { why: why.clone() }));
         holds
     }
 
     /// Uplinks that are up and were missing from the last samples. One miss may be an interface that just came or goes.
     fn uncounted_uplinks(&self) -> impl Iterator<Item = Hold> + '_ {
-        let missing = self.meters.iter().enumerate().filter(|(index, meter)| {
+        let own = self.meters.iter().enumerate().take(self.policy.own_uplinks());
+        let missing = own.filter(|(index, meter)| {
             meter.missed >= round::MISMATCH_SAMPLES && self.topology.link(uplink_id(*index)).up
         });
         missing.map(|(index, _)| Hold::UplinkNotCounted { uplink: self.uplink_name(uplink_id(index)) })

@@ -2,6 +2,7 @@
 
 use super::attrs::tests::any_attrs;
 use super::*;
+use crate::types::ExitId;
 use crate::core::input::LinkEvent;
 use crate::core::policy::Exit;
 use crate::core::policy::tests::two_exits;
