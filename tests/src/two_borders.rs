@@ -13,6 +13,7 @@
 //!                    +-----------+        +----------+
 //! ```
 //!
+//! Its uplinks have no bucket: a packet that is lost here was lost by routing.
 //! *Never*: judges; tests do.
 
 mod config;
@@ -32,7 +33,7 @@ use crate::agent::{Agent, Place};
 use crate::bird::Bird;
 use crate::daemons::write;
 use crate::error::LabError;
-use crate::link::{self, Tbf};
+use crate::link;
 use crate::netns::Namespace;
 use crate::poll::wait_until;
 use crate::state::{self, Reaper, State};
@@ -47,15 +48,6 @@ pub enum Fabric {
     Reflector,
     /// The same, but it passes everything on to everybody.
     CarelessReflector,
-}
-
-/// What a lab is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TwoBordersOptions {
-    /// iBGP.
-    pub fabric: Fabric,
-    /// Capacity of each uplink in bit/s; 0 leaves the links without a bucket.
-    pub uplink_bps: u64,
 }
 
 const ROLES: [Role; 8] = [
@@ -146,7 +138,7 @@ const CONVERGENCE: Duration = Duration::from_secs(40);
 #[derive(Debug)]
 pub struct TwoBorders {
     id: String,
-    options: TwoBordersOptions,
+    fabric: Fabric,
     routers: BTreeMap<Role, Child>,
     reaper: Option<Reaper>,
 }
@@ -156,7 +148,7 @@ impl TwoBorders {
     ///
     /// # Errors
     /// Root or a program is missing, or the routers do not converge.
-    pub fn up(options: TwoBordersOptions) -> Result<Self, LabError> {
+    pub fn up(fabric: Fabric) -> Result<Self, LabError> {
         if !nix::unistd::geteuid().is_root() {
             return Err(LabError::NotRoot);
         }
@@ -164,13 +156,10 @@ impl TwoBorders {
         let id = format!("{:x}t{:x}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         state::claim(&id)?;
         let owner_pid = std::process::id().cast_signed();
-        State { id: id.clone(), owner_pid, detached: false, uplink_bps: options.uplink_bps }.save()?;
+        State { id: id.clone(), owner_pid, detached: false, uplink_bps: 0 }.save()?;
         let reaper = Some(Reaper::start(&id)?);
-        let mut lab = Self { id, options, routers: BTreeMap::new(), reaper };
+        let mut lab = Self { id, fabric, routers: BTreeMap::new(), reaper };
         lab.wire()?;
-        for side in Side::BOTH.into_iter().filter(|_| options.uplink_bps > 0) {
-            Tbf::of_rate(options.uplink_bps).apply(&lab.namespace(side.role()), side.uplink())?;
-        }
         for role in lab.router_roles() {
             lab.start_router(role)?;
         }
@@ -180,12 +169,7 @@ impl TwoBorders {
 
     /// iBGP.
     pub fn fabric(&self) -> Fabric {
-        self.options.fabric
-    }
-
-    /// Capacity of each uplink in bit/s; 0 is unlimited.
-    pub fn uplink_bps(&self) -> u64 {
-        self.options.uplink_bps
+        self.fabric
     }
 
     /// Directory of its files.
@@ -237,7 +221,7 @@ impl TwoBorders {
     /// BIRD is missing or refuses its configuration.
     pub fn start_router(&mut self, role: Role) -> Result<(), LabError> {
         let directory = self.directory();
-        write(&directory.join(format!("{role}.conf")), &config::of(role, self.options.fabric, &directory))?;
+        write(&directory.join(format!("{role}.conf")), &config::of(role, self.fabric, &directory))?;
         let (_, child) = Bird::start(role.name(), &self.namespace(role), &directory)?;
         self.routers.insert(role, child);
         Ok(())
@@ -289,7 +273,7 @@ impl TwoBorders {
 
     fn router_roles(&self) -> Vec<Role> {
         let mut roles = vec![Role::TransitA, Role::TransitB, Role::Border, Role::BorderB, Role::Core];
-        if self.options.fabric != Fabric::Mesh {
+        if self.fabric != Fabric::Mesh {
             roles.push(Role::Reflector);
         }
         roles

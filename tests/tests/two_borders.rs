@@ -9,21 +9,19 @@ use std::time::Duration;
 use etm_tests::agent::Agent;
 use etm_tests::clock::{boottime_ns, millis_between};
 use etm_tests::poll::{pass_time, wait_until};
-use etm_tests::scene::{PATIENCE, nanos, turn};
+use etm_tests::scene::{PATIENCE, turn};
 use etm_tests::topology::{Provider, Role};
 use etm_tests::traffic::{FRAME, Flow, Generator, Sink};
-use etm_tests::two_borders::{
-    EtmOptions, Fabric, HOME_A, HOME_B, ONLY_A, PROVIDERS, Side, TwoBorders, TwoBordersOptions,
-};
+use etm_tests::two_borders::{EtmOptions, Fabric, HOME_A, HOME_B, ONLY_A, PROVIDERS, Side, TwoBorders};
 use etm_tests::view::Override;
 use ipnet::IpNet;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-/// Capacity of each uplink; its limit is 90 % of it.
-const UPLINK_BPS: u64 = 50_000_000;
-/// Mbit/s: within the limit of one uplink.
+/// Mbit/s: within the limit of one uplink, which is 45.
 const QUIET: f64 = 30.0;
-/// Mbit/s: above the limit of one uplink, below its capacity. Nothing is dropped, and still ETM has to act.
-const ABOVE_LIMIT: f64 = 47.5;
+/// Mbit/s: above it. ETM has to act, and the links of the lab carry it all the same.
+const ABOVE_LIMIT: f64 = 52.0;
 
 /// Everything of one test. Fields drop in this order.
 struct Two {
@@ -52,7 +50,7 @@ fn flows(home_a: f64, home_b: f64) -> Vec<Flow> {
 
 impl Two {
     fn start(fabric: Fabric, sides: &[Side], options: &EtmOptions, load: (f64, f64)) -> Two {
-        let lab = TwoBorders::up(TwoBordersOptions { fabric, uplink_bps: UPLINK_BPS }).unwrap();
+        let lab = TwoBorders::up(fabric).unwrap();
         let sink = Sink::start_behind(&lab.namespace(Role::Sink), &PROVIDERS).unwrap();
         let mut agents = BTreeMap::new();
         for side in sides {
@@ -188,12 +186,139 @@ fn off_and_an_orderly_stop_give_everything_back_without_a_loss() {
         if off {
             two.agent(Side::A).off().unwrap();
         } else {
-            two.agent(Side::A).signal(nix::sys::signal::Signal::SIGTERM).unwrap();
+            two.agent(Side::A).signal(Signal::SIGTERM).unwrap();
         }
         wait_until("plain routing", PATIENCE, || two.plain()).unwrap();
         println!("off {off}: plain after {:.0} ms", millis_between(before_ns, boottime_ns()));
         pass_time(Duration::from_secs(1));
         two.assert_nothing_lost(if off { "etm off" } else { "an orderly stop" });
-        let _ = nanos(Duration::ZERO);
     }
+}
+
+/// How a border dies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Death {
+    /// Its links go down.
+    Links,
+    /// Its BIRD is killed and it forwards no more; its links and its kernel stay up.
+    Killed,
+    /// It stands still with its links up: nobody says anything.
+    Silent,
+}
+
+/// Longest span between the sending of two packets that arrived one after the other, of all prefixes sent to `by`.
+fn longest_gap_ms(two: &Two, prefixes: &[IpNet], from_ns: u64) -> f64 {
+    let received = two.sink.received();
+    let mut longest: f64 = 0.0;
+    for prefix in prefixes {
+        let destination = prefix.hosts().next().unwrap();
+        let last = received[&(Provider::TransitB, destination)].last_sent_ns;
+        let after = two
+            .sink
+            .moves_since(from_ns)
+            .into_iter()
+            .find(|m| m.destination == destination && m.to == Provider::TransitA)
+            .expect("it came back");
+        longest = longest.max(millis_between(last, after.sent_ns));
+    }
+    longest
+}
+
+#[test]
+fn when_the_other_border_dies_loss_ends_with_its_detection() {
+    let Some(_turn) = turn() else { return };
+    // BGP hold times are 9 s here, and nobody uses BFD: what says nothing is noticed by them.
+    for (death, most_ms) in [(Death::Links, 1_500.0), (Death::Killed, 1_500.0), (Death::Silent, 12_000.0)] {
+        let mut two = Two::start(Fabric::Mesh, &[Side::A], &EtmOptions::default(), (ABOVE_LIMIT, 0.0));
+        let moved: Vec<IpNet> = two.wait_moved(Side::A).iter().map(|entry| entry.prefix).collect();
+        pass_time(Duration::from_secs(2));
+        let died_ns = boottime_ns();
+        let border = two.lab.namespace(Role::BorderB);
+        let deaf = [("net/ipv4/ip_forward", "0"), ("net/ipv6/conf/all/forwarding", "0")];
+        match death {
+            Death::Links => {
+                let down = ["core0", "a0", "up-b"].map(|name| format!("link set dev {name} down"));
+                border.ip_batch("take the links of a border down", &down).unwrap();
+            }
+            Death::Killed => {
+                border.sysctls(&deaf).unwrap();
+                two.lab.kill_router(Role::BorderB).unwrap();
+            }
+            Death::Silent => {
+                border.sysctls(&deaf).unwrap();
+                let pid = two.lab.router_pid(Role::BorderB).unwrap();
+                kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+            }
+        }
+        wait_until("plain routing", PATIENCE, || two.plain()).unwrap();
+        pass_time(Duration::from_secs(2));
+        let gap_ms = longest_gap_ms(&two, &moved, died_ns);
+        two.generator.stop();
+        let lost = two.sink.drain(&two.generator, PATIENCE).unwrap();
+        println!("{death:?}: {gap_ms:.0} ms without a packet, {lost} lost");
+        assert!(gap_ms <= most_ms, "{death:?}: {gap_ms} ms");
+        assert_eq!(two.lab.time_exceeded().unwrap(), 0, "{death:?}");
+        // Its own exits go on being steered: another border's absence holds up nothing.
+        let agent = two.agent(Side::A);
+        wait_until("ETM to go on", PATIENCE, || match agent.state() {
+            Ok(state) if state == "steering" => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .map_err(|error| agent.with_log(error))
+        .unwrap();
+    }
+}
+
+#[test]
+fn a_provider_that_withdraws_elsewhere_takes_its_prefixes_back_without_a_loop() {
+    let Some(_turn) = turn() else { return };
+    let mut two = Two::start(Fabric::Mesh, &[Side::A], &EtmOptions::default(), (ABOVE_LIMIT, 0.0));
+    let moved = two.wait_moved(Side::A);
+    pass_time(Duration::from_secs(2));
+    // What arrives at that border meanwhile goes by the first one, over the link between them.
+    two.lab.bird(Role::TransitB).ask("disable border4").unwrap();
+    two.lab.bird(Role::TransitB).ask("disable border6").unwrap();
+    wait_until("plain routing", PATIENCE, || two.plain()).unwrap();
+    pass_time(Duration::from_secs(1));
+    assert!(moved.iter().all(|entry| two.arrives_by(entry.prefix) == Some(Provider::TransitA)));
+    two.assert_nothing_lost("withdrawn by the provider");
+}
+
+#[test]
+fn a_reflector_that_passes_announcements_on_to_borders_is_noticed_and_named() {
+    let Some(_turn) = turn() else { return };
+    let mut two = Two::start(Fabric::CarelessReflector, &[Side::A], &EtmOptions::default(), (QUIET, 0.0));
+    two.load(ABOVE_LIMIT, 0.0);
+    let agent = two.agent(Side::A);
+    wait_until("ETM to notice", PATIENCE, || {
+        let status = agent.get("/v1/status").map_err(|error| error.to_string())?;
+        let named = status["holds"].to_string().contains("announcement-came-back");
+        if named { Ok(()) } else { Err(status["holds"].to_string()) }
+    })
+    .map_err(|error| agent.with_log(error))
+    .unwrap();
+    two.wait_plain(Side::A);
+    pass_time(Duration::from_secs(3));
+    assert_eq!(two.agent(Side::A).overrides().unwrap(), [], "it is not tried again");
+    two.assert_nothing_lost("a careless reflector");
+}
+
+#[test]
+fn two_that_steer_come_to_rest_and_never_send_anything_round() {
+    let Some(_turn) = turn() else { return };
+    let options = EtmOptions { both: true, ..EtmOptions::default() };
+    let mut two = Two::start(Fabric::Mesh, &Side::BOTH, &options, (QUIET, 20.0));
+    // First one is above its limit, then the other: each sends to the other what that one has room for.
+    two.load(ABOVE_LIMIT, 20.0);
+    let from_a: Vec<IpNet> = two.wait_moved(Side::A).iter().map(|entry| entry.prefix).collect();
+    pass_time(Duration::from_secs(3));
+    two.load(QUIET - 8.0, 52.0);
+    let from_b: Vec<IpNet> = two.wait_moved(Side::B).iter().map(|entry| entry.prefix).collect();
+    assert!(from_a.iter().all(|prefix| !from_b.contains(prefix)), "{from_a:?} {from_b:?}");
+    pass_time(Duration::from_secs(3));
+    let calm_ns = boottime_ns();
+    pass_time(Duration::from_secs(15));
+    let moves = two.sink.moves_since(calm_ns);
+    assert!(moves.is_empty(), "in 15 rounds nothing moves: {moves:?}");
+    two.assert_nothing_lost("two that steer");
 }

@@ -34,7 +34,11 @@ impl Check {
                     format!("add border = \"{name}\" to the [[interface]] tables of its uplinks"),
                 );
             }
-            let Some(session) = self.session_of(border, sessions) else { continue };
+            let Some(session) = self.session_of(&border.session, Role::Learn, sessions) else { continue };
+            let etm_learn = border.etm_learn.as_ref();
+            let etm_learn = etm_learn.and_then(|name| self.session_of(name, Role::Learn, sessions));
+            let etm_inject = border.etm_inject.as_ref();
+            let etm_inject = etm_inject.and_then(|name| self.session_of(name, Role::Inject, sessions));
             let exits: Vec<ExitId> = numbered(exits)
                 .filter(|(_, exit)| theirs.contains(&exit.uplink))
                 .map(|(exit, _)| exit)
@@ -42,7 +46,8 @@ impl Check {
             self.lead(border, &exits, sessions);
             let families =
                 Family::ALL.into_iter().filter(|family| served(sessions, &exits, *family)).collect();
-            borders.push(Border { name: name.clone(), session, uplinks: theirs, families });
+            let (name, uplinks) = (name.clone(), theirs);
+            borders.push(Border { name, session, etm_learn, etm_inject, uplinks, families });
         }
         borders
     }
@@ -56,21 +61,21 @@ impl Check {
     }
 
     /// The session with a border, which from now on is asked for its best routes only: by these it says what it uses.
-    fn session_of(&mut self, border: &raw::Border, sessions: &mut [SessionSettings]) -> Option<PeerId> {
-        let wanted = border.session.get_ref();
-        let found = sessions.iter().position(|one| one.name == *wanted && one.role == Role::Learn);
+    fn session_of(&mut self, name: &Text, role: Role, sessions: &mut [SessionSettings]) -> Option<PeerId> {
+        let wanted = name.get_ref();
+        let found = sessions.iter().position(|one| one.name == *wanted && one.role == role);
         let Some(at) = found else {
+            let word = if role == Role::Learn { "learn" } else { "inject" };
             self.fault_with_help(
-                border.session.span(),
-                format!("no [[bgp.session]] with role \"learn\" is named `{wanted}`"),
-                "add one towards the border: internal, and without `next hop self` there where it has several exits",
+                name.span(),
+                format!("no [[bgp.session]] with role \"{word}\" is named `{wanted}`"),
+                "add an internal one; where the border has several exits, without `next hop self` there",
             );
             return None;
         };
         if sessions[at].peer.is_loopback() {
-            let message =
-                format!("session `{wanted}` is with this router's own daemon, not with another border");
-            self.fault(border.session.span(), message);
+            let message = format!("session `{wanted}` is with this router itself, not with another border");
+            self.fault(name.span(), message);
         }
         sessions[at].import.add_path = false;
         Some(PeerId(u16::try_from(at).unwrap_or(u16::MAX)))

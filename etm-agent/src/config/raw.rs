@@ -200,6 +200,8 @@ pub(super) struct Interface {
 pub(super) struct Border {
     pub(super) name: Text,
     pub(super) session: Text,
+    pub(super) etm_learn: Option<Text>,
+    pub(super) etm_inject: Option<Text>,
     pub(super) next_hops: Spanned<Vec<IpAddr>>,
 }
 

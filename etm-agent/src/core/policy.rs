@@ -209,6 +209,10 @@ pub struct Border {
     pub name: String,
     /// The learn session with it. It announces there what it uses itself (RFC 4271 section 9.1.3), and nothing else.
     pub session: PeerId,
+    /// The learn session with ETM there, by which it says what it sent here.
+    pub etm_learn: Option<PeerId>,
+    /// The inject session with ETM there, by which it is told what was sent to it.
+    pub etm_inject: Option<PeerId>,
     /// Its interfaces towards providers; what they carry is not counted here.
     pub uplinks: Vec<UplinkId>,
     /// Families in which every inject session has a next hop for its exits.
@@ -344,9 +348,10 @@ impl Policy {
         self.border_of(self.uplink_of(exit)?)
     }
 
-    /// True where `peer` is another border: its absence takes its exits away, and nothing else depends on it.
+    /// True where `peer` is another border, or ETM there: its absence takes its exits away, and nothing else depends on it.
     pub fn is_border(&self, peer: PeerId) -> bool {
-        self.borders.iter().any(|border| border.session == peer)
+        let one = Some(peer);
+        self.borders.iter().any(|at| [Some(at.session), at.etm_learn, at.etm_inject].contains(&one))
     }
 
     /// Learn sessions that this router's own decisions depend on, with their positions: all but those with other borders.

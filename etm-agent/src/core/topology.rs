@@ -25,6 +25,8 @@ pub struct Topology {
     families: Vec<Vec<Family>>,
     /// Somebody behind this border hears our announcements.
     heard: bool,
+    /// Sessions with ETM on other borders.
+    etms: Vec<PeerId>,
 }
 
 /// What is known of an uplink's link.
@@ -70,6 +72,7 @@ impl Topology {
                 .map(|border| border.map_or_else(Vec::new, |border| border.families.clone()))
                 .collect(),
             heard: false,
+            etms: policy.borders.iter().filter_map(|border| border.etm_learn).collect(),
         }
     }
 
@@ -86,6 +89,11 @@ impl Topology {
     /// True where `exit` is another border's: traffic gets there by announcements only.
     pub fn is_elsewhere(&self, exit: ExitId) -> bool {
         self.session_of(exit).is_some()
+    }
+
+    /// Sessions by which ETM on other borders says what it sent here.
+    pub fn etms(&self) -> &[PeerId] {
+        &self.etms
     }
 
     /// True where some exit is another border's.

@@ -6,6 +6,9 @@ use std::fmt::Write as _;
 use super::{Fabric, TwoBorders, config};
 use crate::topology::{BORDER_AS, Provider, Role};
 
+/// Where one ETM waits for the other: BIRD has the usual port.
+const ETM_PORT: u16 = 1179;
+
 /// One of the two borders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
@@ -105,20 +108,23 @@ pub struct EtmOptions {
     pub mode: &'static str,
     /// Shortest life of an override.
     pub hold: &'static str,
+    /// What ETM is told of its uplink's capacity, in kbit/s.
+    pub capacity_kbit: u64,
+    /// ETM runs on the other border, too: they tell each other what they sent there.
+    pub both: bool,
     /// What may be sent to the other border's uplink, in kbit/s.
     pub elsewhere_kbit: u64,
 }
 
 impl Default for EtmOptions {
     fn default() -> Self {
-        Self { mode: "enforce", hold: "5m", elsewhere_kbit: 50_000 }
+        Self { mode: "enforce", hold: "5m", both: false, capacity_kbit: 50_000, elsewhere_kbit: 50_000 }
     }
 }
 
 /// The configuration of ETM on `side`.
 pub(super) fn config(lab: &TwoBorders, side: Side, options: &EtmOptions) -> String {
-    let (other, place) = (side.other(), lab.place(side));
-    let capacity = if lab.uplink_bps() == 0 { 1_000_000 } else { lab.uplink_bps() / 1000 };
+    let (other, place, capacity) = (side.other(), lab.place(side), options.capacity_kbit);
     let mut text = format!(
         "[agent]\nmode = \"{}\"\nstartup_timeout = \"20s\"\ncontrol_socket = \"{}\"\n\n\
          [policy]\nhold = \"{}\"\nmax_moved = \"80%\"\nmax_moved_per_minute = \"100%\"\n\n[kernel]\ninside = [\"core0\"]\n\n\
@@ -139,6 +145,9 @@ pub(super) fn config(lab: &TwoBorders, side: Side, options: &EtmOptions) -> Stri
         other.loopback_v4(),
         other.loopback_v6(),
     );
+    if options.both {
+        text += "etm_learn = \"etm-from\"\netm_inject = \"etm-to\"\n";
+    }
     for one in [side, other] {
         let provider = one.provider();
         let _ = write!(
@@ -153,7 +162,7 @@ pub(super) fn config(lab: &TwoBorders, side: Side, options: &EtmOptions) -> Stri
     let core = if lab.fabric() == Fabric::Mesh { config::CORE_V4 } else { config::REFLECTOR_V4 };
     let _ = write!(
         text,
-        "\n[bgp]\nasn = {BORDER_AS}\nrouter_id = \"{own}\"\n\n\
+        "\n[bgp]\nasn = {BORDER_AS}\nrouter_id = \"{own}\"\nlisten_port = {ETM_PORT}\n\n\
          [[bgp.session]]\nname = \"border\"\nrole = \"learn\"\npeer = \"127.0.0.1\"\nlocal = \"{}\"\n\n\
          [[bgp.session]]\nname = \"{}\"\nrole = \"learn\"\npeer = \"{}\"\nlocal = \"{own}\"\n\n\
          [[bgp.session]]\nname = \"core\"\nrole = \"inject\"\npeer = \"{core}\"\nlocal = \"{own}\"\nnext_hops = [\"{}\", \"{}\"]\n",
@@ -164,5 +173,16 @@ pub(super) fn config(lab: &TwoBorders, side: Side, options: &EtmOptions) -> Stri
         side.loopback_v6(),
         own = side.etm_v4(),
     );
+    if options.both {
+        let _ = write!(
+            text,
+            "\n[[bgp.session]]\nname = \"etm-from\"\nrole = \"learn\"\npeer = \"{etm}\"\nlocal = \"{own}\"\nconnect = \"passive\"\n\n\
+             [[bgp.session]]\nname = \"etm-to\"\nrole = \"inject\"\npeer = \"{etm}\"\nport = {ETM_PORT}\nlocal = \"{own}\"\nnext_hops = [\"{}\", \"{}\"]\n",
+            side.loopback_v4(),
+            side.loopback_v6(),
+            etm = other.etm_v4(),
+            own = side.etm_v4(),
+        );
+    }
     text
 }

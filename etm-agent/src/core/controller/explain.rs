@@ -120,6 +120,9 @@ impl Controller {
                 format!("{prefix} is left to plain routing and is never overridden as things are")
             }
         };
+        if self.rib.is_guest(prefix, &self.topology) {
+            because.push("ETM on another border sent it here: it is not sent back".to_owned());
+        }
         if self.policy.excludes(prefix) {
             because.push("it is inside a prefix of `policy.exclude`".to_owned());
         }
@@ -304,7 +307,7 @@ impl Controller {
                 let border =
                     self.policy.border_of_exit(exit).map_or("another", |border| border.name.as_str());
                 format!(
-                    "an exit of border {border}, which does not announce it itself, or nobody behind it hears ETM"
+                    "an exit of border {border}, which does not announce it itself, or sent it here; or nobody behind it hears ETM"
                 )
             }
             Some(exit) => {

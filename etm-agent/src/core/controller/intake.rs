@@ -68,8 +68,11 @@ impl Controller {
 
     /// Without anybody who hears our announcements there are no exits elsewhere.
     fn note_hearers(&mut self, now: Timestamp) {
-        let mut sessions = self.policy.peers.iter().zip(&self.sessions);
-        let heard = sessions.any(|(peer, session)| peer.role == Role::Inject && session.up);
+        let mut sessions = self.policy.peers.iter().zip(&self.sessions).zip((0..=u16::MAX).map(PeerId));
+        // ETM elsewhere is told, but moves nothing by it.
+        let heard = sessions.any(|((peer, session), id)| {
+            peer.role == Role::Inject && session.up && !self.policy.is_border(id)
+        });
         if self.topology.set_heard(heard) && self.topology.has_elsewhere() {
             self.choices.forget_all();
             self.settle(now);

@@ -371,7 +371,8 @@ impl Rib {
         let next_hop = attrs.next_hop();
         let exit = topology.exit_of(next_hop)?;
         let (peer, path_id) = self.sources.get(route.source);
-        if !admissible(attrs, (prefix, peer, exit), topology) {
+        let guest = topology.is_elsewhere(exit) && self.is_guest(prefix, topology);
+        if guest || !admissible(attrs, (prefix, peer, exit), topology) {
             return None;
         }
         let local_pref = match self.rule(prefix, route).map(|rule| rule.verdict) {
@@ -479,7 +480,14 @@ impl Rib {
     /// How many announcements of ETM's own stand on learn sessions. ETM announces next hops of this side; a route with
     /// its community and an exit for next hop is a provider's, who chose the community: no candidate either, and no alarm.
     pub fn returned(&self, topology: &Topology) -> usize {
-        self.returned.values().filter(|next_hop| topology.exit_of(**next_hop).is_none()).count()
+        let told = |from: &PeerId| topology.etms().contains(from);
+        let returned = self.returned.iter().filter(|((from, ..), _)| !told(from));
+        returned.filter(|(_, next_hop)| topology.exit_of(**next_hop).is_none()).count()
+    }
+
+    /// True where ETM on another border sent `prefix` here.
+    pub fn is_guest(&self, prefix: Prefix, topology: &Topology) -> bool {
+        topology.etms().iter().any(|etm| self.returned.contains_key(&(*etm, PathId(0), prefix)))
     }
 
     /// What it holds and what that takes.

@@ -2,10 +2,10 @@
 
 use super::attrs::tests::any_attrs;
 use super::*;
-use crate::types::ExitId;
 use crate::core::input::LinkEvent;
 use crate::core::policy::Exit;
 use crate::core::policy::tests::two_exits;
+use crate::types::ExitId;
 use crate::types::{AsPath, Asn, IfIndex, UplinkId};
 use proptest::prelude::*;
 
