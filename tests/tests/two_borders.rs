@@ -307,12 +307,12 @@ fn a_reflector_that_passes_announcements_on_to_borders_is_noticed_and_named() {
 fn two_that_steer_come_to_rest_and_never_send_anything_round() {
     let Some(_turn) = turn() else { return };
     let options = EtmOptions { both: true, ..EtmOptions::default() };
-    let mut two = Two::start(Fabric::Mesh, &Side::BOTH, &options, (QUIET, 20.0));
+    let mut two = Two::start(Fabric::Mesh, &Side::BOTH, &options, (QUIET, 16.0));
     // First one is above its limit, then the other: each sends to the other what that one has room for.
-    two.load(ABOVE_LIMIT, 20.0);
+    two.load(ABOVE_LIMIT, 16.0);
     let from_a: Vec<IpNet> = two.wait_moved(Side::A).iter().map(|entry| entry.prefix).collect();
     pass_time(Duration::from_secs(3));
-    two.load(QUIET - 8.0, 52.0);
+    two.load(QUIET / 2.0, 46.0);
     let from_b: Vec<IpNet> = two.wait_moved(Side::B).iter().map(|entry| entry.prefix).collect();
     assert!(from_a.iter().all(|prefix| !from_b.contains(prefix)), "{from_a:?} {from_b:?}");
     pass_time(Duration::from_secs(3));
