@@ -55,6 +55,8 @@ pub struct AgentOptions {
     pub log_to: Option<&'static str>,
     /// What each provider asks per Mbit/s and month, in the order of [`Provider::ALL`]; `None` names no price.
     pub prices: Option<[&'static str; 3]>,
+    /// Further lines of the `policy` table, and tables below it.
+    pub policy: &'static str,
     /// Record from the start on.
     pub record: bool,
     /// Log filter (`RUST_LOG`).
@@ -75,6 +77,7 @@ impl Default for AgentOptions {
             kill_hung: true,
             log_to: None,
             prices: None,
+            policy: "",
             record: false,
             log: "info",
         }
@@ -120,15 +123,17 @@ impl Site {
 pub fn config(site: &Site, options: &AgentOptions) -> String {
     let mut text = format!(
         "[agent]\nmode = \"{}\"\ninterval = \"{}\"\nstartup_timeout = \"{}\"\ncontrol_socket = \"{}\"\n\
-         bird_socket = \"{}\"\n\n[policy]\nhold = \"{}\"\n\n[kernel]\ninside = [\"in0\"]\nlease = \"{}\"\n\n\
+         orders_file = \"{}\"\nbird_socket = \"{}\"\n\n[policy]\nhold = \"{}\"\n{}\n[kernel]\ninside = [\"in0\"]\nlease = \"{}\"\n\n\
          [guardian]\nkill_hung = {}\n\n\
          [datapath]\npin_root = \"{}\"\nprefixes_ipv4 = 4096\nprefixes_ipv6 = 4096\nhook = \"{}\"\n\n[record]\ndirectory = \"{}\"\nat_start = {}\n",
         options.mode,
         options.interval,
         options.startup_timeout,
         site.control_socket().display(),
+        site.directory.join("orders.json").display(),
         site.directory.join(format!("{}.ctl", Role::Border)).display(),
         options.hold,
+        options.policy,
         options.lease,
         options.kill_hung,
         site.pin_root.display(),

@@ -2,6 +2,8 @@
 
 use super::bgp::{self, BgpCommand, BgpError, Where};
 use super::mrt::{self, MrtCommand, MrtCommandError};
+use super::off::off;
+use super::orders::{self, ModeWord, ProviderCommand};
 use super::replay::{self, Moment};
 use super::{doctor, plan, render, render_plan};
 
@@ -18,6 +20,7 @@ use serde::de::DeserializeOwned;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 const AFTER_HELP: &str = "\
 Exit status: 0 done, 1 failed or refused, 2 wrong command line or input that is no problem to plan, 3 no agent answers.
@@ -145,8 +148,21 @@ enum AgentCommand {
         #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/etm/v1")]
         pin_root: PathBuf,
     },
-    /// Act again as the mode says.
+    /// Act again as the mode says; after a leak too.
     On,
+    /// Observe, approve or enforce from now on; across restarts too, until the configuration names another mode.
+    Mode {
+        /// The mode, or `confirm` for the one on trial.
+        mode: ModeWord,
+        /// On trial: falls back by itself after this time (`5m`) unless `etm mode confirm` is said before.
+        #[arg(long, value_name = "TIME", value_parser = orders::span)]
+        confirm: Option<Duration>,
+    },
+    /// Empty a provider, or use it again.
+    Provider {
+        #[command(subcommand)]
+        command: ProviderCommand,
+    },
 }
 
 /// What to do about recording.
@@ -368,6 +384,12 @@ async fn execute(command: &AgentCommand, ask: Ask<'_>) -> Result<String, ClientE
             off(&ask, &guardian, *force, pin_root).await
         }
         AgentCommand::On => ask.order("/v1/on").await,
+        AgentCommand::Mode { mode, confirm } => {
+            ask.said(orders::mode(ask.socket, *mode, *confirm).await?, orders::commanded)
+        }
+        AgentCommand::Provider { command } => {
+            ask.said(orders::provider(ask.socket, command).await?, orders::commanded)
+        }
     }
 }
 
@@ -381,7 +403,7 @@ async fn explain(what: &str, ask: Ask<'_>) -> Result<String, ClientError> {
 }
 
 /// A name as a value of a query (RFC 3986 section 2.1).
-fn escaped(name: &str) -> String {
+pub(super) fn escaped(name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     name.bytes()
         .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
@@ -389,9 +411,9 @@ fn escaped(name: &str) -> String {
 }
 
 #[derive(Clone, Copy)]
-struct Ask<'a> {
-    socket: &'a Path,
-    json: bool,
+pub(super) struct Ask<'a> {
+    pub(super) socket: &'a Path,
+    pub(super) json: bool,
 }
 
 impl Ask<'_> {
@@ -400,6 +422,10 @@ impl Ask<'_> {
         T: DeserializeOwned + Serialize,
     {
         let answer: T = control::get(self.socket, resource).await?;
+        if self.json { json(&answer) } else { Ok(render(&answer)) }
+    }
+
+    fn said<T: Serialize>(&self, answer: T, render: impl Fn(&T) -> String) -> Result<String, ClientError> {
         if self.json { json(&answer) } else { Ok(render(&answer)) }
     }
 
@@ -424,76 +450,13 @@ impl Ask<'_> {
         if self.json { json(&answer) } else { Ok(render(&answer)) }
     }
 
-    async fn order(&self, resource: &str) -> Result<String, ClientError> {
+    pub(super) async fn order(&self, resource: &str) -> Result<String, ClientError> {
         let answer: Ordered = control::order(self.socket, resource).await?;
         if self.json { json(&answer) } else { Ok(render::ordered(&answer)) }
     }
 }
 
-fn json(answer: &impl Serialize) -> Result<String, ClientError> {
+pub(super) fn json(answer: &impl Serialize) -> Result<String, ClientError> {
     let text = serde_json::to_string(answer).map_err(|source| ClientError::Form { source })?;
     Ok(text + "\n")
-}
-
-/// What `off` did without an agent.
-#[derive(Serialize)]
-struct Forced {
-    state: &'static str,
-    forced: bool,
-    agent: String,
-    announcements: String,
-}
-
-/// The guardian is told in any case, and at once: it withdraws whatever the agent is doing.
-async fn off(ask: &Ask<'_>, guardian: &Path, force: bool, pin_root: &Path) -> Result<String, ClientError> {
-    let agent = async {
-        if force {
-            return Err(ClientError::Refused { error: "the agent was not asked".to_owned() });
-        }
-        ask.order("/v1/off").await
-    };
-    let (asked, withdrawn) = tokio::join!(agent, runtime::withdraw_by_guardian(guardian));
-    // Whatever keeps the agent from carrying it out: the kernel's switch needs no agent.
-    asked.or_else(|error| {
-        let announcements = match &withdrawn {
-            Ok(true) => "the guardian has withdrawn all announcements".to_owned(),
-            Ok(false) => format!(
-                "no guardian answers on {}: nothing is announced, or this is not its socket (--guardian)",
-                guardian.display()
-            ),
-            Err(error) => {
-                format!("the guardian does not obey, its announcements end with the lease: {error}")
-            }
-        };
-        switch_off(pin_root, withdrawn.is_ok_and(|told| told), announcements, error, ask.json)
-    })
-}
-
-/// Turns the switch in the kernel by its pin: works when the agent is hung or gone.
-fn switch_off(
-    pin_root: &Path,
-    withdrawn: bool,
-    announcements: String,
-    agent: ClientError,
-    as_json: bool,
-) -> Result<String, ClientError> {
-    let refused = |error: String| ClientError::Refused { error };
-    match runtime::switch_off(pin_root) {
-        // Nothing pinned means that nothing is marked, but also that this may be the wrong directory.
-        Ok(false) if !withdrawn => Err(agent),
-        Ok(_) if as_json => {
-            json(&Forced { state: "off", forced: true, agent: agent.to_string(), announcements })
-        }
-        Ok(pinned) => {
-            let kernel = if pinned {
-                "the kernel's switch is off: every packet takes plain routing now"
-            } else {
-                "nothing of ETM is pinned there: no packet is marked"
-            };
-            Ok(format!("{kernel}\n{announcements}\nbut {agent}\n"))
-        }
-        Err(error) => Err(refused(format!(
-            "{agent}; {announcements}; and the kernel's switch cannot be turned: {error}"
-        ))),
-    }
 }

@@ -6,6 +6,8 @@ mod bgp_text;
 pub mod client;
 mod doctor;
 mod mrt;
+mod off;
+mod orders;
 mod plan;
 mod render;
 mod render_plan;

@@ -37,7 +37,13 @@ pub(super) fn status(status: &Status) -> String {
         decision.state.as_str()
     );
     for hold in &decision.holds {
-        let _ = writeln!(text, "  waits: {hold}");
+        let _ = writeln!(text, "  waits ({}): {hold}", hold.name());
+    }
+    text += &super::orders::orders(&decision.orders, decision.at_ns);
+    for guard in
+        decision.guards.iter().filter(|guard| !["drain", "mode-on-trial"].contains(&guard.guard.as_str()))
+    {
+        let _ = writeln!(text, "  guard ({}): {}", guard.guard, guard.detail);
     }
     let _ = writeln!(
         text,
@@ -197,7 +203,8 @@ pub(super) fn overrides(overrides: &[OverrideView]) -> String {
             let gateway = entry.gateway.map_or_else(|| "-".to_owned(), |gateway| gateway.to_string());
             let state = match (&entry.refused, entry.enforced) {
                 (Some(why), _) => format!("refused: {why}"),
-                (None, true) => "wanted".to_owned(),
+                (None, true) if entry.confirmed => "wanted".to_owned(),
+                (None, true) => "not seen there yet".to_owned(),
                 (None, false) => "planned".to_owned(),
             };
             vec![

@@ -1,5 +1,6 @@
 //! The tables of the two processes, `agent` and `guardian`. Never looks whether one of them runs.
 
+use super::guards::orders_file;
 use super::raw;
 use super::settings::{AgentSettings, GuardianSettings};
 use super::validate::{Check, path};
@@ -11,6 +12,7 @@ impl Check {
     pub(super) fn agent(&mut self, raw: &raw::Agent) -> AgentSettings {
         AgentSettings {
             control_socket: path(raw.control_socket.as_deref(), "/run/etm/etm.sock"),
+            orders_file: orders_file(self, raw.orders_file.as_ref()),
             startup_timeout: self.duration(raw.startup_timeout.as_ref(), Duration::from_secs(30)),
             bird_socket: raw.bird_socket.as_ref().map(PathBuf::from),
         }

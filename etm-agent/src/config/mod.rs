@@ -5,6 +5,7 @@ mod billing;
 mod bmp;
 mod border;
 mod guardian;
+mod guards;
 pub mod offline;
 mod prices;
 mod raw;
@@ -18,7 +19,7 @@ mod validate;
 pub use report::ConfigError;
 pub use settings::{
     AgentSettings, BeyondSettings, BgpSettings, BmpPeerSettings, BmpRouterSettings, BmpSettings,
-    DatapathSettings, GuardianSettings, HookChoice, ImportSettings, KernelSettings, KeySettings,
+    DatapathSettings, GuardianSettings, HookChoice, ImportSettings, KernelMode, KernelSettings, KeySettings,
     MaxRoutesSettings, ReachSettings, RecordSettings, SessionSettings, Settings, TransportSettings,
 };
 

@@ -63,6 +63,7 @@ pub(super) struct Agent {
     pub(super) stale_after: Option<Text>,
     pub(super) startup_timeout: Option<Text>,
     pub(super) control_socket: Option<String>,
+    pub(super) orders_file: Option<Text>,
     pub(super) bird_socket: Option<String>,
 }
 
@@ -75,17 +76,46 @@ pub(super) struct PolicyTable {
     pub(super) max_overrides: Option<usize>,
     pub(super) max_moved: Option<Text>,
     pub(super) max_moved_per_minute: Option<Text>,
+    pub(super) max_moves_per_minute: Option<Spanned<usize>>,
     pub(super) fill_rate: Option<Text>,
     pub(super) approval: Option<Text>,
     /// Own and internal prefixes.
     #[serde(default)]
     pub(super) internal: Vec<Text>,
     #[serde(default)]
+    pub(super) confirm: Confirm,
+    #[serde(default)]
+    pub(super) surge: Surge,
+    #[serde(default)]
+    pub(super) canary: Canary,
+    #[serde(default)]
     pub(super) decision: DecisionTable,
     #[serde(default)]
     pub(super) prefix_list: Vec<PrefixList>,
     #[serde(default)]
     pub(super) route: Vec<RouteRuleTable>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Confirm {
+    pub(super) within: Option<Text>,
+    pub(super) retry: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Surge {
+    pub(super) factor: Option<Spanned<u32>>,
+    pub(super) lasts: Option<Text>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Canary {
+    pub(super) share: Option<Text>,
+    #[serde(default)]
+    pub(super) prefixes: Vec<Text>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -135,11 +165,21 @@ pub(super) struct DecisionTable {
     pub(super) peer_address: Option<bool>,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum KernelMode {
+    #[default]
+    Lease,
+    Main,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Kernel {
     #[serde(default)]
     pub(super) inside: Vec<Text>,
+    #[serde(default)]
+    pub(super) mode: KernelMode,
     pub(super) table: Option<Spanned<u32>>,
     pub(super) protocol: Option<Spanned<u8>>,
     pub(super) mark: Option<Spanned<u32>>,

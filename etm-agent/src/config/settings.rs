@@ -46,15 +46,29 @@ pub struct GuardianSettings {
 pub struct AgentSettings {
     /// Unix socket of the control API.
     pub control_socket: PathBuf,
+    /// What operators ordered and what outlives a restart: modes, drains.
+    pub orders_file: PathBuf,
     /// The agent gives up when a learn session is not Established this long after the start.
     pub startup_timeout: Duration,
     /// BIRD's control socket, to ask whether it learns foreign kernel routes; none where BIRD is not used.
     pub bird_socket: Option<PathBuf>,
 }
 
-/// Kernel routing, mode "lease".
+/// Where overrides stand in the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KernelMode {
+    /// In a table of their own, which only marked packets reach while the lease is fresh.
+    #[default]
+    Lease,
+    /// In the main table beside the daemon's routes; the guardian removes them when the lease ends.
+    Main,
+}
+
+/// Kernel routing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelSettings {
+    /// Where overrides stand.
+    pub mode: KernelMode,
     /// Interfaces by which the traffic to steer comes in.
     pub inside: Vec<String>,
     /// ETM's routing table.

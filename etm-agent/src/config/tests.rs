@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::core::billing::{Billing, Layer};
-use crate::core::policy::{Contract, Mode, PriceList, Role, Uplink};
+use crate::core::policy::{Contract, Guards, Mode, PriceList, Role, Uplink};
 use crate::core::route_rules::Verdict;
 use crate::types::{BitRate, Community, ExitId, Family, Share, UplinkId};
 use std::time::Duration;
@@ -62,6 +62,8 @@ fn the_example_is_good_and_so_is_every_commented_default_in_it() {
     };
     assert_eq!(bare(&full), bare(&settings));
     assert_eq!(PriceList { overload: None, ..full.policy.prices }, settings.policy.prices);
+    assert_eq!((full.policy.guards, &full.policy.canary), (settings.policy.guards, &settings.policy.canary));
+    assert_eq!(full.policy.guards, Guards::default());
     assert_eq!(full.policy.max_moved_per_minute, settings.policy.max_moved_per_minute);
     assert_eq!(
         (full.policy.fill_share, full.policy.approval),
@@ -373,4 +375,37 @@ fn borders_that_cannot_be_meant_are_refused() {
     assert!(unknown.contains("no [[border]] is named `edge`"), "{unknown}");
     let bare = report(&format!("{GOOD}\n[[border]]\nname = \"edge\"\nsession = \"s\"\nnext_hops = []\n"));
     assert!(bare.contains("border `edge` has no interface"), "{bare}");
+}
+
+#[test]
+fn guards_and_canary_are_read_and_nonsense_in_them_is_refused() {
+    let text = format!(
+        "{GOOD}[policy]\nmax_moves_per_minute = 7\n[policy.confirm]\nwithin = \"3s\"\nretry = \"5m\"\n\
+         [policy.surge]\nfactor = 4\nlasts = \"1m\"\n\
+         [policy.canary]\nshare = \"5%\"\nprefixes = [\"198.18.0.0/16\"]\n"
+    );
+    let policy = parse("etm.toml", &text).unwrap().policy;
+    assert_eq!((policy.guards.max_moves_per_minute, policy.guards.surge_factor), (7, 4));
+    assert_eq!(policy.guards.confirm_retry, Duration::from_secs(300));
+    assert!(policy.canary.is_partial() && policy.canary.admits("198.18.3.0/24".parse().unwrap()));
+    assert!(!policy.canary.admits("198.19.0.0/24".parse().unwrap()));
+    for (table, words) in [
+        ("[policy.confirm]\nwithin = \"2m\"", "within 60s"),
+        ("[policy.confirm]\nretry = \"100ms\"", "before the next sample"),
+        ("[policy.surge]\nfactor = 1", "at least twice"),
+        ("[policy.canary]\nshare = \"0%\"", "above 0%"),
+        ("[policy.canary]\nshare = \"101%\"", "at most 100%"),
+        ("[policy.canary]\nprefixes = [\"198.18.0.1/16\"]", "198.18.0.1/16"),
+        ("[policy]\nmax_moves_per_minute = 0", "observe"),
+        ("[agent]\norders_file = \"here\"", "absolute path"),
+    ] {
+        let said = report(&format!("{GOOD}{table}\n"));
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}
+
+#[test]
+fn next_hops_of_all_inject_sessions_are_known_as_our_own() {
+    let own = parse("example", EXAMPLE).unwrap().policy.own_next_hops;
+    assert_eq!(own, ["10.0.0.2".parse::<std::net::IpAddr>().unwrap(), "fd00::2".parse().unwrap()]);
 }

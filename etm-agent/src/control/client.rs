@@ -66,6 +66,11 @@ pub async fn order<T: DeserializeOwned>(socket: &Path, resource: &str) -> Result
     request(socket, Method::POST, resource, ORDER_PATIENCE).await
 }
 
+/// Gives an order for which the machine may have to be made ready.
+pub async fn command<T: DeserializeOwned>(socket: &Path, resource: &str) -> Result<T, ClientError> {
+    request(socket, Method::POST, resource, PATIENCE).await
+}
+
 async fn request<T: DeserializeOwned>(
     socket: &Path,
     method: Method,

@@ -5,5 +5,5 @@ mod client;
 pub mod schema;
 mod server;
 
-pub use client::{ClientError, get, order};
-pub use server::{ControlError, Request, Socket, bind, serve};
+pub use client::{ClientError, command, get, order};
+pub use server::{ControlError, Desks, Request, Socket, bind, serve};

@@ -18,22 +18,28 @@
 //! | `GET /v1/bgp/peers` | `BgpPeers`: sessions and monitored routers |
 //! | `GET /v1/bgp/routes?prefix=P&longer=B&peer=NAME&after=P` | `RoutePage`: ask again with `after` its `next` |
 //! | `GET /v1/bgp/candidates?prefix=P` | `CandidatesView` |
+//! | `GET /v1/bgp/rules` | `BgpRules`: the operator's rules for routes, and what they matched |
+//! | `POST /v1/bgp/reset?peer=NAME&message=TEXT`, `POST /v1/bgp/shutdown` likewise | `BgpOrdered` |
+//! | `POST /v1/bgp/start?peer=NAME`, `POST /v1/bgp/refresh?peer=NAME&family=ipv4` | `BgpOrdered` |
 //! | `GET /v1/record`, `POST /v1/record/start`, `POST /v1/record/stop` | `Recording` |
 //! | `POST /v1/off`, `POST /v1/on` | `Ordered` |
+//! | `POST /v1/mode?mode=M`, `POST /v1/mode?mode=M&confirm_s=N`, `POST /v1/mode/confirm` | `Commanded` |
+//! | `POST /v1/drain?provider=P`, `POST /v1/drain?provider=P&for_s=N`, `POST /v1/undrain?provider=P` | `Commanded` |
 //!
-//! Errors are `Problem` with status 400 (bad request), 404, 503 (busy or stopping).
+//! Errors are `Problem` with status 400 (bad request), 404, 409 (makes no sense now), 503 (busy or stopping).
 
 use crate::core::controller::Browse;
 use crate::core::guard::State;
-use crate::core::policy::Role;
+use crate::core::policy::{Mode, Role};
 use crate::core::view::{
-    CandidatesView, ChangeView, EventView, ExitView, Judged, LossView, Losses, OverrideView, PlanView,
-    PrefixView, RoutePage, StatusView, UplinkView,
+    CandidatesView, ChangeView, EventView, ExitView, Judged, LossView, Losses, OrdersView, OverrideView,
+    PlanView, PrefixView, RoutePage, RuleView, StatusView, UplinkView,
 };
-use crate::types::bgp::PeerStatus;
+use crate::types::bgp::{PeerStatus, SessionOrder, SessionState};
 use crate::types::bmp::RouterStatus;
 use crate::types::{Prefix, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// What a client may ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +103,15 @@ pub enum Query {
         /// Which.
         prefix: Prefix,
     },
+    /// What an operator wants of a session.
+    BgpOrder {
+        /// Name of the session.
+        peer: String,
+        /// What.
+        order: SessionOrder,
+    },
+    /// Rules for routes.
+    BgpRules,
     /// Whether and where inputs are recorded.
     Record,
     /// Record from now on.
@@ -107,6 +122,27 @@ pub enum Query {
     Off,
     /// Act again.
     On,
+    /// Another mode.
+    Mode {
+        /// Which.
+        mode: Mode,
+        /// Falls back after this time unless confirmed; none for good.
+        confirm: Option<Duration>,
+    },
+    /// The mode on trial stays.
+    ConfirmMode,
+    /// Empty a provider.
+    Drain {
+        /// Its name.
+        provider: String,
+        /// For how long; none until an operator says so.
+        span: Option<Duration>,
+    },
+    /// Use a provider again.
+    Undrain {
+        /// Its name.
+        provider: String,
+    },
 }
 
 /// What the agent answers.
@@ -143,14 +179,22 @@ pub enum Answer {
     BgpRoutes(RoutePage),
     /// To `Query::BgpCandidates`.
     BgpCandidates(Box<CandidatesView>),
+    /// To `Query::BgpOrder`.
+    BgpOrdered(BgpOrdered),
+    /// To `Query::BgpRules`.
+    BgpRules(BgpRules),
     /// To `Query::Record`, `Query::RecordStart` and `Query::RecordStop`.
     Recording(Box<Recording>),
     /// To `Query::Off` and `Query::On`.
     Ordered(Ordered),
+    /// To orders that outlive the agent.
+    Commanded(Box<Commanded>),
     /// The order could not be carried out.
     Failed(Problem),
     /// What was asked about does not exist.
     Missing(Problem),
+    /// The order makes no sense as things are.
+    Refused(Problem),
 }
 
 /// `etm status`.
@@ -322,6 +366,24 @@ pub struct BgpPeer {
     pub status: PeerStatus,
 }
 
+/// `etm bgp reset` and its like: the session was told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BgpOrdered {
+    /// Its name.
+    pub session: String,
+    /// What it was told, in a word.
+    pub order: String,
+    /// Its state before it obeyed.
+    pub state: SessionState,
+}
+
+/// `etm bgp rules`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BgpRules {
+    /// In order of configuration: the first that matches decides.
+    pub rules: Vec<RuleView>,
+}
+
 /// `etm off`, `etm on`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ordered {
@@ -329,6 +391,21 @@ pub struct Ordered {
     pub state: State,
     /// Overrides that it ended.
     pub ended: usize,
+}
+
+/// `etm mode`, `etm provider drain`, `etm provider undrain`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Commanded {
+    /// State after the order.
+    pub state: State,
+    /// Mode after the order.
+    pub mode: Mode,
+    /// The moment of this answer, CLOCK_BOOTTIME nanoseconds.
+    pub at_ns: Timestamp,
+    /// Everything that operators ordered.
+    pub orders: OrdersView,
+    /// Why a restart of the agent would forget it, if so.
+    pub not_kept: Option<String>,
 }
 
 /// `etm record`.

@@ -3,7 +3,9 @@
 
 use super::schema::{Answer, Problem, Query};
 use crate::core::controller::Browse;
-use crate::types::Prefix;
+use crate::core::policy::Mode;
+use crate::types::bgp::{MESSAGE_LIMIT, SessionOrder};
+use crate::types::{Family, Prefix};
 use axum::extract::{Query as Parameters, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -22,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Most prefixes in one answer.
 const MOST: usize = 10_000;
+
+/// Longest time that an order may be given for: a year.
+const LONGEST_ORDER_S: u64 = 366 * 86_400;
 
 /// Who may talk to the socket: its owner and group.
 const SOCKET_MODE: u32 = 0o660;
@@ -97,10 +102,21 @@ pub fn bind(path: &Path) -> Result<Socket, ControlError> {
     Ok(socket)
 }
 
+/// Where requests go.
+#[derive(Clone, Debug)]
+pub struct Desks {
+    /// Questions, and orders that the decision carries out at once.
+    pub requests: mpsc::Sender<Request>,
+    /// Orders that outlive the agent, or that the machine must be made ready for.
+    pub orders: mpsc::Sender<Request>,
+}
+
 /// Answers requests until `stop`.
-pub async fn serve(mut socket: Socket, requests: mpsc::Sender<Request>, mut stop: watch::Receiver<bool>) {
+pub async fn serve(mut socket: Socket, desks: Desks, mut stop: watch::Receiver<bool>) {
     let Some(listener) = socket.listener.take() else { return };
-    let server = axum::serve(listener, router(requests)).with_graceful_shutdown(async move {
+    let Desks { requests, orders } = desks;
+    let routes = router(requests).nest("/v1", standing(orders)).fallback(unknown);
+    let server = axum::serve(listener, routes).with_graceful_shutdown(async move {
         // A sender that is gone means stop as well.
         let _ = stop.wait_for(|stop| *stop).await;
     });
@@ -156,6 +172,41 @@ struct Page {
     after: Option<Prefix>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Session {
+    peer: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Refresh {
+    peer: String,
+    family: Option<Family>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WithText {
+    peer: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// An order with a text for the peer's operator.
+async fn with_text(
+    requests: mpsc::Sender<Request>,
+    text: WithText,
+    order: fn(String) -> SessionOrder,
+) -> Response {
+    let WithText { peer, message } = text;
+    if message.len() > MESSAGE_LIMIT {
+        let error = format!("message= has {} octets, and {MESSAGE_LIMIT} fit (RFC 9003)", message.len());
+        return problem(StatusCode::BAD_REQUEST, error);
+    }
+    ask(requests, Query::BgpOrder { peer, order: order(message) }).await
+}
+
 /// `/v1/bgp`: sessions and the RIB.
 fn bgp() -> Router<mpsc::Sender<Request>> {
     type Requests = State<mpsc::Sender<Request>>;
@@ -170,10 +221,27 @@ fn bgp() -> Router<mpsc::Sender<Request>> {
             Err(error) => problem(StatusCode::BAD_REQUEST, format!("prefix={error}")),
         }
     };
+    let reset = |State(requests): Requests, Parameters(text): Parameters<WithText>| {
+        with_text(requests, text, SessionOrder::Reset)
+    };
+    let shutdown = |State(requests): Requests, Parameters(text): Parameters<WithText>| {
+        with_text(requests, text, SessionOrder::Shutdown)
+    };
+    let start = |State(requests): Requests, Parameters(Session { peer }): Parameters<Session>| {
+        ask(requests, Query::BgpOrder { peer, order: SessionOrder::Start })
+    };
+    let refresh = |State(requests): Requests, Parameters(Refresh { peer, family }): Parameters<Refresh>| {
+        ask(requests, Query::BgpOrder { peer, order: SessionOrder::Refresh(family) })
+    };
     Router::new()
         .route("/peers", get(|State(requests): Requests| ask(requests, Query::BgpPeers)))
         .route("/routes", get(routes))
         .route("/candidates", get(candidates))
+        .route("/rules", get(|State(requests): Requests| ask(requests, Query::BgpRules)))
+        .route("/reset", post(reset))
+        .route("/shutdown", post(shutdown))
+        .route("/start", post(start))
+        .route("/refresh", post(refresh))
 }
 
 fn router(requests: mpsc::Sender<Request>) -> Router {
@@ -215,8 +283,67 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
         .route("/v1/record/stop", post(|State(requests): Requests| ask(requests, Query::RecordStop)))
         .route("/v1/off", post(|State(requests): Requests| ask(requests, Query::Off)))
         .route("/v1/on", post(|State(requests): Requests| ask(requests, Query::On)))
-        .fallback(|| async { problem(StatusCode::NOT_FOUND, "no such resource; see /v1/status") })
         .with_state(requests)
+}
+
+async fn unknown() -> Response {
+    problem(StatusCode::NOT_FOUND, "no such resource; see /v1/status")
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModeAndTime {
+    mode: Mode,
+    confirm_s: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProviderAndTime {
+    provider: String,
+    for_s: Option<u64>,
+}
+
+/// Orders that outlive the agent.
+fn standing(orders: mpsc::Sender<Request>) -> Router {
+    type Orders = State<mpsc::Sender<Request>>;
+    let mode = |State(orders): Orders,
+                Parameters(ModeAndTime { mode, confirm_s }): Parameters<ModeAndTime>| async move {
+        match span(confirm_s) {
+            Ok(confirm) => ask(orders, Query::Mode { mode, confirm }).await,
+            Err(refused) => *refused,
+        }
+    };
+    let drain =
+        |State(orders): Orders,
+         Parameters(ProviderAndTime { provider, for_s }): Parameters<ProviderAndTime>| async move {
+            match span(for_s) {
+                Ok(span) => ask(orders, Query::Drain { provider, span }).await,
+                Err(refused) => *refused,
+            }
+        };
+    let undrain =
+        |State(orders): Orders, Parameters(ProviderAndTime { provider, .. }): Parameters<ProviderAndTime>| {
+            ask(orders, Query::Undrain { provider })
+        };
+    Router::new()
+        .route("/mode", post(mode))
+        .route("/mode/confirm", post(|State(orders): Orders| ask(orders, Query::ConfirmMode)))
+        .route("/drain", post(drain))
+        .route("/undrain", post(undrain))
+        .with_state(orders)
+}
+
+/// A time that an order is given for.
+fn span(seconds: Option<u64>) -> Result<Option<Duration>, Box<Response>> {
+    match seconds {
+        None => Ok(None),
+        Some(seconds) if (1..=LONGEST_ORDER_S).contains(&seconds) => Ok(Some(Duration::from_secs(seconds))),
+        Some(_) => {
+            let said = format!("an order is for 1 to {LONGEST_ORDER_S} seconds");
+            Err(Box::new(problem(StatusCode::BAD_REQUEST, said)))
+        }
+    }
 }
 
 async fn explain(requests: mpsc::Sender<Request>, which: Which) -> Response {
@@ -238,6 +365,7 @@ async fn ask(requests: mpsc::Sender<Request>, query: Query) -> Response {
     }
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(Ok(Answer::Failed(why))) => (StatusCode::SERVICE_UNAVAILABLE, Json(why)).into_response(),
+        Ok(Ok(Answer::Refused(why))) => (StatusCode::CONFLICT, Json(why)).into_response(),
         Ok(Ok(Answer::Missing(why))) => (StatusCode::NOT_FOUND, Json(why)).into_response(),
         Ok(Ok(answer)) => Json(answer).into_response(),
         Ok(Err(_)) => problem(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping"),
@@ -276,7 +404,8 @@ mod tests {
                 request.reply.send(answer).unwrap();
             }
         });
-        let server = tokio::spawn(serve(socket, requests, stopped));
+        let desks = Desks { requests: requests.clone(), orders: requests };
+        let server = tokio::spawn(serve(socket, desks, stopped));
         let result = test(&path).await;
         stop.send(true).unwrap();
         server.await.unwrap();

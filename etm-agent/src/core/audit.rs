@@ -2,10 +2,12 @@
 //! Never decides; never formats for a machine other than by its serde form.
 
 use super::guard::Hold;
+use super::policy::Mode;
 use crate::types::{BitRate, Family, Generation, Prefix, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fmt;
+use std::net::IpAddr;
 
 /// Entries kept in memory.
 const KEPT: usize = 4096;
@@ -48,6 +50,12 @@ pub enum EndReason {
     TooManyMoreSpecifics,
     /// More is under override than `policy.max_overrides` or `policy.max_moved` allows, and it was of least use.
     OverCap,
+    /// Its traffic was not seen on that exit.
+    Unconfirmed,
+    /// An operator ordered another mode, or the one on trial was not confirmed.
+    ModeChanged,
+    /// An announcement of ETM's came back from outside.
+    Leak,
     /// The operator switched ETM off.
     SwitchedOff,
     /// The agent is about to end.
@@ -67,6 +75,9 @@ impl fmt::Display for EndReason {
             EndReason::OverCap => {
                 "policy.max_overrides or policy.max_moved is exceeded, and it was of least use"
             }
+            EndReason::Unconfirmed => "its traffic was not seen there",
+            EndReason::ModeChanged => "the mode changed",
+            EndReason::Leak => "an announcement of ETM came back from outside",
             EndReason::SwitchedOff => "switched off",
             EndReason::Stopping => "the agent is about to end",
             EndReason::CameBack => "its announcement came back to this border",
@@ -95,6 +106,14 @@ pub enum EventKind {
     },
     LinkDown {
         uplink: String,
+    },
+    GatewaySilent {
+        gateway: IpAddr,
+        exit: String,
+    },
+    GatewayAnswers {
+        gateway: IpAddr,
+        exit: String,
     },
     Overloaded {
         uplink: String,
@@ -196,6 +215,43 @@ pub enum EventKind {
         to: String,
         why: DropReason,
     },
+    SessionOrdered {
+        session: String,
+        order: String,
+    },
+    MoveUnconfirmed {
+        prefix: Prefix,
+        to: String,
+        back_to: String,
+        there_bps: BitRate,
+        demand_bps: BitRate,
+        failures: u32,
+        retry_s: u64,
+        refused: Option<String>,
+    },
+    ModeChanged {
+        from: Mode,
+        to: Mode,
+        confirm_s: Option<u64>,
+    },
+    ModeConfirmed {
+        mode: Mode,
+    },
+    ModeFellBack {
+        from: Mode,
+        to: Mode,
+    },
+    Drained {
+        provider: String,
+        for_s: Option<u64>,
+    },
+    Undrained {
+        provider: String,
+        expired: bool,
+    },
+    Leaked {
+        what: String,
+    },
 }
 
 /// Why a queued change was dropped.
@@ -229,12 +285,16 @@ impl EventKind {
         match self {
             EventKind::SessionDown { .. }
             | EventKind::LinkDown { .. }
+            | EventKind::GatewaySilent { .. }
             | EventKind::Overloaded { .. }
             | EventKind::Unrelieved { .. }
             | EventKind::KernelRefused { .. }
             | EventKind::Frozen { .. }
             | EventKind::ConservationFailed { .. }
             | EventKind::PlanVetoed { .. }
+            | EventKind::MoveUnconfirmed { .. }
+            | EventKind::ModeFellBack { .. }
+            | EventKind::Leaked { .. }
             | EventKind::ChangeRefused { .. } => Weight::Warning,
             _ => Weight::Note,
         }
@@ -307,6 +367,15 @@ impl EventKind {
     /// What is seldom said.
     fn rare(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            EventKind::GatewaySilent { gateway, exit } => {
+                write!(
+                    f,
+                    "next hop {gateway} of {exit} does not answer any more: nothing is sent there by ETM"
+                )
+            }
+            EventKind::GatewayAnswers { gateway, exit } => {
+                write!(f, "next hop {gateway} of {exit} answers again")
+            }
             EventKind::ConservationFailed { uplink, packet_error, byte_error_ppm } => write!(
                 f,
                 "books of {uplink} differ by {packet_error} packets and {byte_error_ppm} ppm of its bytes"
@@ -326,6 +395,59 @@ impl EventKind {
             }
             EventKind::ChangeDropped { id, prefix, to, why } => {
                 write!(f, "change {id} is dropped: {prefix} through {to}: {why}")
+            }
+            other => other.ordered(f),
+        }
+    }
+
+    /// What operators ordered, and what ETM took back.
+    fn ordered(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EventKind::MoveUnconfirmed {
+                prefix,
+                to,
+                back_to,
+                there_bps,
+                demand_bps,
+                failures,
+                retry_s,
+                refused,
+            } => {
+                write!(
+                    f,
+                    "{prefix} goes back to {back_to}: of its {demand_bps} the counters show {there_bps} on {to} \
+                     (failure {failures}, not tried again for {retry_s} s)"
+                )?;
+                refused.iter().try_for_each(|why| write!(f, "; the kernel refused the route: {why}"))
+            }
+            EventKind::ModeChanged { from, to, confirm_s: None } => {
+                write!(f, "mode {} by order, {} before", to.as_str(), from.as_str())
+            }
+            EventKind::ModeChanged { from, to, confirm_s: Some(span) } => write!(
+                f,
+                "mode {} by order, {} again in {span} s unless confirmed (`etm mode confirm`)",
+                to.as_str(),
+                from.as_str()
+            ),
+            EventKind::ModeConfirmed { mode } => write!(f, "mode {} is confirmed", mode.as_str()),
+            EventKind::ModeFellBack { from, to } => {
+                write!(f, "mode {} was not confirmed in time: mode {} again", from.as_str(), to.as_str())
+            }
+            EventKind::Drained { provider, for_s: None } => {
+                write!(f, "{provider} is drained until `etm provider undrain {provider}`")
+            }
+            EventKind::Drained { provider, for_s: Some(span) } => {
+                write!(f, "{provider} is drained for {span} s")
+            }
+            EventKind::Undrained { provider, expired } => {
+                let why = if *expired { "the time of its drain is over" } else { "by order" };
+                write!(f, "{provider} is used again: {why}")
+            }
+            EventKind::Leaked { what } => {
+                write!(f, "leak: {what}; everything is withdrawn until `etm on`")
+            }
+            EventKind::SessionOrdered { session, order } => {
+                write!(f, "an operator ordered of BGP session {session}: {order}")
             }
             _ => Ok(()),
         }

@@ -56,6 +56,11 @@ impl Choices {
         self.rows.get(index(slot))?.as_ref()
     }
 
+    /// True where no choice is known: there is nothing to forget.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// A row must be found anew.
     pub fn forget(&mut self, slot: SlotId) {
         if let Some(row) = self.rows.get_mut(index(slot)) {
@@ -74,7 +79,7 @@ pub fn choice(prefix: Prefix, grounds: Grounds<'_>) -> Choice {
     let Grounds { policy, topology, rib, fib } = grounds;
     let home = fib.home(prefix, policy, topology);
     let exits = match home {
-        Ok(home) if !prefix.is_default() && !policy.excludes(prefix) => {
+        Ok(home) if !prefix.is_default() && !policy.excludes(prefix) && policy.canary.admits(prefix) => {
             let candidates = rib.candidates(prefix, topology).into_iter().map(|candidate| candidate.exit);
             let allowed: Box<[ExitId]> =
                 candidates.filter(|exit| *exit == home || !policy.forbids(prefix, *exit)).collect();

@@ -69,6 +69,11 @@ pub enum Hold {
         /// Of what.
         prefix: Prefix,
     },
+    /// The traffic of the last moves did not follow: no more are made for a while.
+    MovesUnconfirmed {
+        /// How many in a row.
+        failures: u32,
+    },
     /// The checker does not agree with the newest plan: the last good one stays.
     PlanVetoed {
         /// Its first reason.
@@ -77,6 +82,46 @@ pub enum Hold {
 }
 
 impl Hold {
+    /// Every reason's name, as `Hold::name` says it.
+    pub const NAMES: [&'static str; 15] = [
+        "session-down",
+        "awaiting-end-of-rib",
+        "awaiting-kernel-table",
+        "awaiting-link",
+        "awaiting-samples",
+        "stale-sample",
+        "conservation-failed",
+        "projection-mismatch",
+        "overrides-without-effect",
+        "uplink-not-counted",
+        "table-full",
+        "own-route-returned",
+        "announcement-came-back",
+        "moves-unconfirmed",
+        "plan-vetoed",
+    ];
+
+    /// The name of the reason, the same as in JSON.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Hold::SessionDown { .. } => "session-down",
+            Hold::AwaitingEndOfRib { .. } => "awaiting-end-of-rib",
+            Hold::AwaitingKernelTable => "awaiting-kernel-table",
+            Hold::AwaitingLink { .. } => "awaiting-link",
+            Hold::AwaitingSamples => "awaiting-samples",
+            Hold::StaleSample { .. } => "stale-sample",
+            Hold::ConservationFailed { .. } => "conservation-failed",
+            Hold::ProjectionMismatch { .. } => "projection-mismatch",
+            Hold::OverridesWithoutEffect { .. } => "overrides-without-effect",
+            Hold::UplinkNotCounted { .. } => "uplink-not-counted",
+            Hold::TableFull { .. } => "table-full",
+            Hold::OwnRouteReturned => "own-route-returned",
+            Hold::AnnouncementCameBack { .. } => "announcement-came-back",
+            Hold::MovesUnconfirmed { .. } => "moves-unconfirmed",
+            Hold::PlanVetoed { .. } => "plan-vetoed",
+        }
+    }
+
     /// True for reasons that are normal at start.
     pub fn is_warm_up(&self) -> bool {
         matches!(
@@ -125,6 +170,11 @@ impl fmt::Display for Hold {
                 f,
                 "the announcement of {prefix} came back to this border: let the route reflector not pass routes with ETM's community to borders"
             ),
+            Hold::MovesUnconfirmed { failures } => write!(
+                f,
+                "the traffic of the last {failures} moves was not seen on their new exits: no more are made for a while \
+                 (`etm status` says until when, `etm events` which)"
+            ),
             Hold::PlanVetoed { why } => {
                 write!(f, "the newest plan was vetoed, the last good one stays: {why}; please report this")
             }
@@ -141,6 +191,8 @@ impl fmt::Display for Hold {
 pub enum State {
     /// Switched off by the operator: plain routing.
     Off,
+    /// An announcement of ETM's came back from outside: plain routing until an operator says `on`.
+    Leak,
     /// Not enough is known yet.
     WarmUp,
     /// Input is stale or contradictory: nothing new is decided.
@@ -158,6 +210,7 @@ impl State {
     pub fn as_str(self) -> &'static str {
         match self {
             State::Off => "off",
+            State::Leak => "leak",
             State::WarmUp => "warm-up",
             State::Frozen => "frozen",
             State::Observing => "observing",

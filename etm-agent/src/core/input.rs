@@ -1,11 +1,14 @@
 //! Every event that can enter the decision, on one screen. Plain values: no handle, no socket, no clock.
 
+use super::policy::Mode;
 use crate::types::{
-    Count, Family, Generation, IfIndex, PathId, PeerId, Prefix, RouteAttrs, SlotId, Timestamp, UplinkId,
+    Count, Family, Generation, IfIndex, PathId, PeerId, Prefix, ProviderId, RouteAttrs, SlotId, Timestamp,
+    UplinkId,
 };
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Something happened outside.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +35,8 @@ pub enum Input {
     Tick,
     /// What a router that we announce to has made of it.
     Effective(EffectiveEvent),
+    /// A next hop does not answer any more, or answers again.
+    Gateway(GatewayEvent),
 }
 
 /// State of a BGP session.
@@ -72,6 +77,11 @@ pub enum SessionChange {
     Refreshing(Family),
     /// Whatever of this family is stale by now is void: the peer has said all it has, or did not come back in time.
     Sweep(Family),
+    /// An operator gave the session an order: nothing follows from that before the session obeys. For the log.
+    Ordered {
+        /// In words.
+        order: String,
+    },
 }
 
 /// Changes of one session's Adj-RIB-In, in the order received.
@@ -113,6 +123,15 @@ pub struct LinkEvent {
     pub ifindex: Option<IfIndex>,
     /// Administratively up and with carrier.
     pub up: bool,
+}
+
+/// Whether a next hop of an exit answers, as the kernel's neighbour entry says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayEvent {
+    /// The next hop.
+    pub gateway: IpAddr,
+    /// False once the kernel has given it up.
+    pub answers: bool,
 }
 
 /// News of the kernel's main table.
@@ -341,5 +360,26 @@ pub enum Order {
     Reject {
         /// Number of the change.
         id: u64,
+    },
+    /// Another mode, for good or until it is confirmed.
+    Mode {
+        /// The mode.
+        mode: Mode,
+        /// Falls back by itself after this time unless confirmed; none for good.
+        confirm: Option<Duration>,
+    },
+    /// The mode that is on trial stays.
+    Confirm,
+    /// Empty a provider: nothing is placed there any more, and what is there moves away as far as there is room.
+    Drain {
+        /// Which.
+        provider: ProviderId,
+        /// Until when; none until an operator says so.
+        until: Option<Timestamp>,
+    },
+    /// Use a provider again.
+    Undrain {
+        /// Which.
+        provider: ProviderId,
     },
 }

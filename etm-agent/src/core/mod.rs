@@ -17,6 +17,8 @@ pub mod decision;
 
 pub mod custody;
 
+pub mod controls;
+
 pub mod topology;
 
 pub mod rate;
@@ -33,6 +35,9 @@ pub mod choices;
 pub mod conservation;
 
 pub mod guard;
+
+pub mod confirm;
+pub mod surge;
 
 pub mod audit;
 
@@ -51,6 +56,8 @@ pub mod projection;
 pub mod approval;
 
 pub mod money_view;
+
+pub mod guard_view;
 
 pub mod view;
 

@@ -138,12 +138,6 @@ impl Uplink {
         self.capacity.scaled(self.limit)
     }
 
-    /// Load to which this uplink is brought once it is overloaded: a third of the headroom below the limit, or
-    /// the next fluctuation would be the next overload, and every second one more prefix would move.
-    pub fn relief_rate(&self) -> BitRate {
-        self.capacity.scaled(self.limit - Share(self.headroom.0 / 3))
-    }
-
     /// Highest load to which ETM fills this uplink by its own moves.
     pub fn fill_rate(&self) -> BitRate {
         self.capacity.scaled(self.limit - self.headroom)
@@ -250,6 +244,60 @@ impl Default for DecisionProcess {
     }
 }
 
+/// When a move counts as made, when a demand is not believed, and how much may change at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guards {
+    /// Within this time of a move the counters must show its traffic on the new exit.
+    pub confirm_within: Duration,
+    /// How long a prefix is not sent again to an exit where its traffic was not seen; doubles with each failure.
+    pub confirm_retry: Duration,
+    /// A prefix that asks for this many times its usual rate surges.
+    pub surge_factor: u32,
+    /// A surge that lasts this long is the new usual rate.
+    pub surge_lasts: Duration,
+    /// Most prefixes that are given another exit within a minute.
+    pub max_moves_per_minute: usize,
+}
+
+impl Default for Guards {
+    fn default() -> Guards {
+        Guards {
+            confirm_within: Duration::from_secs(2),
+            confirm_retry: Duration::from_secs(60),
+            surge_factor: 10,
+            surge_lasts: Duration::from_secs(300),
+            max_moves_per_minute: 10_000,
+        }
+    }
+}
+
+/// What may be moved at all, while ETM is new to a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Canary {
+    /// Share of the flows of an overridden prefix that take the override. Less than all is for this router's kernel only.
+    pub share: Share,
+    /// Only these prefixes, and what is inside them, may be moved; empty means all.
+    pub prefixes: Vec<Prefix>,
+}
+
+impl Default for Canary {
+    fn default() -> Canary {
+        Canary { share: Share::ONE, prefixes: Vec::new() }
+    }
+}
+
+impl Canary {
+    /// True where only a part of the flows takes overrides.
+    pub fn is_partial(&self) -> bool {
+        self.share < Share::ONE
+    }
+
+    /// True where `prefix` may be moved.
+    pub fn admits(&self, prefix: Prefix) -> bool {
+        self.prefixes.is_empty() || self.prefixes.iter().any(|listed| listed.covers(prefix))
+    }
+}
+
 /// A candidate route that is configured, not learnt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StaticRoute {
@@ -306,6 +354,8 @@ pub struct Policy {
     pub community: Community,
     /// Kernel route protocols (rtm_protocol) under which the routing daemon installs BGP routes.
     pub daemon_protocols: Vec<u8>,
+    /// Metric of ETM's routes where they stand beside the daemon's in one table; none where they have a table of their own.
+    pub own_metric: Option<u32>,
     /// Which learnt routes may be used; the first that matches decides.
     pub route_rules: Vec<RouteRule>,
     /// Own and internal prefixes: nothing inside them is ever a candidate.
@@ -314,6 +364,12 @@ pub struct Policy {
     pub process: DecisionProcess,
     /// Longest time without a sample or with a failed check before decisions freeze.
     pub stale_after: Duration,
+    /// Confirmation of moves, surges of demand, rate of change.
+    pub guards: Guards,
+    /// What may be moved at all.
+    pub canary: Canary,
+    /// Next hops of ETM's own announcements: a learnt route with one of them and ETM's community is its own.
+    pub own_next_hops: Vec<IpAddr>,
 }
 
 impl Policy {
@@ -431,10 +487,14 @@ pub(crate) mod tests {
             max_throws: 256,
             community: "64500:179".parse().unwrap(),
             daemon_protocols: vec![12],
+            own_metric: None,
             route_rules: Vec::new(),
             internal: Vec::new(),
             process: DecisionProcess::default(),
             stale_after: Duration::from_secs(5),
+            guards: Guards::default(),
+            canary: Canary::default(),
+            own_next_hops: vec!["10.0.9.1".parse().unwrap()],
         }
     }
 

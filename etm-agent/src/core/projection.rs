@@ -6,10 +6,13 @@
 
 use super::allocator::{Item, Room};
 use super::choices::{Choice, Choices};
+use super::confirm::Confirmations;
+use super::controls::Controls;
 use super::overrides::Overrides;
 use super::policy::Policy;
 use super::rate::Rates;
 use super::slots::Slots;
+use super::surge::Surges;
 use super::topology::Topology;
 use crate::types::{BitRate, ExitId, Prefix, SlotId, Timestamp, UplinkId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +37,32 @@ pub struct Sources<'a> {
     pub rejected: &'a BTreeMap<(Prefix, ExitId), Timestamp>,
     /// Prefixes that need too many throw routes.
     pub barred: &'a BTreeSet<Prefix>,
+    /// Exits that are closed to prefixes whose traffic did not follow.
+    pub confirmations: &'a Confirmations,
+    /// Drained providers.
+    pub controls: &'a Controls,
+    /// Usual rates of what surges.
+    pub surges: &'a Surges,
+}
+
+impl Sources<'_> {
+    /// True where nothing may be sent to `exit`, because its provider is drained.
+    pub fn is_drained(&self, exit: ExitId) -> bool {
+        let provider = self.policy.exits.get(exit.index()).map(|exit| exit.provider);
+        provider.is_some_and(|provider| self.controls.is_drained(provider))
+    }
+
+    /// True where no exit is closed to any prefix.
+    fn all_open(&self) -> bool {
+        self.rejected.is_empty() && self.confirmations.is_open() && self.controls.drains().is_empty()
+    }
+
+    /// True where `prefix` may be sent to `exit` anew.
+    fn is_open(&self, now: Timestamp, prefix: Prefix, exit: ExitId) -> bool {
+        !self.rejected.contains_key(&(prefix, exit))
+            && !self.confirmations.is_closed(now, prefix, exit)
+            && !self.is_drained(exit)
+    }
 }
 
 /// The projection.
@@ -54,7 +83,11 @@ pub struct Projection {
 impl Projection {
     /// Rooms for the allocator.
     pub fn rooms(&self, dropping: impl Fn(usize) -> bool) -> Vec<Room> {
-        self.base.iter().enumerate().map(|(at, base)| Room { base: *base, dropping: dropping(at) }).collect()
+        self.base
+            .iter()
+            .enumerate()
+            .map(|(at, base)| Room { base: *base, dropping: dropping(at), held: BitRate::ZERO })
+            .collect()
     }
 }
 
@@ -72,16 +105,22 @@ pub fn project(now: Timestamp, offered: &[BitRate], sources: &Sources<'_>) -> Pr
             let uplink = UplinkId(u16::try_from(uplink).unwrap_or(u16::MAX));
             *load = load.saturating_sub(sources.rates.rate(slot, uplink));
         }
+        item.rate = demand + away;
+        if away > BitRate::ZERO {
+            item.smoothed = item.smoothed.max(away);
+            // What is usual is learnt from what is seen.
+            item.usual = None;
+        }
+        if sources.policy.canary.is_partial() {
+            keep_home(&mut item, sources, &mut base);
+        }
         let begin = projection.choices.len();
-        let open =
-            |exit: &ExitId| !sources.rejected.contains_key(&(item.prefix, *exit)) || *exit == item.current;
-        if sources.rejected.is_empty() {
+        if sources.all_open() {
             projection.choices.extend_from_slice(&choice.exits);
         } else {
+            let open = |exit: &ExitId| *exit == item.current || sources.is_open(now, item.prefix, *exit);
             projection.choices.extend(choice.exits.iter().copied().filter(open));
         }
-        item.rate = demand + away;
-        item.smoothed = item.smoothed.max(away);
         item.choices = begin..projection.choices.len();
         projection.items.push(item);
     }
@@ -104,6 +143,19 @@ fn unseen(prefix: Prefix, seen: BitRate, sources: &Sources<'_>) -> BitRate {
     let entry = if sources.overrides.is_empty() { None } else { sources.overrides.get(prefix) };
     let entry = entry.filter(|entry| sources.topology.is_elsewhere(entry.to));
     entry.map_or(BitRate::ZERO, |entry| entry.rate.saturating_sub(seen))
+}
+
+/// Of a canary only a share of the flows can be sent elsewhere: the rest stays at home whatever is decided.
+fn keep_home(item: &mut Item, sources: &Sources<'_>, base: &mut [BitRate]) {
+    let share = sources.policy.canary.share;
+    let stays = item.rate.saturating_sub(item.rate.scaled(share));
+    if let Some(load) = sources.topology.uplink_of(item.home).and_then(|uplink| base.get_mut(uplink.index()))
+    {
+        *load += stays;
+    }
+    item.rate = item.rate.scaled(share);
+    item.smoothed = item.smoothed.scaled(share);
+    item.usual = item.usual.map(|usual| usual.scaled(share));
 }
 
 /// Rows with traffic, and those of every override whether it has traffic or not, ascending.
@@ -130,6 +182,7 @@ fn item(now: Timestamp, choice: &Choice, slot: SlotId, sources: &Sources<'_>) ->
         return None;
     }
     let planned = sources.planned.get(&prefix).copied();
+    let current = planned.or(entry.map(|entry| entry.to)).unwrap_or(home);
     let home_uplink = sources.topology.uplink_of(home).and_then(|id| sources.policy.uplinks.get(id.index()));
     let billing = home_uplink.map(|uplink| uplink.billing).unwrap_or_default();
     Some(Item {
@@ -138,9 +191,11 @@ fn item(now: Timestamp, choice: &Choice, slot: SlotId, sources: &Sources<'_>) ->
         rate: sources.rates.demand_as(slot, billing),
         smoothed: sources.rates.smoothed(slot),
         home,
-        current: planned.or(entry.map(|entry| entry.to)).unwrap_or(home),
+        current,
         held: planned.is_none() && entry.is_some_and(|entry| now < entry.hold_until),
         pin: choice.pin,
+        leave: sources.is_drained(current),
+        usual: sources.surges.usual(slot),
         choices: 0..0,
     })
 }

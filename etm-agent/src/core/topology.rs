@@ -1,11 +1,11 @@
 //! What is where: exits by next hop, interfaces by index, and which of them work.
 //! Never decides anything; it only answers.
 
-use super::input::LinkEvent;
+use super::input::{GatewayEvent, LinkEvent};
 use super::policy::{Border, Policy};
 use crate::types::{Asn, ExitId, Family, IfIndex, PeerId, Prefix, UplinkId};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// Live view of the configured exits.
@@ -21,12 +21,15 @@ pub struct Topology {
     links: Vec<Link>,
     /// By `ExitId`: the session of the other border that has it.
     elsewhere: Vec<Option<PeerId>>,
-    /// By `ExitId`, of another border: families in which it can be announced.
+    /// By `ExitId`, of another border: families in which it can be announced. None while only a part of the flows may be
+    /// moved: a router that hears an announcement moves them all.
     families: Vec<Vec<Family>>,
     /// Somebody behind this border hears our announcements.
     heard: bool,
     /// Sessions with ETM on other borders.
     etms: Vec<PeerId>,
+    /// Next hops that do not answer.
+    silent: BTreeSet<IpAddr>,
 }
 
 /// What is known of an uplink's link.
@@ -69,10 +72,12 @@ impl Topology {
             links: (0..policy.uplinks.len()).map(|index| unseen_link(index, policy)).collect(),
             elsewhere: border_per_exit(policy).map(|border| border.map(|border| border.session)).collect(),
             families: border_per_exit(policy)
+                .map(|border| border.filter(|_| !policy.canary.is_partial()))
                 .map(|border| border.map_or_else(Vec::new, |border| border.families.clone()))
                 .collect(),
             heard: false,
             etms: policy.borders.iter().filter_map(|border| border.etm_learn).collect(),
+            silent: BTreeSet::new(),
         }
     }
 
@@ -127,6 +132,19 @@ impl Topology {
         let changed = *link != new;
         *link = new;
         changed
+    }
+
+    /// Takes note of whether a next hop answers; true where that is news.
+    pub fn set_gateway(&mut self, event: GatewayEvent) -> bool {
+        match event.answers {
+            true => self.silent.remove(&event.gateway),
+            false => self.exit_of.contains_key(&event.gateway) && self.silent.insert(event.gateway),
+        }
+    }
+
+    /// True where packets to `next_hop` are lost: it does not answer.
+    pub fn is_silent(&self, next_hop: IpAddr) -> bool {
+        !self.silent.is_empty() && self.silent.contains(&next_hop)
     }
 
     /// The link of `uplink`.

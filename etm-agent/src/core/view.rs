@@ -4,6 +4,7 @@
 pub use super::audit::{Event, Weight};
 pub use super::conservation::{BookState, WindowReport, WorstWindows};
 pub use super::guard::{Hold, State};
+pub use super::guard_view::{DrainView, GUARDS, GuardView, MovesView, OrdersView, SurgeView};
 use super::input::Basis;
 pub use super::money_view::{
     CandidatePrice, Conclusion, ExitView, LossView, Losses, MoveView, NodeView, PlanView,
@@ -25,6 +26,21 @@ pub struct StatusView {
     pub state: State,
     /// Why it does not decide anew, if so.
     pub holds: Vec<Hold>,
+    /// What limits it without making it stand still.
+    #[serde(default)]
+    pub guards: Vec<GuardView>,
+    /// What operators ordered at run time.
+    #[serde(default)]
+    pub orders: OrdersView,
+    /// Whether traffic follows moves.
+    #[serde(default)]
+    pub moves: MovesView,
+    /// Prefixes that ask for many times their usual rate, the largest first.
+    #[serde(default)]
+    pub surges: Vec<SurgeView>,
+    /// How many there are.
+    #[serde(default)]
+    pub surging: usize,
     /// Number of the current decision.
     pub generation: Generation,
     /// Number of the decision that the kernel follows.
@@ -178,6 +194,9 @@ pub struct OverrideView {
     pub rate_bps: BitRate,
     /// Why.
     pub reason: String,
+    /// False while the counters have not shown its traffic on its exit.
+    #[serde(default)]
+    pub confirmed: bool,
     /// First made.
     pub since_ns: Timestamp,
     /// Not given back before.
@@ -340,6 +359,23 @@ pub struct CandidatesView {
     pub candidates: Vec<RankedView>,
     /// What inject sessions' routers know of an override of it.
     pub announced: Vec<AnnouncedView>,
+}
+
+/// `etm bgp rules`: a `[[policy.route]]`, and what it matched since the agent started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleView {
+    /// Its name; none for routes that no rule matched.
+    pub name: Option<String>,
+    /// `accept` or `deny`.
+    pub action: String,
+    /// Degree of preference it gives.
+    pub preference: Option<u32>,
+    /// What must hold, in words; empty where it takes any route.
+    pub conditions: Vec<String>,
+    /// Announcements it decided about, repeated ones included.
+    pub announcements: u64,
+    /// How many of them were in each of its prefix lists.
+    pub prefix_lists: BTreeMap<String, u64>,
 }
 
 /// A route with its place in the Decision Process.

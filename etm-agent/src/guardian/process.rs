@@ -57,22 +57,24 @@ pub fn detach_from_parent() {
 }
 
 /// What the guardian keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Privileges {
-    /// Nothing at all: its sessions connect from ordinary ports, and TCP MD5 signatures need no privilege.
-    None,
+///
+/// Usually nothing at all: its sessions connect from ordinary ports, and TCP MD5 signatures need no privilege.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Privileges {
     /// Binding ports below 1024, for sessions that wait for their peer.
-    BindService,
+    pub bind_service: bool,
+    /// Changing routes, to remove ETM's from the main table.
+    pub net_admin: bool,
 }
 
 /// Drops every capability but `keep`, for good, and makes sure of it. Call before any thread is started.
 pub fn drop_privileges(keep: Privileges) -> Result<(), GuardianError> {
     let failed =
         |doing| move |source: rustix::io::Errno| GuardianError::Process { doing, source: source.into() };
-    let keep = match keep {
-        Privileges::None => CapabilitySet::empty(),
-        Privileges::BindService => CapabilitySet::NET_BIND_SERVICE,
-    };
+    let mut kept = CapabilitySet::empty();
+    kept.set(CapabilitySet::NET_BIND_SERVICE, keep.bind_service);
+    kept.set(CapabilitySet::NET_ADMIN, keep.net_admin);
+    let keep = kept;
     let held = capabilities(None).map_err(failed("read the capabilities"))?;
     let left = held.permitted & keep;
     if held.effective.contains(CapabilitySet::SETPCAP) {

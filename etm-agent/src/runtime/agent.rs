@@ -2,10 +2,11 @@
 
 use super::error::{AgentError, ExitStatus};
 use super::guarded::Origin;
-use super::machine::{self, own_table};
+use super::machine::{self, apart, own_table};
 use super::open::{clear_routing, open};
 use super::sampler::Note;
 use super::sessions;
+use super::standing::{self, OrdersFile};
 use super::start::start;
 use super::stop::{Parts, stop};
 use crate::config::Settings;
@@ -69,6 +70,8 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, AgentError> {
 pub struct DetachFrom {
     pin_root: PathBuf,
     own: OwnTable,
+    /// Where it puts overrides into the main table.
+    main: bool,
     guardian: PathBuf,
 }
 
@@ -76,14 +79,15 @@ impl DetachFrom {
     /// These pins, and the default table and protocol.
     pub fn pin_root(pin_root: PathBuf) -> DetachFrom {
         let guardian = PathBuf::from("/run/etm/guardian.sock");
-        DetachFrom { pin_root, own: OwnTable::default(), guardian }
+        DetachFrom { pin_root, own: OwnTable::default(), main: false, guardian }
     }
 
     /// What these settings name.
     pub fn settings(settings: &Settings) -> DetachFrom {
         DetachFrom {
             pin_root: settings.datapath.pin_root.clone(),
-            own: own_table(settings),
+            own: apart(settings),
+            main: own_table(settings).is_shared(),
             guardian: settings.guardian.socket.clone(),
         }
     }
@@ -92,16 +96,20 @@ impl DetachFrom {
 /// Removes everything of ETM from the machine. The lines say what was removed.
 pub fn detach(from: &DetachFrom) -> Result<Vec<String>, AgentError> {
     // Marking ends first: from then on nothing looks into the table that is being emptied.
-    let DetachFrom { pin_root, own, guardian } = from;
+    let DetachFrom { pin_root, own, main, guardian } = from;
     let detached = datapath::detach(pin_root);
     // A pin that cannot be removed must not keep routes and rules in place.
-    let cleaned = on_this_thread(async { Ok(fib::cleanup(*own).await?) })?;
+    let (cleaned, in_main) = on_this_thread(async {
+        let cleaned = fib::cleanup(*own).await?;
+        Ok((cleaned, if *main { fib::cleanup_main(own.protocol).await? } else { 0 }))
+    })?;
     let forgotten = on_this_thread(async { Ok(guardian::forget(guardian).await?) })?;
     let detached = detached?;
     let (links, maps) = (detached.links.join(", "), detached.maps.join(", "));
     Ok(vec![
         format!("{}: removed links [{links}] and maps [{maps}]", pin_root.display()),
         format!("table {}: {} routes and {} rules removed", own.table, cleaned.routes, cleaned.rules),
+        format!("table main: {in_main} routes removed"),
         match forgotten {
             true => format!("guardian {}: everything that an agent left is withdrawn", guardian.display()),
             false => format!("guardian {}: none runs", guardian.display()),
@@ -130,8 +138,11 @@ async fn run_until_told(settings: &Settings, origin: Origin<'_>) -> Result<ExitS
     let system = |source| AgentError::System { doing: "listen for signals", source };
     let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
+    let file = OrdersFile::of(settings);
+    let (settings, standing) = standing::take_up(settings)?;
+    let settings = &settings;
     let opening = open(settings).await?;
-    let mut parts = match start(settings, origin, opening) {
+    let mut parts = match start(settings, origin, opening, (file, standing)) {
         Ok(parts) => parts,
         Err(error) => {
             clear_routing(own_table(settings)).await;

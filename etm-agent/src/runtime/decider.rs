@@ -5,22 +5,25 @@
 use super::announce::Stance;
 use super::clock::boottime;
 use super::guarded::Lifeline;
+use super::orders::Desk;
 use super::record::Tap;
 use super::sampler::{histogram, quantiles, record};
 use super::table::Job;
 use crate::control::Request;
 use crate::control::schema::{
-    AgentView, Answer, BgpPeer, BgpPeers, Changes, Events, GuardianView, Judgement, Ordered, Overrides,
-    Prefixes, Problem, Providers, Quantiles, Query, Status,
+    AgentView, Answer, BgpOrdered, BgpPeer, BgpPeers, BgpRules, Changes, Commanded, Events, GuardianView,
+    Judgement, Ordered, Overrides, Prefixes, Problem, Providers, Quantiles, Query, Status,
 };
 use crate::core::audit::{Event, Weight};
 use crate::core::controller::{Browse, Controller, Outcome};
+use crate::core::controls::Standing;
 use crate::core::custody::Tenure;
 use crate::core::decision::{Decision, TableChange};
-use crate::core::input::{Input, LinkEvent, Order, Sample};
-use crate::core::policy::Role;
+use crate::core::guard::State;
+use crate::core::input::{Input, Order, Sample, SessionChange, SessionEvent};
+use crate::core::policy::{Mode, Role};
 use crate::datapath::{DatapathError, Lease, Marked, OffSwitch};
-use crate::types::bgp::PeerStatus;
+use crate::types::bgp::{PeerStatus, SessionOrder};
 use crate::types::bmp::RouterStatus;
 use crate::types::{Timestamp, UplinkId};
 use hdrhistogram::Histogram;
@@ -47,7 +50,8 @@ pub(super) enum Directive {
 /// Where inputs come from.
 pub(super) struct Sources {
     pub(super) directives: mpsc::Receiver<Directive>,
-    pub(super) links: mpsc::Receiver<LinkEvent>,
+    /// Links and next hops: what ends overrides at once.
+    pub(super) links: mpsc::Receiver<Input>,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) samples: mpsc::Receiver<Sample>,
     pub(super) inputs: mpsc::Receiver<Input>,
@@ -58,10 +62,14 @@ pub(super) struct Identity {
     pub(super) started: Timestamp,
     pub(super) pin_root: String,
     pub(super) lease_span: Duration,
+    /// Mark of packets that may take an override, and its bits.
+    pub(super) mark: (u32, u32),
     pub(super) peers: Vec<(Role, watch::Receiver<PeerStatus>)>,
     pub(super) routers: Vec<watch::Receiver<RouterStatus>>,
     /// None without sessions of role inject.
     pub(super) guardian: Option<watch::Receiver<GuardianView>>,
+    /// Where operators' orders for sessions go.
+    pub(super) desk: Desk,
     pub(super) sample_times: watch::Receiver<Quantiles>,
 }
 
@@ -85,6 +93,10 @@ pub(super) struct Decider {
     pub(super) adopt: watch::Receiver<Timestamp>,
     /// What is recorded, where something is.
     pub(super) tap: Tap,
+    /// What must outlive the agent.
+    pub(super) standing: watch::Sender<Standing>,
+    /// True while it acts on what it decides.
+    pub(super) acting: watch::Sender<bool>,
 }
 
 impl Decider {
@@ -100,7 +112,7 @@ impl Decider {
                     Some(Directive::Off) => drop(self.order(Order::Off)),
                     Some(Directive::End) | None => return,
                 },
-                Some(event) = sources.links.recv() => self.feed(Input::Link(event)),
+                Some(input) = sources.links.recv() => self.feed(input),
                 Some(request) = sources.requests.recv() => self.answer(request),
                 Some(sample) = sources.samples.recv() => self.round(sample),
                 Some(input) = sources.inputs.recv() => self.feed(input),
@@ -132,10 +144,10 @@ impl Decider {
         let (begun, read_at) = (Instant::now(), sample.at);
         let outcome = self.handle(Input::Sample(sample));
         record(&mut self.rounds, begun.elapsed());
-        self.act(outcome);
         // The lease says: counters were read then, and a decision was made from them. After a pause of the process
-        // an old sample gives an old lease.
+        // an old sample gives an old lease. Before the decision is published: where no kernel checks the lease, who acts does.
         self.renew(read_at);
+        self.act(outcome);
     }
 
     fn act(&mut self, outcome: Outcome) {
@@ -150,10 +162,35 @@ impl Decider {
             tracing::debug!("the table thread has ended");
         }
         outcome.events.iter().for_each(log);
+        self.follow_orders();
         self.learning.send_if_modified(|learning| {
             let now = *learning || self.controller.learning();
             std::mem::replace(learning, now) != now
         });
+    }
+
+    /// Whoever keeps what operators ordered is told; and what the decision took back by itself, a mode that was not
+    /// confirmed or everything because of a leak, is without effect in the kernel at once.
+    fn follow_orders(&mut self) {
+        self.standing.send_if_modified(|known| {
+            let now = self.controller.standing();
+            let news = known != now;
+            if news {
+                known.clone_from(now);
+            }
+            news
+        });
+        let acting = self.controller.enforcing();
+        let ended = self.acting.send_replace(acting) && !acting;
+        if self.controller.state() == State::Leak
+            && self.off.is_off().is_ok_and(|off| !off)
+            && let Err(error) = self.off.set()
+        {
+            tracing::error!(%error, "the kernel's switch cannot be turned off");
+        }
+        if ended && let Err(error) = self.expire() {
+            tracing::error!(%error, "the lease cannot be ended; it ends by itself");
+        }
     }
 
     /// Never waits for the kernel: what the table thread cannot take now is kept.
@@ -247,6 +284,8 @@ impl Decider {
             Query::Approve { id } => self.judge(Order::Approve { id }),
             Query::Reject { id } => self.judge(Order::Reject { id }),
             Query::BgpPeers => Answer::BgpPeers(Box::new(self.bgp_peers(now))),
+            Query::BgpOrder { peer, order } => self.bgp_order(&peer, order),
+            Query::BgpRules => Answer::BgpRules(BgpRules { rules: self.controller.rules() }),
             Query::BgpRoutes { browse, peer } => self.bgp_routes(browse, peer),
             Query::BgpCandidates { prefix } => {
                 Answer::BgpCandidates(Box::new(self.controller.candidates(prefix)))
@@ -256,6 +295,21 @@ impl Decider {
             Query::RecordStop => self.record(false),
             Query::Off => self.order(Order::Off),
             Query::On => self.order(Order::On),
+            Query::Mode { mode, confirm } => self.command(now, Order::Mode { mode, confirm }),
+            Query::ConfirmMode => match self.controller.orders().mode_until_ns {
+                Some(_) => self.command(now, Order::Confirm),
+                None => Answer::Missing(Problem { error: NO_TRIAL.to_owned() }),
+            },
+            Query::Drain { provider, span } => match self.controller.provider_named(&provider) {
+                Some(provider) => {
+                    self.command(now, Order::Drain { provider, until: span.map(|span| now + span) })
+                }
+                None => Answer::Missing(Problem { error: no_provider(&provider) }),
+            },
+            Query::Undrain { provider } => match self.controller.provider_named(&provider) {
+                Some(provider) => self.command(now, Order::Undrain { provider }),
+                None => Answer::Missing(Problem { error: no_provider(&provider) }),
+            },
         };
         // A client that went away needs no answer.
         let _ = request.reply.send(answer);
@@ -280,7 +334,11 @@ impl Decider {
         let switched = match order {
             Order::Off => self.off.set().and_then(|()| self.expire()),
             Order::On => self.off.clear(),
-            Order::Stop | Order::Approve { .. } | Order::Reject { .. } => Ok(()),
+            Order::Mode { mode, .. } if mode != Mode::Observe => {
+                let (mark, mask) = self.identity.mark;
+                self.lease.arm(mark, mask)
+            }
+            _ => Ok(()),
         };
         if let Err(error) = switched {
             return Answer::Failed(Problem { error: error.to_string() });
@@ -293,6 +351,20 @@ impl Decider {
             state: self.controller.state(),
             ended: ended.saturating_sub(self.controller.override_count()),
         })
+    }
+
+    /// An order that outlives the agent.
+    fn command(&mut self, now: Timestamp, order: Order) -> Answer {
+        if let failed @ Answer::Failed(_) = self.order(order) {
+            return failed;
+        }
+        Answer::Commanded(Box::new(Commanded {
+            state: self.controller.state(),
+            mode: self.controller.mode(),
+            at_ns: now,
+            orders: self.controller.orders(),
+            not_kept: None,
+        }))
     }
 
     fn bgp_peers(&self, now: Timestamp) -> BgpPeers {
@@ -309,6 +381,21 @@ impl Decider {
         });
         let routers = self.identity.routers.iter().map(|router| router.borrow().clone());
         BgpPeers { at_ns: now, peers: peers.collect(), routers: routers.collect() }
+    }
+
+    /// To the session at once; what it makes of it shows in its status, and that it was ordered in the log.
+    fn bgp_order(&mut self, name: &str, order: SessionOrder) -> Answer {
+        let (words, kind) = (order.to_string(), order.as_str());
+        let placed = self.identity.desk.place(&self.identity, name, order);
+        match placed {
+            Err(answer) => answer,
+            Ok((peer, state)) => {
+                let change = SessionChange::Ordered { order: words };
+                self.feed(Input::Session(SessionEvent { peer, change }));
+                let (session, order) = (name.to_owned(), kind.to_owned());
+                Answer::BgpOrdered(BgpOrdered { session, order, state })
+            }
+        }
     }
 
     fn bgp_routes(&self, mut browse: Browse, peer: Option<String>) -> Answer {
@@ -355,6 +442,8 @@ impl Decider {
         identity: Identity,
     ) -> Decider {
         Decider {
+            standing: watch::Sender::new(controller.standing().clone()),
+            acting: watch::Sender::new(controller.enforcing()),
             controller,
             lease,
             off,
@@ -374,6 +463,14 @@ impl Decider {
 
 fn peer_view(status: &watch::Receiver<PeerStatus>) -> serde_json::Value {
     serde_json::to_value(&*status.borrow()).unwrap_or(serde_json::Value::Null)
+}
+
+/// There is nothing to confirm.
+const NO_TRIAL: &str =
+    "no mode is on trial: it was confirmed, has fallen back already (`etm events`), or never was on trial";
+
+fn no_provider(name: &str) -> String {
+    format!("there is no provider named `{name}`; `etm providers` lists them")
 }
 
 fn no_exit(name: &str) -> String {

@@ -61,6 +61,14 @@ pub enum AgentError {
     /// Device statistics.
     #[error(transparent)]
     Stats(#[from] StatsError),
+    /// The file of what operators ordered.
+    #[error("{} cannot be taken up: {reason}; mend it, or remove it and order again what should hold", file.display())]
+    Orders {
+        /// The file.
+        file: std::path::PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A BGP session cannot be run as configured.
     #[error(transparent)]
     Peering(#[from] peering::ConfigError),
@@ -176,6 +184,7 @@ impl AgentError {
             | AgentError::Secret(_)
             | AgentError::Bmp(_)
             | AgentError::NextHops { .. }
+            | AgentError::Orders { .. }
             | AgentError::NothingToGuard => ExitStatus::Config,
             AgentError::SessionFault { .. } | AgentError::SessionTimeout { .. } => ExitStatus::Session,
             AgentError::System { .. } | AgentError::PartEnded { .. } => ExitStatus::Failed,

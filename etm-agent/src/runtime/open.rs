@@ -5,7 +5,7 @@ use super::clock::boottime;
 use super::decider::uplink_id;
 use super::error::AgentError;
 use super::machine::{self, Interfaces, enforcing, own_table};
-use crate::config::{HookChoice, Settings};
+use crate::config::{HookChoice, KernelMode, Settings};
 use crate::control;
 use crate::datapath::{
     Datapath, DatapathConfig, Hook, KernelLogLevel, LinkHeader, Opened, check_capabilities,
@@ -46,14 +46,19 @@ pub(super) async fn open(settings: &Settings) -> Result<Opening, AgentError> {
             tracing::warn!("removed overrides that an earlier run left: their lease has ended");
         }
         datapath.lease.arm(kernel.mark, kernel.mask)?;
-        let rule = MarkRule { mark: kernel.mark, mask: kernel.mask, priority: kernel.rule_priority };
-        if let Err(error) = fib::ensure_rules(own, rule).await {
-            clear_routing(own).await;
-            return Err(error.into());
+        if own.is_shared() {
+            // What a run in the other mode left would have no effect, and stay.
+            fib::cleanup(machine::apart(settings)).await?;
+        } else {
+            let rule = MarkRule { mark: kernel.mark, mask: kernel.mask, priority: kernel.rule_priority };
+            if let Err(error) = fib::ensure_rules(own, rule).await {
+                clear_routing(own).await;
+                return Err(error.into());
+            }
         }
     } else {
         datapath.lease.expire()?;
-        let left = fib::cleanup(own).await?;
+        let left = machine::clean(own).await?;
         if left.routes + left.rules > 0 {
             tracing::warn!(
                 routes = left.routes,
@@ -86,7 +91,7 @@ impl TableLock {
 
 /// No rule and no route of ETM stays. A failure is said, for there is nobody left to return it to.
 pub(super) async fn clear_routing(own: OwnTable) {
-    if let Err(error) = fib::cleanup(own).await {
+    if let Err(error) = machine::clean(own).await {
         tracing::error!(%error, "routes or rules of ETM may be left; `etm-agent detach` removes them");
     }
 }
@@ -117,7 +122,8 @@ pub(super) fn header(link: &LinkReport) -> LinkHeader {
 
 fn attach(settings: &Settings, interfaces: &Interfaces, opened: &mut Opened) -> Result<(), AgentError> {
     let uplinks: Vec<IfIndex> = interfaces.uplinks.iter().map(|link| link.ifindex).collect();
-    let inside: &[LinkReport] = if enforcing(settings) { &interfaces.inside } else { &[] };
+    let marks = enforcing(settings) && settings.kernel.mode == KernelMode::Lease;
+    let inside: &[LinkReport] = if marks { &interfaces.inside } else { &[] };
     let inside_indexes: Vec<IfIndex> = inside.iter().map(|link| link.ifindex).collect();
     opened.datapath.retain(&uplinks, &inside_indexes)?;
     for (index, link) in interfaces.uplinks.iter().enumerate() {

@@ -1,27 +1,32 @@
 //! Starting: one function per part, each given exactly the ends of the channels it owns.
 
+use super::alarm::Alarm;
 use super::clock::boottime;
 use super::decider::{Decider, Identity, Sources, uplink_id};
 use super::error::AgentError;
+use super::gate::Gate;
 use super::guarded::{Ends, Guarded, Origin};
 use super::machine::{self, enforcing, own_table};
 use super::monitors;
 use super::open::{Opening, header};
+use super::orders::Desk;
 use super::record::{self, Tap};
 use super::sampler::{Attachment, Note, Sampler};
 use super::sessions::{self, Prepared, Session, Shown};
+use super::standing::OrdersFile;
 use super::stop::{End, Parts};
 use super::table::{self, Job};
 use crate::bmp;
 use crate::config::Settings;
 use crate::control::schema::{GuardianView, Quantiles};
-use crate::control::{self, Request};
+use crate::control::{self, Desks};
 use crate::core::controller::Controller;
+use crate::core::controls::Standing;
 use crate::core::decision::{Adopted, Decision};
-use crate::core::input::{Input, LinkEvent, Sample, TableFill};
-use crate::core::policy::Policy;
+use crate::core::input::{Input, Sample, TableFill};
+use crate::core::policy::{Mode, Policy, Uplink};
 use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
-use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
+use crate::fib::{self, GatewayMonitor, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
 use crate::types::bmp::RouterStatus;
 use futures::future::BoxFuture;
 use std::sync::Arc;
@@ -33,15 +38,21 @@ use tokio::task::JoinSet;
 const INPUTS: usize = 64;
 
 /// Starts every part. An error means that nothing runs any more.
-pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -> Result<Parts, AgentError> {
+pub(super) fn start(
+    settings: &Settings,
+    origin: Origin<'_>,
+    opening: Opening,
+    (file, standing): (OrdersFile, Standing),
+) -> Result<Parts, AgentError> {
     let Opening { interfaces, datapath, routes, socket, lock } = opening;
     let Opened { datapath, table, counters, lease, off, live, log, adopted } = datapath;
     let controller = controller(settings, &interfaces.uplinks, adopted, &routes, off.is_off()?);
+    let controller = controller.standing_by(standing);
     let (guarded, lifeline) = Guarded::of(settings, controller.enforcing())?;
     let (inputs, inputs_rx) = mpsc::channel(INPUTS);
     let (requests, requests_rx) = mpsc::channel(16);
-    let (samples, samples_rx) = mpsc::channel(1);
-    let (links, links_rx) = mpsc::channel(64);
+    let ((samples, samples_rx), (links, links_rx)) = (mpsc::channel(1), mpsc::channel(64));
+    let (orders, orders_rx) = mpsc::channel(4);
     let (directives, directives_rx) = mpsc::channel(4);
     let (jobs, jobs_rx) = sync_channel(16);
     let (notes, notes_rx) = sync_channel(64);
@@ -54,7 +65,8 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
     let Prepared { sessions, listeners } = sessions::learning(settings, &inputs, &stop)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let shown = guarded.beside(settings, &sessions);
-    let identity = identity(settings, &shown, guarded.view(), (monitors.statuses, sample_times));
+    let guardian = (guarded.view(), Desk::of(&sessions, guarded.orders()));
+    let identity = identity(settings, &shown, guardian, (monitors.statuses, sample_times));
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -80,17 +92,29 @@ pub(super) fn start(settings: &Settings, origin: Origin<'_>, opening: Opening) -
         samples: samples_rx,
         inputs: inputs_rx,
     };
+    let gate = Gate {
+        settings: acting(settings),
+        file,
+        orders: orders_rx,
+        decision: requests.clone(),
+        notes: notes.clone(),
+        standing: decider.standing.subscribe(),
+        stop: rest_rx.clone(),
+    };
+    spawn_daemon_watch(tasks, acting(settings), decider.acting.subscribe(), rest_rx.clone());
     spawn_decider(tasks, decider, sources)?;
-    let uplinks = &interfaces.uplinks;
-    let sampler = sampler(settings, (datapath, counters, log), uplinks, fill_rx, (samples, durations))?;
+    spawn_gate(tasks, gate);
+    let counting = (datapath, counters, log);
+    let sampler = sampler(settings, counting, &interfaces.uplinks, fill_rx, (samples, durations))?;
     spawn_sampler(tasks, sampler, notes_rx)?;
     spawn_table(tasks, (table, live), jobs_rx, inputs.clone(), fill)?;
-    spawn_links(tasks, &interfaces.uplinks, links, notes, &rest_rx)?;
+    spawn_watchers(tasks, settings, &interfaces.uplinks, (links, notes), &rest_rx)?;
     let ends = Ends { decisions: decisions_rx.clone(), inputs: inputs.clone(), directives, stop };
+    let routes = guarded.fenced(routes);
     guarded.announce(tasks, settings, origin, ends);
     spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
     let talkers = (sessions, listeners, monitors.parts);
-    spawn_conversations(tasks, settings, (socket, requests), talkers, rest_rx);
+    spawn_conversations(tasks, (socket, Desks { requests, orders }), talkers, rest_rx);
     Ok(parts)
 }
 
@@ -131,6 +155,7 @@ fn sampler(
         log,
         stats: StatsReader::open()?,
         interval: settings.policy.interval,
+        alarm: Alarm::new(settings.policy.uplinks.iter().map(Uplink::limit_rate).collect()),
         attached: uplinks.iter().map(attachment).collect(),
         fill,
         samples,
@@ -146,15 +171,17 @@ fn attachment(link: &LinkReport) -> Attachment {
 fn identity(
     settings: &Settings,
     shown: &[Shown],
-    guardian: Option<watch::Receiver<GuardianView>>,
+    (guardian, desk): (Option<watch::Receiver<GuardianView>>, Desk),
     (routers, sample_times): (Vec<watch::Receiver<RouterStatus>>, watch::Receiver<Quantiles>),
 ) -> Identity {
     Identity {
         started: boottime(),
         pin_root: settings.datapath.pin_root.display().to_string(),
         lease_span: settings.kernel.lease,
+        mark: (settings.kernel.mark, settings.kernel.mask),
         peers: shown.iter().map(|(_, role, status)| (*role, status.clone())).collect(),
         guardian,
+        desk,
         routers,
         sample_times,
     }
@@ -196,6 +223,20 @@ fn spawn_decider(tasks: &mut Tasks, decider: Decider, sources: Sources) -> Resul
     })
 }
 
+/// The same for a mode that acts.
+fn acting(settings: &Settings) -> Settings {
+    let mut settings = settings.clone();
+    settings.policy.mode = Mode::Enforce;
+    settings
+}
+
+fn spawn_gate(tasks: &mut Tasks, gate: Gate) {
+    tasks.spawn(async move {
+        gate.run().await;
+        ("the gate of orders", End::Plain)
+    });
+}
+
 fn spawn_sampler(tasks: &mut Tasks, sampler: Sampler, notes: Receiver<Note>) -> Result<(), AgentError> {
     spawn_thread(tasks, "sampler", move || End::Datapath(Box::new(sampler.run(&notes))))
 }
@@ -219,11 +260,23 @@ fn spawn_table(
     spawn_thread(tasks, "table", move || plain(table::run(table, live, &jobs, &inputs, &fill)))
 }
 
+/// Whoever sees that an exit is lost.
+fn spawn_watchers(
+    tasks: &mut Tasks,
+    settings: &Settings,
+    uplinks: &[LinkReport],
+    (links, notes): (mpsc::Sender<Input>, SyncSender<Note>),
+    stop: &watch::Receiver<bool>,
+) -> Result<(), AgentError> {
+    spawn_gateways(tasks, settings, links.clone(), stop)?;
+    spawn_links(tasks, uplinks, links, notes, stop)
+}
+
 /// Link events go to the decision first, then to the sampler, which attaches to what returned.
 fn spawn_links(
     tasks: &mut Tasks,
     uplinks: &[LinkReport],
-    links: mpsc::Sender<LinkEvent>,
+    links: mpsc::Sender<Input>,
     notes: SyncSender<Note>,
     stop: &watch::Receiver<bool>,
 ) -> Result<(), AgentError> {
@@ -234,7 +287,7 @@ fn spawn_links(
     tasks.spawn(async move {
         let forward = async {
             while let Some(event) = received.recv().await {
-                if links.send(event).await.is_err() {
+                if links.send(Input::Link(event)).await.is_err() {
                     return;
                 }
                 let notes = notes.clone();
@@ -246,6 +299,30 @@ fn spawn_links(
         };
         let (result, ()) = tokio::join!(monitor.run(events, stop), forward);
         ("the link monitor", plain(result))
+    });
+    Ok(())
+}
+
+fn spawn_gateways(
+    tasks: &mut Tasks,
+    settings: &Settings,
+    links: mpsc::Sender<Input>,
+    stop: &watch::Receiver<bool>,
+) -> Result<(), AgentError> {
+    let gateways = settings.policy.exits.iter().flat_map(|exit| exit.gateways.iter().copied());
+    let monitor = GatewayMonitor::open(gateways)?;
+    let (events, mut received) = mpsc::channel(64);
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        let forward = async {
+            while let Some(event) = received.recv().await {
+                if links.send(Input::Gateway(event)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let (result, ()) = tokio::join!(monitor.run(events, stop), forward);
+        ("the gateway monitor", plain(result))
     });
     Ok(())
 }
@@ -289,34 +366,32 @@ fn spawn_routes(
     Ok(())
 }
 
-/// Whoever talks to others: the routing daemon's watch, the control socket, BGP sessions.
+/// Whoever talks to others: the control socket, BGP sessions.
 fn spawn_conversations(
     tasks: &mut Tasks,
-    settings: &Settings,
-    (socket, requests): (control::Socket, mpsc::Sender<Request>),
+    (socket, desks): (control::Socket, Desks),
     (sessions, listeners, station): (Vec<Session>, Vec<BoxFuture<'static, ()>>, Vec<bmp::Part>),
     stop: watch::Receiver<bool>,
 ) {
-    spawn_daemon_watch(tasks, settings.clone(), stop.clone());
-    spawn_control(tasks, socket, requests, stop);
+    spawn_control(tasks, socket, desks, stop);
     spawn_sessions(tasks, sessions, listeners, station);
 }
 
-fn spawn_control(
-    tasks: &mut Tasks,
-    socket: control::Socket,
-    requests: mpsc::Sender<Request>,
-    stop: watch::Receiver<bool>,
-) {
+fn spawn_control(tasks: &mut Tasks, socket: control::Socket, desks: Desks, stop: watch::Receiver<bool>) {
     tasks.spawn(async move {
-        control::serve(socket, requests, stop).await;
+        control::serve(socket, desks, stop).await;
         ("the control socket", End::Plain)
     });
 }
 
-fn spawn_daemon_watch(tasks: &mut Tasks, settings: Settings, stop: watch::Receiver<bool>) {
+fn spawn_daemon_watch(
+    tasks: &mut Tasks,
+    settings: Settings,
+    acting: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
+) {
     tasks.spawn(async move {
-        ("the watch on the routing daemon", plain(machine::watch_daemon(settings, stop).await))
+        ("the watch on the routing daemon", plain(machine::watch_daemon(settings, acting, stop).await))
     });
 }
 

@@ -17,7 +17,7 @@ pub(crate) enum Moment {
 
 impl Moment {
     /// Nanoseconds since 1970, for a recording that begins at `origin`.
-    pub(super) fn wall_ns(self, origin: u64) -> u64 {
+    pub(crate) fn wall_ns(self, origin: u64) -> u64 {
         match self {
             Moment::After(span) => origin.saturating_add(span),
             Moment::At(wall) => wall,

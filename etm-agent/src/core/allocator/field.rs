@@ -14,6 +14,8 @@ pub(super) struct Field {
     pub(super) home: Vec<f64>,
     /// Where each item is.
     pub(super) current: Vec<ExitId>,
+    /// What was sent away from home in this round already: items, and traffic.
+    spent: (usize, BitRate),
 }
 
 impl Field {
@@ -25,7 +27,8 @@ impl Field {
                 base[*node] += real(room.base);
             }
         }
-        let mut field = Field { load: base.clone(), home: base, current: Vec::new() };
+        let mut field =
+            Field { load: base.clone(), home: base, current: Vec::new(), spent: (0, BitRate::ZERO) };
         for item in board.items {
             add(&mut field.load, board.tree.path(item.current), real(item.rate));
             add(&mut field.home, board.tree.path(item.home), real(item.rate));
@@ -41,6 +44,15 @@ impl Field {
         self.current[index] = to;
     }
 
+    /// The same for what is sent on its way anew, which counts for the caps on change.
+    pub(super) fn send(&mut self, board: &Board<'_>, index: usize, to: ExitId) {
+        if to != board.items[index].home {
+            self.spent.0 += 1;
+            self.spent.1 += board.items[index].rate;
+        }
+        self.place(board, index, to);
+    }
+
     /// True where something carries more than its limit.
     pub(super) fn overloaded(&self, tree: &Tree) -> bool {
         self.load.iter().zip(tree.marks()).any(|(load, marks)| *load > marks.limit)
@@ -52,7 +64,7 @@ impl Field {
     }
 
     /// True where every node that `to` loads and `from` does not takes `rate` without passing its mark.
-    fn fits(&self, tree: &Tree, (from, to): (ExitId, ExitId), rate: f64, fill: bool) -> bool {
+    pub(super) fn fits(&self, tree: &Tree, (from, to): (ExitId, ExitId), rate: f64, fill: bool) -> bool {
         let before = tree.path(from);
         tree.path(to).iter().filter(|node| !before.contains(node)).all(|node| {
             let marks = tree.marks()[*node];
@@ -61,7 +73,7 @@ impl Field {
     }
 
     /// What sending an item elsewhere adds to the cost, currency per month; moving itself not counted.
-    fn change(&self, board: &Board<'_>, index: usize, to: ExitId) -> f64 {
+    pub(super) fn change(&self, board: &Board<'_>, index: usize, to: ExitId) -> f64 {
         let (item, from) = (&board.items[index], self.current[index]);
         let rate = real(item.rate);
         let (before, after) = (board.tree.path(from), board.tree.path(to));
@@ -156,7 +168,9 @@ impl Field {
             }
         }
         let below = board.caps.moved.scaled(BELOW_CAP).saturating_sub(bits);
-        (board.caps.moves.saturating_sub(count), below.min(board.caps.now))
+        let moves = board.caps.moves.saturating_sub(count);
+        let now = board.caps.now.saturating_sub(self.spent.1);
+        (moves.min(board.caps.moves_now.saturating_sub(self.spent.0)), below.min(now))
     }
 
     /// Items whose exit the operator chose go there as long as there is room and no cap forbids it, else where plain
@@ -176,7 +190,7 @@ impl Field {
             }
             let capped = pin != item.home && (moves == 0 || item.rate > bits);
             if from != pin && !capped && self.fits(tree, (from, pin), real(item.rate), true) {
-                self.place(board, index, pin);
+                self.send(board, index, pin);
                 pinned.push(index);
                 (moves, bits) = (moves.saturating_sub(1), bits.saturating_sub(item.rate));
             } else if from != item.home {

@@ -5,7 +5,9 @@
 //! there is none is anything given back or moved for money.
 
 mod field;
+mod leave;
 mod problem;
+mod surge;
 
 #[cfg(test)]
 mod tests;
@@ -17,6 +19,7 @@ use super::money::{Tree, real};
 use super::plan::{Verdict, Warm};
 use super::policy::Policy;
 use crate::types::{BitRate, ExitId, Prefix, Share};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// What is known of an uplink besides its configuration.
@@ -26,6 +29,8 @@ pub struct Room {
     pub base: BitRate,
     /// True where packets were dropped since the last sample: rates behind it are lower bounds.
     pub dropping: bool,
+    /// Load that takes room and has no price: what surging items ask for beyond their usual rates.
+    pub held: BitRate,
 }
 
 /// A prefix that may be moved.
@@ -45,7 +50,11 @@ pub struct Item {
     pub held: bool,
     /// The exit that the operator chose.
     pub pin: Option<ExitId>,
-    /// Exits it may use, the preferred one first: a part of `Board::choices`.
+    /// True where its exit is drained: it leaves as soon as another one has room.
+    pub leave: bool,
+    /// Its usual rate, while it asks for many times that.
+    pub usual: Option<BitRate>,
+    /// Exits it may use, the preferred one first: a part of `Board::choices`. A drained one only where it is there.
     pub choices: Range<usize>,
 }
 
@@ -58,11 +67,14 @@ pub struct Caps {
     pub moved: BitRate,
     /// Most traffic that may change its exit now.
     pub now: BitRate,
+    /// Most items that may change their exit now.
+    pub moves_now: usize,
 }
 
 impl Caps {
     /// Nothing is limited.
-    pub const NONE: Caps = Caps { moves: usize::MAX, moved: BitRate(u64::MAX), now: BitRate(u64::MAX) };
+    pub const NONE: Caps =
+        Caps { moves: usize::MAX, moved: BitRate(u64::MAX), now: BitRate(u64::MAX), moves_now: usize::MAX };
 }
 
 /// New moves stop this far below the cap on traffic, or every fluctuation above it would end one.
@@ -120,11 +132,15 @@ struct Start {
     width: f64,
     settled: Vec<(Prefix, u16)>,
     shift: Vec<f64>,
+    #[serde(default)]
+    gap: f64,
+    #[serde(default)]
+    reach: f64,
 }
 
 impl Memory {
     fn of(&self, urgency: Urgency, items: &[Item]) -> Option<Warm> {
-        let Start { prices, width, settled, shift } = match urgency {
+        let Start { prices, width, settled, shift, gap, reach } = match urgency {
             Urgency::Idle => None,
             Urgency::Money => self.money.clone(),
             Urgency::Relief => self.relief.clone(),
@@ -135,16 +151,15 @@ impl Memory {
         // With one of them gone the hint is none.
         let settled = settled.iter().map(place).collect::<Option<Vec<_>>>();
         Some(match settled {
-            Some(settled) => Warm { prices, width, settled, shift },
-            None => Warm { prices, width, settled: Vec::new(), shift: Vec::new() },
+            Some(settled) => Warm { prices, width, settled, shift, gap, reach },
+            None => Warm { prices, width, reach, ..Warm::default() },
         })
     }
 
     /// Remembers the prices of a plan.
     pub fn keep(&mut self, study: &Study) {
-        let warm = &study.plan.warm;
-        let (prices, width, shift) = (warm.prices.clone(), warm.width, warm.shift.clone());
-        let warm = Some(Start { prices, width, settled: study.settled.clone(), shift });
+        let Warm { prices, width, shift, gap, reach, .. } = study.plan.warm.clone();
+        let warm = Some(Start { prices, width, settled: study.settled.clone(), shift, gap, reach });
         match study.urgency {
             Urgency::Idle => {}
             Urgency::Money => self.money = warm,
@@ -168,6 +183,8 @@ pub struct Placement {
     pub over_cap: Vec<usize>,
     /// Items that follow their pin anew.
     pub pinned: Vec<usize>,
+    /// Items that leave a drained exit.
+    pub left: BTreeSet<usize>,
     /// The problem, the plan, and what the checker says of it.
     pub study: Option<Study>,
 }
@@ -179,6 +196,7 @@ pub fn allocate(board: &Board<'_>, memory: &Memory) -> Placement {
     let mut over_cap = field.shed(board);
     let pinned = field.follow_pins(board);
     over_cap.extend(field.make_way(board, &before));
+    let left = field.leave(board);
     let urgency = match (field.overloaded(board.tree), board.tree.priced()) {
         (true, _) => Urgency::Relief,
         (false, true) => Urgency::Money,
@@ -187,15 +205,22 @@ pub fn allocate(board: &Board<'_>, memory: &Memory) -> Placement {
     if urgency != Urgency::Relief {
         field.give_back(board);
     }
-    let study = (urgency != Urgency::Idle)
-        .then(|| problem::study(board, &field, urgency, memory.of(urgency, board.items).as_ref()));
+    let warm = memory.of(urgency, board.items);
+    let study = match (urgency, surge::calmed(board)) {
+        (Urgency::Idle, _) => None,
+        (Urgency::Money, Some((items, rooms))) => {
+            let calm = Board { items: &items, rooms: &rooms, ..*board };
+            Some(problem::study(&calm, &field, urgency, warm.as_ref()))
+        }
+        (Urgency::Money | Urgency::Relief, _) => Some(problem::study(board, &field, urgency, warm.as_ref())),
+    };
     let study = study.map(|study| in_full(board, &field, study));
     let exits = match &study {
         Some(study) if study.applies() => exits(study),
         _ => field.current,
     };
     let (loads, residual) = loads(board, &exits);
-    Placement { exits, loads, residual, urgency, over_cap, pinned, study }
+    Placement { exits, loads, residual, urgency, over_cap, pinned, left, study }
 }
 
 /// Relief in parts is better than relief at once, and none is worse than either: where a part of the room leads to no plan
@@ -218,6 +243,7 @@ pub fn preview(board: &Board<'_>, memory: &Memory) -> Study {
         field.shed(board);
         field.follow_pins(board);
         field.make_way(board, &before);
+        field.leave(board);
         field.give_back(board);
         problem::study(board, &field, Urgency::Money, None)
     })

@@ -6,8 +6,8 @@ use crate::core::money::{Tree, amount, real};
 use crate::core::plan::model::{Demand, Model, ModelError, Node, Prices, Route, Rules};
 use crate::core::plan::solve::solve;
 use crate::core::plan::{Plan, Warm};
-use crate::core::plan_check::{Stated, check};
-use crate::types::{ExitId, Prefix};
+use crate::core::plan_check::{Proved, Stated, check, proved};
+use crate::types::{BitRate, ExitId, Prefix};
 
 /// A problem, its plan, and what the checker says of it.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct Study {
     pub move_per_mbps: f64,
     /// Prefixes that the planner settled first, and where.
     pub settled: Vec<(Prefix, u16)>,
+    /// What of its bounds the checker proves by itself.
+    pub proved: Proved,
     /// Why it may not be used; empty if it may.
     pub vetoes: Vec<String>,
 }
@@ -95,6 +97,14 @@ fn nodes(board: &Board<'_>, field: &Field, urgency: Urgency) -> Vec<Node> {
         let most = if room.is_finite() { stay + (share * room).floor() } else { f64::INFINITY };
         // What stands above its ceiling by growth is overload, which the price relieves: staying is always lawful.
         node.ceiling_bps = most.min(home.max(marks.limit)).max(stay);
+    }
+    // What is held takes room, and is neither an item's nor a price's.
+    for (index, room) in board.rooms.iter().enumerate().filter(|(_, room)| room.held > BitRate::ZERO) {
+        let uplink = crate::types::UplinkId(u16::try_from(index).unwrap_or(u16::MAX));
+        for at in board.tree.of_uplink(uplink).map_or(&[][..], |node| board.tree.above(node)) {
+            nodes[*at].limit_bps = (nodes[*at].limit_bps - real(room.held)).max(0.0);
+            nodes[*at].ceiling_bps = (nodes[*at].ceiling_bps - real(room.held)).max(0.0);
+        }
     }
     set_base(board, &mut nodes);
     nodes
@@ -167,6 +177,7 @@ pub(super) fn study(board: &Board<'_>, field: &Field, urgency: Urgency, warm: Op
                 demands: &demands,
             };
             let vetoes = vetoes(&stated, &plan);
+            let proved = if vetoes.is_empty() { proved(&stated, &plan) } else { Proved::default() };
             Study {
                 urgency,
                 stay: field.load.clone(),
@@ -176,6 +187,7 @@ pub(super) fn study(board: &Board<'_>, field: &Field, urgency: Urgency, warm: Op
                 plan,
                 overload_per_mbps,
                 move_per_mbps: prices.move_per_mbps,
+                proved,
                 vetoes,
             }
         }
@@ -223,6 +235,7 @@ fn refused(
         plan,
         overload_per_mbps,
         move_per_mbps: prices.move_per_mbps,
+        proved: Proved::default(),
         vetoes,
     }
 }
@@ -241,14 +254,13 @@ fn nothing() -> Plan {
         realised: None,
         expired: false,
     };
-    let warm = Warm { prices: Vec::new(), width: 0.0, settled: Vec::new(), shift: Vec::new() };
     Plan {
         exits: Vec::new(),
         splits: Vec::new(),
         loads: Vec::new(),
         certificate,
         verdict: Verdict::NothingToGain,
-        warm,
+        warm: Warm::default(),
     }
 }
 

@@ -85,6 +85,9 @@ impl Controller {
             ),
             // An override that is to be ended can always be ended.
             Ok(home) if change.to == home => None,
+            Ok(_) if self.sources().is_drained(change.to) => {
+                Some(format!("{} is drained", self.exit_name(change.to)))
+            }
             Ok(_) if !choice.exits.contains(&change.to) => {
                 Some(format!("{} has no usable route for it any more", self.exit_name(change.to)))
             }
@@ -124,8 +127,11 @@ impl Controller {
         if standing.is_none() && self.overrides.len() >= caps.moves {
             return Some("policy.max_overrides is reached".to_owned());
         }
-        if self.overrides.moved() + more > caps.moved || rate > caps.now {
-            return Some("policy.max_moved or policy.max_moved_per_minute is reached".to_owned());
+        if self.overrides.moved() + more > caps.moved || rate > caps.now || caps.moves_now == 0 {
+            return Some(
+                "policy.max_moved, policy.max_moved_per_minute or policy.max_moves_per_minute is reached"
+                    .to_owned(),
+            );
         }
         let throws = self.overrides.more_specifics(change.prefix, &self.rib, &self.fib).len();
         (throws > self.policy.max_throws)

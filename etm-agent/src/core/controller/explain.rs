@@ -79,6 +79,9 @@ impl Controller {
             because.push(format!("but the kernel refused the route: {reason}"));
         }
         because.extend(self.why_elsewhere(prefix));
+        if self.confirmations.is_watched(prefix) {
+            because.push("the counters have not shown its traffic there yet".to_owned());
+        }
         because.push(format!(
             "decided at {}, not given back before {} unless {to} is lost or overloaded",
             entry.since, entry.hold_until
@@ -139,8 +142,38 @@ impl Controller {
         if self.off {
             because.push("ETM is switched off (`etm on` switches it on)".to_owned());
         }
+        because.extend(self.guarded(prefix, home.ok()));
         because.extend(self.holds.iter().map(|hold| format!("decisions stand still: {hold}")));
         (verdict, because)
+    }
+
+    /// What guards and orders have to do with it.
+    fn guarded(&self, prefix: Prefix, home: Option<ExitId>) -> Vec<String> {
+        let now = self.last_sample.unwrap_or_default();
+        let mut because = Vec::new();
+        if home.is_some_and(|home| self.sources().is_drained(home)) {
+            because.push(
+                "its provider is drained, and no other exit has a route and room for it, or caps forbid it"
+                    .to_owned(),
+            );
+        }
+        if !self.policy.canary.admits(prefix) {
+            because.push("it is inside none of policy.canary.prefixes".to_owned());
+        }
+        for (exit, closed) in self.confirmations.closed_to(prefix).filter(|(_, closed)| now < closed.until) {
+            because.push(format!(
+                "its traffic did not follow when it was sent through {} ({} times): not tried again for {} s",
+                self.exit_name(exit),
+                closed.failures,
+                closed.until.since(now).as_secs()
+            ));
+        }
+        if let Some(usual) = self.slots.get(prefix).and_then(|slot| self.surges.usual(slot)) {
+            because.push(format!(
+                "it asks for many times its usual {usual}: the rest does not count for money until it lasts"
+            ));
+        }
+        because
     }
 
     fn why_home_suffices(&self, prefix: Prefix, home: ExitId) -> Vec<String> {
@@ -351,6 +384,10 @@ fn not_ours_text(why: NotOurs) -> String {
         ),
         NotOurs::NotUnicast => "the kernel's route for it is a blackhole, unreachable or prohibit".to_owned(),
         NotOurs::Multipath => "the kernel's route for it has several next hops".to_owned(),
+        NotOurs::Metric { metric } => format!(
+            "the kernel's route for it has metric {metric}, so one of ETM beside it would not be used: give the routing \
+             daemon a higher one, or set kernel.mode = \"lease\""
+        ),
         NotOurs::UnknownExit => "the kernel's next hop for it is none of the configured exits".to_owned(),
     }
 }

@@ -6,11 +6,16 @@
 mod approve;
 mod browse;
 mod explain;
+mod guards;
+mod holds;
 mod intake;
 mod money;
+mod orders;
 mod restore;
 mod round;
+mod rules;
 mod show;
+mod show_guards;
 
 pub use browse::Browse;
 pub use restore::OtherShape;
@@ -19,7 +24,9 @@ use super::allocator::Memory;
 use super::approval::Approvals;
 use super::audit::{Audit, EndReason, Event, EventKind};
 use super::choices::{Choices, Grounds};
+use super::confirm::Confirmations;
 use super::conservation::Conservation;
+use super::controls::Controls;
 use super::decision::{Adopted, Decision, KernelAction, LiveRow, Override, TableChange};
 use super::fib_view::FibView;
 use super::guard::{Hold, State};
@@ -31,6 +38,7 @@ use super::projection::Projection;
 use super::rate::Rates;
 use super::rib::Rib;
 use super::slots::Slots;
+use super::surge::Surges;
 use super::topology::Topology;
 use super::view::Judged;
 use crate::types::{BitRate, Family, Generation, PathId, PeerId, Prefix, RouteAttrs, Timestamp, UplinkId};
@@ -103,6 +111,12 @@ pub struct Controller {
     /// Demand of everything counted for a prefix, last sample.
     total: BitRate,
     approvals: Approvals,
+    /// What operators ordered at run time.
+    controls: Controls,
+    /// Whether traffic follows moves.
+    confirmations: Confirmations,
+    /// Demand that is not believed yet.
+    surges: Surges,
     /// Loads that were approved since the last sample, by uplink.
     approved: Vec<BitRate>,
     /// Traffic that was given another exit within the last minute.
@@ -169,6 +183,9 @@ impl Controller {
             projection: Projection::default(),
             total: BitRate::ZERO,
             approvals: Approvals::default(),
+            controls: Controls::default(),
+            confirmations: Confirmations::default(),
+            surges: Surges::default(),
             approved: vec![BitRate::ZERO; uplinks],
             recent: VecDeque::new(),
             memory: Memory::default(),
@@ -240,11 +257,13 @@ impl Controller {
                 self.do_chores(intake::CHORES_BESIDE_ROUTES);
             }
             Input::Link(event) => self.link(now, event),
+            Input::Gateway(event) => self.gateway(now, event),
             Input::Fib(event) => self.fib_event(now, event),
             Input::Sample(sample) => live = Some(self.round(now, &sample)),
             Input::Released(Released { slots, rows }) => {
                 self.rates.rebase(&rows);
                 self.slots.released(&slots);
+                slots.iter().for_each(|slot| self.surges.forget(*slot));
             }
             Input::Installed(installed) => self.kernel_answered(installed),
             Input::Told(told) => self.peer_answered(told),
@@ -254,6 +273,8 @@ impl Controller {
             Input::Order(order) => self.order(now, order),
             Input::Tick => self.do_chores(intake::CHORES),
         }
+        self.run_out(now);
+        self.watch_leaks(now);
         self.refresh_holds(now);
         Outcome {
             decision: self.publish(now),
@@ -302,31 +323,6 @@ impl Controller {
         learn.all(|(at, _)| self.sessions.get(at).is_some_and(|session| session.up))
     }
 
-    fn order(&mut self, now: Timestamp, order: Order) {
-        let (kind, why) = match order {
-            Order::Off if !self.off => (EventKind::SwitchedOff, Some(EndReason::SwitchedOff)),
-            Order::On if self.off => (EventKind::SwitchedOn, None),
-            Order::Stop if !self.stopping => (EventKind::Stopping, Some(EndReason::Stopping)),
-            Order::Off | Order::On | Order::Stop | Order::Approve { .. } | Order::Reject { .. } => return,
-        };
-        self.audit.push(now, kind);
-        self.changed = true;
-        match order {
-            Order::Off => self.off = true,
-            Order::On => self.off = false,
-            Order::Stop => self.stopping = true,
-            Order::Approve { .. } | Order::Reject { .. } => {}
-        }
-        if let Some(why) = why {
-            for entry in self.overrides.end_all() {
-                self.ended(now, &entry, why);
-            }
-            // What an earlier run left must go too, though no decision of this run made it.
-            self.inherited = None;
-            self.drop_changes(now);
-        }
-    }
-
     fn grounds(&self) -> Grounds<'_> {
         Grounds { policy: &self.policy, topology: &self.topology, rib: &self.rib, fib: &self.fib }
     }
@@ -347,101 +343,9 @@ impl Controller {
 
     fn ended(&mut self, now: Timestamp, entry: &Override, why: EndReason) {
         self.unsettled.insert(entry.prefix, now);
+        self.confirmations.forget(entry.prefix);
         let (prefix, to) = (entry.prefix, self.exit_name(entry.to));
         self.audit.push(now, EventKind::OverrideEnded { prefix, to, why });
-    }
-
-    fn refresh_holds(&mut self, now: Timestamp) {
-        let holds = self.find_holds(now);
-        // The age of a sample changes all the time; the fact that it is stale does not.
-        let same = |a: &Hold, b: &Hold| {
-            a == b
-                || matches!((a, b), (Hold::StaleSample { .. }, Hold::StaleSample { .. }))
-                || matches!((a, b), (Hold::ProjectionMismatch { .. }, Hold::ProjectionMismatch { .. }))
-                || matches!(
-                    (a, b),
-                    (Hold::OverridesWithoutEffect { .. }, Hold::OverridesWithoutEffect { .. })
-                )
-                || matches!((a, b), (Hold::TableFull { .. }, Hold::TableFull { .. }))
-                || matches!((a, b), (Hold::PlanVetoed { .. }, Hold::PlanVetoed { .. }))
-        };
-        let known = |list: &[Hold], hold: &Hold| list.iter().any(|other| same(other, hold));
-        let fresh = holds.iter().any(|hold| !known(&self.holds, hold));
-        if self.stopping {
-            self.holds = holds;
-            return;
-        }
-        if fresh && !holds.is_empty() {
-            let holds = holds.clone();
-            // Before the first decision waiting is no trouble.
-            let kind = if self.decided { EventKind::Frozen { holds } } else { EventKind::Waiting { holds } };
-            self.audit.push(now, kind);
-        } else if holds.is_empty() && !self.holds.is_empty() {
-            self.audit.push(now, EventKind::Thawed);
-        }
-        self.decided |= holds.is_empty();
-        self.holds = holds;
-    }
-
-    fn find_holds(&self, now: Timestamp) -> Vec<Hold> {
-        let mut holds = Vec::new();
-        for (at, peer) in self.policy.own_sources() {
-            let Some(session) = self.sessions.get(at) else { continue };
-            if !session.up {
-                let reason = session.reason.clone().unwrap_or_else(|| "connecting".to_owned());
-                holds.push(Hold::SessionDown { session: peer.name.clone(), reason });
-            }
-            for family in &session.awaited {
-                holds.push(Hold::AwaitingEndOfRib { session: peer.name.clone(), family: *family });
-            }
-        }
-        if !self.fib.synced() {
-            holds.push(Hold::AwaitingKernelTable);
-        }
-        for (index, uplink) in self.policy.uplinks.iter().enumerate() {
-            if !self.topology.link(uplink_id(index)).known {
-                holds.push(Hold::AwaitingLink { uplink: uplink.name.clone() });
-            }
-        }
-        match self.last_sample {
-            None => holds.push(Hold::AwaitingSamples),
-            Some(_) if self.samples < 2 => holds.push(Hold::AwaitingSamples),
-            Some(at) if now.since(at) > self.policy.stale_after => {
-                let age_ms = u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
-                holds.push(Hold::StaleSample { age_ms });
-            }
-            Some(_) => {}
-        }
-        for uplink in self.conservation.failed() {
-            holds.push(Hold::ConservationFailed { uplink: self.uplink_name(uplink) });
-        }
-        if self.mismatch_run >= round::MISMATCH_SAMPLES {
-            holds.push(Hold::ProjectionMismatch { ppm: self.mismatch_ppm });
-        }
-        if self.ineffective_run >= round::MISMATCH_SAMPLES {
-            holds.push(Hold::OverridesWithoutEffect { ppm: self.ineffective_ppm });
-        }
-        holds.extend(self.uncounted_uplinks());
-        let refused = self.slots.refused() + self.table.refused;
-        if refused > 0 {
-            holds.push(Hold::TableFull { refused });
-        }
-        if self.rib.returned(&self.topology) > 0 {
-            holds.push(Hold::OwnRouteReturned);
-        }
-        let lately = self.came_back.filter(|(at, _)| now.since(*at) < self.policy.hold);
-        holds.extend(lately.map(|(_, prefix)| Hold::AnnouncementCameBack { prefix }));
-        holds.extend(self.fault.iter().chain(&self.veto).map(|why| Hold::PlanVetoed { why: why.clone() }));
-        holds
-    }
-
-    /// Uplinks that are up and were missing from the last samples. One miss may be an interface that just came or goes.
-    fn uncounted_uplinks(&self) -> impl Iterator<Item = Hold> + '_ {
-        let own = self.meters.iter().enumerate().take(self.policy.own_uplinks());
-        let missing = own.filter(|(index, meter)| {
-            meter.missed >= round::MISMATCH_SAMPLES && self.topology.link(uplink_id(*index)).up
-        });
-        missing.map(|(index, _)| Hold::UplinkNotCounted { uplink: self.uplink_name(uplink_id(index)) })
     }
 
     /// Makes the decision that follows from the state; none where it is the one before.
@@ -452,7 +356,9 @@ impl Controller {
         let mut next = Decision { generation: self.decision.generation, at: now, ..Decision::default() };
         if self.enforcing() && !self.overrides.is_empty() {
             next.kernel = self.overrides.kernel(&self.rib, &self.fib, &self.topology);
-            next.announce = self.overrides.announcements(&self.rib, &self.topology);
+            if !self.policy.canary.is_partial() {
+                next.announce = self.overrides.announcements(&self.rib, &self.topology);
+            }
         }
         // The first decision is always told: it decides about what an earlier run left.
         let first = next.generation == Generation(0);
@@ -471,6 +377,7 @@ impl Controller {
     /// What the agent is doing, in one word.
     pub fn state(&self) -> State {
         match (self.off, self.policy.mode) {
+            (true, _) if self.controls.leak().is_some() => State::Leak,
             (true, _) => State::Off,
             _ if !self.ready() => State::WarmUp,
             _ if !self.holds.is_empty() => State::Frozen,

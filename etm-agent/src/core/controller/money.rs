@@ -47,7 +47,9 @@ impl Controller {
                 _ => stays,
             };
             if to != item.current {
-                let reason = if to == item.home {
+                let reason = if item.leave {
+                    self.reason_text(&OverrideReason::Drained)
+                } else if to == item.home {
                     "plain routing's choice has room again".to_owned()
                 } else {
                     self.reason_text(&self.reason_in(&self.projection, &study, (item.current, to), item.rate))
@@ -69,6 +71,9 @@ impl Controller {
         let item = &projection.items[index];
         if placement.pinned.contains(&index) {
             return OverrideReason::Pinned;
+        }
+        if placement.left.contains(&index) {
+            return OverrideReason::Drained;
         }
         let to = placement.exits[index];
         match &placement.study {
@@ -157,6 +162,7 @@ impl Controller {
                 format!("{name} carries {projected}, its limit is {limit}")
             }
             OverrideReason::SaveMoney { saving } => format!("it saves {saving} a month"),
+            OverrideReason::Drained => "the provider that it leaves is drained".to_owned(),
             OverrideReason::Pinned => "the operator pinned it there".to_owned(),
         }
     }

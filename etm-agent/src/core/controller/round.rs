@@ -48,6 +48,8 @@ impl Controller {
         self.approved.fill(BitRate::ZERO);
         if measured {
             self.find_choices();
+            self.confirm_moves(now, sample.at);
+            self.watch_surges(sample.at);
             self.watch_projection(now);
             self.projection = project(now, &self.offered(), &self.sources());
             self.total = self.projection.total;
@@ -104,8 +106,11 @@ impl Controller {
         self.mismatch_ppm = mismatch(&self.sources(), &self.unsettled);
         let run = |before: u8, beyond: bool| if beyond { before.saturating_add(1) } else { 0 };
         self.mismatch_run = run(self.mismatch_run, self.mismatch_ppm > MISMATCH_PPM);
-        self.ineffective_ppm =
-            if self.enforcing() { ineffective(&self.sources(), &self.unsettled) } else { 0 };
+        self.ineffective_ppm = if self.enforcing() && !self.policy.canary.is_partial() {
+            ineffective(&self.sources(), &self.unsettled)
+        } else {
+            0
+        };
         self.ineffective_run = run(self.ineffective_run, self.ineffective_ppm > INEFFECTIVE_PPM);
     }
 
@@ -158,6 +163,9 @@ impl Controller {
             planned: self.approvals.planned(),
             rejected: self.approvals.rejected(),
             barred: &self.barred,
+            confirmations: &self.confirmations,
+            controls: &self.controls,
+            surges: &self.surges,
         }
     }
 
@@ -169,11 +177,12 @@ impl Controller {
 
     /// What may be changed now.
     pub(super) fn caps(&self, now: Timestamp, total: BitRate) -> Caps {
-        let lately = self.recent.iter().filter(|(at, _)| now.since(*at) < MINUTE).map(|(_, rate)| *rate);
+        let lately = || self.recent.iter().filter(|(at, _)| now.since(*at) < MINUTE).map(|(_, rate)| *rate);
         Caps {
+            moves_now: self.policy.guards.max_moves_per_minute.saturating_sub(lately().count()),
             moves: self.policy.max_overrides,
             moved: total.scaled(self.policy.max_moved_share),
-            now: total.scaled(self.policy.max_moved_per_minute).saturating_sub(lately.sum()),
+            now: total.scaled(self.policy.max_moved_per_minute).saturating_sub(lately().sum()),
         }
     }
 
@@ -251,7 +260,8 @@ impl Controller {
     /// Takes over what an earlier run left in the kernel, as far as it may stand; the placement judges it like the rest.
     fn inherit(&mut self, now: Timestamp, routes: BTreeMap<Prefix, IpAddr>) {
         for (prefix, gateway) in routes {
-            if self.policy.excludes(prefix) || self.overrides.len() >= self.policy.max_overrides {
+            let admitted = !self.policy.excludes(prefix) && self.policy.canary.admits(prefix);
+            if !admitted || self.overrides.len() >= self.policy.max_overrides {
                 continue;
             }
             let Some(to) = self.topology.exit_of(gateway) else { continue };
@@ -342,6 +352,7 @@ impl Controller {
                 EventKind::OverrideMoved { prefix, from: self.exit_name(was), to, rate_bps, enforced }
             }
         };
+        self.watch_move(now, placing, placed);
         self.unsettled.insert(prefix, now);
         self.recent.push_back((now, rate_bps));
         self.audit.push(now, kind);

@@ -16,11 +16,17 @@ impl Controller {
     pub fn status(&self, now: Timestamp) -> StatusView {
         let uplinks: Vec<UplinkView> =
             (0..self.policy.uplinks.len()).map(|index| self.uplink_view(index)).collect();
+        let (surges, surging) = self.surge_views();
         StatusView {
             at_ns: now,
             mode: self.policy.mode,
             state: self.state(),
             holds: self.holds.clone(),
+            guards: self.guard_views(now),
+            orders: self.orders(),
+            moves: self.moves_view(now),
+            surges,
+            surging,
             generation: self.decision.generation,
             kernel_generation: self.installed,
             overrides: self.overrides.len(),
@@ -164,6 +170,7 @@ impl Controller {
             gateway: next_hop(entry, &self.rib, &self.topology).map(|(gateway, _)| gateway),
             rate_bps: entry.rate,
             reason: self.reason_text(&entry.reason),
+            confirmed: !self.confirmations.is_watched(entry.prefix),
             since_ns: entry.since,
             hold_until_ns: entry.hold_until,
             enforced: self.enforcing(),

@@ -369,7 +369,7 @@ impl Rib {
     fn candidate(&self, prefix: Prefix, route: Route, topology: &Topology) -> Option<Candidate> {
         let attrs = self.attrs.get(route.attrs);
         let next_hop = attrs.next_hop();
-        let exit = topology.exit_of(next_hop)?;
+        let exit = topology.exit_of(next_hop).filter(|_| !topology.is_silent(next_hop))?;
         let (peer, path_id) = self.sources.get(route.source);
         let guest = topology.is_elsewhere(exit) && self.is_guest(prefix, topology);
         if guest || !admissible(attrs, (prefix, peer, exit), topology) {
@@ -407,9 +407,9 @@ impl Rib {
         self.rule(prefix, route)
     }
 
-    /// The operator's rules, each with the number of announcements it decided about.
-    pub fn rule_hits(&self) -> impl Iterator<Item = (&RouteRule, u64)> + '_ {
-        self.rules.hits()
+    /// The operator's rules, with what they matched.
+    pub fn rules(&self) -> &RouteRules {
+        &self.rules
     }
 
     /// True where `prefix` is inside an own or internal one.
@@ -488,6 +488,11 @@ impl Rib {
     /// True where ETM on another border sent `prefix` here.
     pub fn is_guest(&self, prefix: Prefix, topology: &Topology) -> bool {
         topology.etms().iter().any(|etm| self.returned.contains_key(&(*etm, PathId(0), prefix)))
+    }
+
+    /// Announcements with ETM's community that stand on learn sessions: by whom, for what, with which next hop.
+    pub fn came_back(&self) -> impl Iterator<Item = (PeerId, Prefix, IpAddr)> + '_ {
+        self.returned.iter().map(|((peer, _, prefix), next_hop)| (*peer, *prefix, *next_hop))
     }
 
     /// What it holds and what that takes.

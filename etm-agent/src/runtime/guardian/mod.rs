@@ -1,14 +1,16 @@
 //! The guardian: a process of its own that announces what the agent decided, for as long as the agent's lease lasts.
 //!
 //! It owns the sessions with role inject. What may be announced is `core::custody`'s to say; this hands it events and
-//! time, and carries out what it orders. Never decides, never learns a route, never touches the kernel's routing.
+//! time, and carries out what it orders. Never decides, never learns a route, and touches the kernel's routing only to
+//! remove ETM's routes from the main table, where the configuration puts them there.
 
 mod post;
+mod sweep;
 mod visitor;
 
 use super::error::{AgentError, ExitStatus};
 use super::sessions;
-use crate::config::Settings;
+use crate::config::{KernelMode, Settings};
 use crate::core::policy::Role;
 use crate::guardian::{Listener, Privileges, detach_from_parent, drop_privileges};
 use crate::telemetry::{self, LogFormat};
@@ -40,7 +42,8 @@ pub fn guard(settings: &Settings, log: LogFormat, keeper: Keeper) -> ExitStatus 
 }
 
 fn keep_guard(settings: &Settings, keeper: Keeper) -> Result<ExitStatus, AgentError> {
-    if sessions::named(settings, Role::Inject).is_empty() {
+    let routes = settings.kernel.mode == KernelMode::Main;
+    if sessions::named(settings, Role::Inject).is_empty() && !routes {
         return Err(AgentError::NothingToGuard);
     }
     sessions::check(settings)?;
@@ -49,10 +52,7 @@ fn keep_guard(settings: &Settings, keeper: Keeper) -> Result<ExitStatus, AgentEr
     }
     let system = |doing| move |source| AgentError::System { doing, source };
     let lock = lock(settings.kernel.table)?;
-    let keep = match sessions::guardian_listens_low(settings) {
-        true => Privileges::BindService,
-        false => Privileges::None,
-    };
+    let keep = Privileges { bind_service: sessions::guardian_listens_low(settings), net_admin: routes };
     drop_privileges(keep)?;
     // Two threads: a session that keeps one busy must not keep the lease from ending.
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -1,0 +1,121 @@
+//! Moves whose traffic does not follow, demand that is not believed, announcements that come back.
+//! Never sends anything anywhere but back to where it was.
+
+use super::super::audit::{EndReason, EventKind};
+use super::super::choices::choice;
+use super::super::confirm::{self, Missed, Seen};
+use super::super::controls::Leak;
+use super::super::overrides::{Placed, Placing};
+use super::super::projection::active_slots;
+use super::super::surge;
+use super::Controller;
+use crate::types::{ExitId, PeerId, Prefix, Timestamp};
+use std::net::IpAddr;
+
+impl Controller {
+    /// Watches a move until the counters show its traffic on the new exit.
+    pub(super) fn watch_move(&mut self, now: Timestamp, placing: Placing, placed: Placed) {
+        let was = match placed {
+            Placed::Moved { was } => Some(was),
+            Placed::Added | Placed::Kept => None,
+        };
+        let before = was.unwrap_or(placing.from);
+        // Two exits of one interface look alike to its counters: there is nothing to see.
+        let told_apart = self.topology.uplink_of(before) != self.topology.uplink_of(placing.to);
+        if self.enforcing() && told_apart {
+            // A round stands at the time of its sample.
+            let since =
+                self.last_sample.filter(|at| now.since(*at) < self.policy.interval / 2).unwrap_or(now);
+            self.confirmations.watch(since, placing.prefix, (was, placing.to), placing.rate);
+        }
+    }
+
+    /// Takes back what did not follow.
+    pub(super) fn confirm_moves(&mut self, now: Timestamp, at: Timestamp) {
+        let guards = self.policy.guards;
+        let terms = confirm::Terms {
+            within: guards.confirm_within,
+            retry: guards.confirm_retry,
+            interval: self.policy.interval,
+            most: !self.policy.canary.is_partial(),
+        };
+        let (slots, rates, topology, overrides) = (&self.slots, &self.rates, &self.topology, &self.overrides);
+        let see = |prefix: Prefix, exit: ExitId| {
+            let (Some(slot), Some(uplink)) = (slots.get(prefix), topology.uplink_of(exit)) else {
+                return Seen::default();
+            };
+            let (there, all) = (rates.rate(slot, uplink), rates.demand(slot));
+            match overrides.get(prefix).filter(|entry| entry.to == exit && topology.is_elsewhere(exit)) {
+                // What is not seen here any more is there.
+                Some(entry) => Seen { there: entry.rate.saturating_sub(all), all: entry.rate.max(all) },
+                None => Seen { there, all },
+            }
+        };
+        for missed in self.confirmations.judge(at, terms, see) {
+            self.take_back(now, &missed);
+        }
+    }
+
+    fn take_back(&mut self, now: Timestamp, missed: &Missed) {
+        let prefix = missed.prefix;
+        let Some(entry) = self.overrides.get(prefix).filter(|entry| entry.to == missed.to).cloned() else {
+            return;
+        };
+        self.changed = true;
+        let usable = choice(prefix, self.grounds()).exits;
+        let back = missed.was.filter(|was| usable.contains(was) && *was != entry.from);
+        let back_to = self.exit_name(back.unwrap_or(entry.from));
+        self.audit.push(
+            now,
+            EventKind::MoveUnconfirmed {
+                prefix,
+                to: self.exit_name(missed.to),
+                back_to,
+                there_bps: missed.seen.there,
+                demand_bps: missed.seen.all,
+                failures: missed.failures,
+                retry_s: missed.until.since(now).as_secs(),
+                refused: self.refused.get(&prefix).cloned(),
+            },
+        );
+        self.unsettled.insert(prefix, now);
+        match back {
+            Some(to) => {
+                let (from, rate, reason) = (entry.from, entry.rate, entry.reason);
+                self.overrides.place(now, &self.policy, Placing { prefix, from, to, rate, reason });
+            }
+            None => {
+                self.overrides.end(prefix);
+                self.ended(now, &entry, EndReason::Unconfirmed);
+            }
+        }
+    }
+
+    /// Learns what is usual, and sees what is not.
+    pub(super) fn watch_surges(&mut self, at: Timestamp) {
+        let guards = self.policy.guards;
+        let terms = surge::Terms { factor: guards.surge_factor, lasts: guards.surge_lasts };
+        let rates = &self.rates;
+        let active = active_slots(rates, &self.slots, &self.overrides);
+        self.surges.sample(at, terms, active.into_iter().map(|slot| (slot, rates.demand(slot))));
+    }
+
+    /// An announcement of ETM's own that is learnt back is a way around NO_EXPORT: everything is withdrawn at once.
+    pub(super) fn watch_leaks(&mut self, now: Timestamp) {
+        if self.stopping || self.controls.leak().is_some() {
+            return;
+        }
+        let own = &self.policy.own_next_hops;
+        let etms = self.topology.etms();
+        // What ETM on another border sent here is no leak.
+        let leak = |(peer, _, hop): &(PeerId, Prefix, IpAddr)| own.contains(hop) && !etms.contains(peer);
+        let Some((peer, prefix, next_hop)) = self.rib.came_back().find(leak) else {
+            return;
+        };
+        let session = self.policy.peers.get(usize::from(peer.0)).map_or("static", |peer| peer.name.as_str());
+        let what = format!("{session} announces {prefix} with ETM's community and next hop {next_hop}");
+        self.controls.leaked(Leak { at: now, what: what.clone() });
+        self.off = true;
+        self.end_everything(now, EventKind::Leaked { what }, EndReason::Leak);
+    }
+}

@@ -1,0 +1,83 @@
+//! What operators see of guards and of their own orders beside the reasons to stand still. Made on demand.
+//! Never used to decide; renaming a field here breaks scripts, so it needs a changelog entry.
+
+use super::policy::Mode;
+use crate::types::{BitRate, Prefix, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// What operators ordered at run time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrdersView {
+    /// The mode on trial ends at this time unless it is confirmed.
+    pub mode_until_ns: Option<Timestamp>,
+    /// The mode after that.
+    pub mode_back: Option<Mode>,
+    /// Drained providers.
+    pub drains: Vec<DrainView>,
+    /// What came back from outside, until an operator says `on`.
+    pub leak: Option<String>,
+}
+
+/// A drained provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainView {
+    /// Its name.
+    pub provider: String,
+    /// Since when.
+    pub since_ns: Timestamp,
+    /// Until when; none until an operator says so.
+    pub until_ns: Option<Timestamp>,
+    /// Prefixes with traffic that still leave there though another exit has a route.
+    pub left: usize,
+    /// What they ask for.
+    pub left_bps: BitRate,
+}
+
+/// Something that limits what ETM does without making it stand still.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardView {
+    /// Its name, one of `GUARDS`.
+    pub guard: String,
+    /// What it does now, in words.
+    pub detail: String,
+}
+
+/// Every name of a guard that does not make decisions stand still.
+pub const GUARDS: [&str; 8] = [
+    "mode-on-trial",
+    "drain",
+    "canary",
+    "demand-spike",
+    "exit-closed",
+    "change-rate",
+    "unrelieved",
+    "kernel-refused",
+];
+
+/// Whether traffic follows moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MovesView {
+    /// Not seen on their new exits yet.
+    pub awaited: usize,
+    /// Seen there, since the start.
+    pub confirmed: u64,
+    /// Not seen there in time and taken back, since the start.
+    pub unconfirmed: u64,
+    /// Pairs of prefix and exit that are not tried now.
+    pub closed: usize,
+    /// No moves are made until then.
+    pub paused_until_ns: Option<Timestamp>,
+}
+
+/// A prefix that asks for many times its usual rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SurgeView {
+    /// Destination.
+    pub prefix: Prefix,
+    /// What counts for money.
+    pub usual_bps: BitRate,
+    /// What it asks for.
+    pub rate_bps: BitRate,
+    /// Since when.
+    pub since_ns: Timestamp,
+}
