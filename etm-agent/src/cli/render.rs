@@ -132,7 +132,10 @@ pub(super) fn providers(uplinks: &[UplinkView]) -> String {
         .iter()
         .map(|uplink| {
             vec![
-                uplink.name.clone(),
+                uplink
+                    .border
+                    .as_ref()
+                    .map_or_else(|| uplink.name.clone(), |at| format!("{}@{at}", uplink.name)),
                 uplink.providers.join(","),
                 if uplink.up { "up" } else { "down" }.to_owned(),
                 uplink.billing.clone(),
@@ -202,6 +205,10 @@ pub(super) fn overrides(overrides: &[OverrideView]) -> String {
     let rows: Vec<Vec<String>> = overrides
         .iter()
         .map(|entry| {
+            let via = |gateway: String| match &entry.border {
+                Some(border) => format!("{}@{border}, by BGP", entry.interface),
+                None => format!("{gateway} dev {}", entry.interface),
+            };
             let gateway = entry.gateway.map_or_else(|| "-".to_owned(), |gateway| gateway.to_string());
             let state = match (&entry.refused, entry.enforced) {
                 (Some(why), _) => format!("refused: {why}"),
@@ -214,7 +221,7 @@ pub(super) fn overrides(overrides: &[OverrideView]) -> String {
                 entry.rate_bps.to_string(),
                 entry.from.clone(),
                 entry.to.clone(),
-                format!("{gateway} dev {}", entry.interface),
+                via(gateway),
                 entry.throws.to_string(),
                 state,
                 entry.reason.clone(),

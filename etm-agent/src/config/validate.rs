@@ -33,7 +33,9 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     check.faults.extend(billing::settle(&raw.provider, &mut uplinks));
     let (providers, exits) = check.providers(&raw.provider, &uplinks);
     let kernel = check.kernel(&raw.kernel);
-    let bgp = raw.bgp.as_ref().map(|bgp| check.bgp(bgp, &exits, kernel.lease));
+    let mut bgp = raw.bgp.as_ref().map(|bgp| check.bgp(bgp, &exits, kernel.lease));
+    let borders = check.borders(raw, (&uplinks, &exits), bgp.as_mut());
+    check.no_border(raw, bgp.as_ref());
     let bmp = raw.bmp.as_ref().map(|bmp| check.bmp(bmp, &providers, bgp.as_ref()));
     let community = check.community(raw.bgp.as_ref());
     let (interval, stale_after) = check.times(&raw.agent);
@@ -66,6 +68,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         canary: check.canary(&raw.policy.canary),
         own_next_hops: guards::own_next_hops(bgp.as_ref()),
         uplinks,
+        borders,
         ports,
         providers,
         exits,
@@ -384,7 +387,6 @@ impl Check {
             let settings = self.session(session, raw, exits);
             sessions.extend(settings);
         }
-        self.no_border(&raw.session, &sessions);
         BgpSettings {
             asn: Asn(*raw.asn.get_ref()),
             local_pref: raw.local_pref.unwrap_or(1_000_000),

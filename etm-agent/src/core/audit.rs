@@ -60,6 +60,8 @@ pub enum EndReason {
     SwitchedOff,
     /// The agent is about to end.
     Stopping,
+    /// Its announcement reached this border, which sends its own traffic there now.
+    CameBack,
 }
 
 impl fmt::Display for EndReason {
@@ -78,6 +80,7 @@ impl fmt::Display for EndReason {
             EndReason::Leak => "an announcement of ETM came back from outside",
             EndReason::SwitchedOff => "switched off",
             EndReason::Stopping => "the agent is about to end",
+            EndReason::CameBack => "its announcement came back to this border",
         })
     }
 }

@@ -110,6 +110,9 @@ pub struct SessionView {
 pub struct UplinkView {
     /// Interface name.
     pub name: String,
+    /// The other border that has it; none for this router's own.
+    #[serde(default)]
+    pub border: Option<String>,
     /// Providers behind it.
     pub providers: Vec<String>,
     /// Link is up.
@@ -120,7 +123,8 @@ pub struct UplinkView {
     pub capacity_bps: BitRate,
     /// Above this it is overloaded, bit/s.
     pub limit_bps: BitRate,
-    /// Offered over the last interval, bit/s.
+    /// Offered over the last interval, bit/s; of another border's what was sent there by announcements, as it was when it
+    /// left here.
     pub offered_bps: BitRate,
     /// Sent by the device over the last interval, bit/s.
     pub sent_bps: BitRate,
@@ -187,6 +191,9 @@ pub struct OverrideView {
     pub to: String,
     /// Interface of that exit.
     pub interface: String,
+    /// The other border that has it: announcements bring the traffic there, not this router's kernel.
+    #[serde(default)]
+    pub border: Option<String>,
     /// Next hop, while the link is up.
     pub gateway: Option<std::net::IpAddr>,
     /// Demand, bit/s.

@@ -35,7 +35,7 @@ use super::input::{Input, Order, Released, RouteBatch, RouteChange, TableFill, U
 use super::money::Tree;
 use super::money_view::CertificateView;
 use super::overrides::Overrides;
-use super::policy::{Mode, Peer, Policy, Role};
+use super::policy::{Mode, Policy};
 use super::projection::Projection;
 use super::rate::Rates;
 use super::rib::Rib;
@@ -151,6 +151,8 @@ pub struct Controller {
     ineffective_ppm: u32,
     ineffective_run: u8,
     unsettled: BTreeMap<Prefix, Timestamp>,
+    /// What this border was seen to follow though it was announced to others, and when.
+    came_back: Option<(Timestamp, Prefix)>,
     barred: BTreeSet<Prefix>,
     refused: BTreeMap<Prefix, String>,
     unrelieved: BTreeSet<UplinkId>,
@@ -214,6 +216,7 @@ impl Controller {
             ineffective_ppm: 0,
             ineffective_run: 0,
             unsettled: BTreeMap::new(),
+            came_back: None,
             barred: BTreeSet::new(),
             refused: BTreeMap::new(),
             unrelieved: BTreeSet::new(),
@@ -327,11 +330,10 @@ impl Controller {
         !self.holds.iter().any(|hold| hold.is_warm_up() || matches!(hold, Hold::SessionDown { .. }))
     }
 
-    /// True once every learn session is Established. Routers that report by BMP come when they come.
+    /// True once every learn session is Established. Other borders, and routers that report by BMP, come when they come.
     pub fn learning(&self) -> bool {
-        let learn = |peer: &Peer| peer.role == Role::Learn && !peer.monitored;
-        let learn = self.policy.peers.iter().zip(&self.sessions).filter(|(peer, _)| learn(peer));
-        learn.into_iter().all(|(_, session)| session.up)
+        let mut learn = self.policy.own_sources().filter(|(_, peer)| !peer.monitored);
+        learn.all(|(at, _)| self.sessions.get(at).is_some_and(|session| session.up))
     }
 
     fn grounds(&self) -> Grounds<'_> {
@@ -342,8 +344,10 @@ impl Controller {
     fn settle(&mut self, now: Timestamp) {
         self.changed = true;
         for (entry, why) in self.overrides.invalidate(&self.rib, &self.fib, &self.topology, &self.policy) {
-            if why == EndReason::TooManyMoreSpecifics {
-                self.barred.insert(entry.prefix);
+            match why {
+                EndReason::TooManyMoreSpecifics => drop(self.barred.insert(entry.prefix)),
+                EndReason::CameBack => self.came_back = Some((now, entry.prefix)),
+                _ => {}
             }
             self.ended(now, &entry, why);
         }
