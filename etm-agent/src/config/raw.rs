@@ -42,7 +42,15 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) guardian: Guardian,
     #[serde(default)]
+    pub(super) metrics: Metrics,
+    #[serde(default)]
     pub(super) control: Control,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metrics {
+    pub(super) listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, Default, Deserialize)]

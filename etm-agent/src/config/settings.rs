@@ -26,6 +26,8 @@ pub struct Settings {
     pub bmp: Option<BmpSettings>,
     /// The process that announces.
     pub guardian: GuardianSettings,
+    /// Where metrics are served beside the control socket, if anywhere.
+    pub metrics: Option<SocketAddr>,
     /// Who may ask and order.
     pub control: ControlSettings,
 }

@@ -79,6 +79,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         agent,
         datapath: check.datapath(&raw.datapath),
         record: record::settings(&raw.record, &mut check.faults),
+        metrics: raw.metrics.listen,
         policy,
         kernel,
         bgp,

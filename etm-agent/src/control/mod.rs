@@ -4,9 +4,10 @@
 mod access;
 mod client;
 mod door;
+mod metrics;
 pub mod schema;
 mod server;
 
 pub use access::{Access, Client, Grantee, Grants};
 pub use client::{ClientError, command, get, order};
-pub use server::{ControlError, Desks, Request, Socket, bind, serve};
+pub use server::{ControlError, Desks, Request, Socket, bind, serve, serve_metrics};

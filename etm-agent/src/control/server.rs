@@ -10,6 +10,7 @@ use crate::types::bgp::{MESSAGE_LIMIT, SessionOrder};
 use crate::types::{Family, Prefix};
 use axum::extract::{Query as Parameters, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -267,6 +268,7 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
         }
     };
     Router::new()
+        .route("/metrics", get(metrics))
         .route("/v1/status", get(|State(requests): Requests| ask(requests, Query::Status)))
         .route("/v1/providers", get(|State(requests): Requests| ask(requests, Query::Providers)))
         .route("/v1/overrides", get(|State(requests): Requests| ask(requests, Query::Overrides)))
@@ -359,12 +361,47 @@ async fn explain(requests: mpsc::Sender<Request>, which: Which) -> Response {
     }
 }
 
-async fn ask(requests: mpsc::Sender<Request>, query: Query) -> Response {
+/// What a scrape gets.
+async fn metrics(State(requests): State<mpsc::Sender<Request>>) -> Response {
+    match answered(requests, Query::Status).await {
+        Ok(Ok(Answer::Status(status))) => match super::metrics::render(&status) {
+            Ok(text) => ([(CONTENT_TYPE, super::metrics::CONTENT_TYPE)], text).into_response(),
+            Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "the metrics have no form as text"),
+        },
+        _ => problem(StatusCode::SERVICE_UNAVAILABLE, "the agent is busy or stopping; scrape again"),
+    }
+}
+
+/// Serves `GET /metrics`, and nothing else, over TCP until `stop`: no order and no other question is heard here.
+pub async fn serve_metrics(
+    listener: tokio::net::TcpListener,
+    requests: mpsc::Sender<Request>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let routes = Router::new().route("/metrics", get(metrics)).fallback(unknown).with_state(requests);
+    let server = axum::serve(listener, routes).with_graceful_shutdown(async move {
+        let _ = stop.wait_for(|stop| *stop).await;
+    });
+    if let Err(error) = server.await {
+        tracing::error!(%error, "the metrics' socket failed");
+    }
+}
+
+type Answered = Result<Result<Answer, oneshot::error::RecvError>, tokio::time::error::Elapsed>;
+
+/// Asks the decision; without room in its queue the slot is gone at once.
+async fn answered(requests: mpsc::Sender<Request>, query: Query) -> Answered {
     let (reply, answer) = oneshot::channel();
-    if requests.try_send(Request { query, reply }).is_err() {
+    // The slot of a request that finds no room is dropped with it.
+    drop(requests.try_send(Request { query, reply }));
+    tokio::time::timeout(PATIENCE, answer).await
+}
+
+async fn ask(requests: mpsc::Sender<Request>, query: Query) -> Response {
+    if requests.capacity() == 0 || requests.is_closed() {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "the agent is busy or stopping; try again");
     }
-    match tokio::time::timeout(PATIENCE, answer).await {
+    match answered(requests, query).await {
         Ok(Ok(Answer::Failed(why))) => (StatusCode::SERVICE_UNAVAILABLE, Json(why)).into_response(),
         Ok(Ok(Answer::Refused(why))) => (StatusCode::CONFLICT, Json(why)).into_response(),
         Ok(Ok(Answer::Missing(why))) => (StatusCode::NOT_FOUND, Json(why)).into_response(),

@@ -70,6 +70,14 @@ pub enum AgentError {
         /// What is wrong.
         reason: String,
     },
+    /// Metrics cannot be served.
+    #[error("cannot serve metrics on {listen}: {source}; choose another metrics.listen, or leave it out")]
+    Metrics {
+        /// Where.
+        listen: std::net::SocketAddr,
+        /// The system's answer.
+        source: std::io::Error,
+    },
     /// A BGP session cannot be run as configured.
     #[error(transparent)]
     Peering(#[from] peering::ConfigError),
@@ -203,7 +211,9 @@ impl AgentError {
             | AgentError::Orders { .. }
             | AgentError::NothingToGuard => ExitStatus::Config,
             AgentError::SessionFault { .. } | AgentError::SessionTimeout { .. } => ExitStatus::Session,
-            AgentError::System { .. } | AgentError::PartEnded { .. } => ExitStatus::Failed,
+            AgentError::System { .. } | AgentError::Metrics { .. } | AgentError::PartEnded { .. } => {
+                ExitStatus::Failed
+            }
         }
     }
 }

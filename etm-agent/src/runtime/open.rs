@@ -107,6 +107,7 @@ fn datapath_config(settings: &Settings, interfaces: &Interfaces) -> DatapathConf
         prefixes4: datapath.prefixes_ipv4,
         prefixes6: datapath.prefixes_ipv6,
         fast_path: datapath.fast_path,
+        canary: settings.policy.canary.share,
         uplinks: interfaces.uplinks.iter().map(|link| link.name.clone()).collect(),
         hook: match datapath.hook {
             HookChoice::Auto => Hook::Auto,
