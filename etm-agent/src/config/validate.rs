@@ -8,7 +8,8 @@ use super::record;
 use super::report::Fault;
 use super::routes;
 use super::settings::{
-    BgpSettings, DatapathSettings, HookChoice, KernelMode, KernelSettings, SessionSettings, Settings,
+    BgpSettings, BmpSettings, DatapathSettings, HookChoice, KernelMode, KernelSettings, SessionSettings,
+    Settings,
 };
 use crate::core::decision::OWN_METRIC;
 use crate::core::policy::{Exit, Policy, Provider, Role, StaticRoute, Uplink};
@@ -75,20 +76,32 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     };
     check.completeness(raw, &policy);
     check.tree(raw, &policy);
-    let agent = check.agent(&raw.agent);
-    let settings = Settings {
-        guardian: check.guardian(&raw.guardian, &agent.control_socket),
-        control: check.control(&raw.control),
-        agent,
-        datapath: check.datapath(&raw.datapath),
-        record: record::settings(&raw.record, &mut check.faults),
-        metrics: raw.metrics.listen,
-        policy,
-        kernel,
-        bgp,
-        bmp,
-    };
+    let settings = check.whole(raw, (policy, kernel), (bgp, bmp));
     if check.faults.is_empty() { Ok(settings) } else { Err(check.faults) }
+}
+
+impl Check {
+    /// With all that is no policy.
+    fn whole(
+        &mut self,
+        raw: &Raw,
+        (policy, kernel): (Policy, KernelSettings),
+        (bgp, bmp): (Option<BgpSettings>, Option<BmpSettings>),
+    ) -> Settings {
+        let agent = self.agent(&raw.agent);
+        Settings {
+            guardian: self.guardian(&raw.guardian, &agent.control_socket),
+            control: self.control(&raw.control),
+            agent,
+            datapath: self.datapath(&raw.datapath),
+            record: record::settings(&raw.record, &mut self.faults),
+            metrics: raw.metrics.listen,
+            policy,
+            kernel,
+            bgp,
+            bmp,
+        }
+    }
 }
 
 fn daemon_protocols(raw: &raw::Kernel) -> Vec<u8> {

@@ -58,8 +58,7 @@ pub(super) fn start(
     let (decisions, decisions_rx) = watch::channel(controller.decision());
     let (fill, fill_rx) = watch::channel(TableFill::default());
     let (learning, learning_rx) = watch::channel(false);
-    let (stop_sessions, stop) = watch::channel(false);
-    let (stop_rest, rest_rx) = watch::channel(false);
+    let ((stop_sessions, stop), (stop_rest, rest_rx)) = (watch::channel(false), watch::channel(false));
     let scraped = metrics(settings)?;
     let monitors = monitors::of(settings, &inputs, &rest_rx)?;
     let Prepared { sessions, listeners } = sessions::learning(settings, &inputs, &stop)?;

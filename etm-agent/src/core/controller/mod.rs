@@ -181,8 +181,7 @@ impl Controller {
             rib: Rib::new(&policy),
             fib: FibView::default(),
             slots: Slots::new(slot_capacity, adopted),
-            rates: Rates::new(uplinks, adopted)
-                .billed(policy.uplinks.iter().map(|uplink| uplink.billing).collect()),
+            rates: rates(&policy, adopted),
             conservation: Conservation::new(uplinks),
             overrides: Overrides::default(),
             audit: Audit::default(),
@@ -410,6 +409,12 @@ impl Controller {
 }
 
 /// Overrides of an earlier run, by next hop. Its throws are computed anew.
+/// Rates as each uplink's provider bills them.
+fn rates(policy: &Policy, adopted: &Adopted) -> Rates {
+    let billing = policy.uplinks.iter().map(|uplink| uplink.billing).collect();
+    Rates::new(policy.uplinks.len(), adopted).billed(billing)
+}
+
 fn inherited(adopted: &Adopted) -> BTreeMap<Prefix, IpAddr> {
     let via = |action: &KernelAction| match action {
         KernelAction::Via { gateway, .. } => Some(*gateway),
