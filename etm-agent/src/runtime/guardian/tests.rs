@@ -33,7 +33,7 @@ fn settings(directory: &Path) -> Settings {
         // A router of this host is taken for the border, which is not announced to unasked.
         .replace("\"10.0.0.1\"", "\"127.0.0.9\"\ninto_border = true")
         .replace("\"10.0.0.3\"", "\"127.0.0.1\"")
-        .replace("# port = 179", "port = 1")
+        .replacen("# port = 179", "port = 1", 1)
         .replace("# pin_root = \"/sys/fs/bpf/etm/v1\"", &format!("pin_root = \"{}\"", directory.display()));
     let mut settings = config::parse("test", &text).unwrap();
     settings.guardian.socket = directory.join("guardian.sock");
