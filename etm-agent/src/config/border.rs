@@ -18,6 +18,7 @@ impl Check {
         bgp: Option<&mut BgpSettings>,
     ) -> Vec<Border> {
         self.known_borders(raw);
+        self.no_border(raw, bgp.as_deref());
         let mut none = Vec::new();
         let sessions = bgp.map_or(&mut none, |bgp| &mut bgp.sessions);
         let mut borders: Vec<Border> = Vec::new();

@@ -36,11 +36,9 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let kernel = check.kernel(&raw.kernel);
     let mut bgp = raw.bgp.as_ref().map(|bgp| check.bgp(bgp, &exits, kernel.lease));
     let borders = check.borders(raw, (&uplinks, &exits), bgp.as_mut());
-    check.no_border(raw, bgp.as_ref());
     let bmp = raw.bmp.as_ref().map(|bmp| check.bmp(bmp, &providers, bgp.as_ref()));
     let community = check.community(raw.bgp.as_ref());
-    let (interval, stale_after) = check.times(&raw.agent);
-    check.lease_outlives(raw, interval, kernel.lease);
+    let (interval, stale_after) = check.times(raw, kernel.lease);
     let peers = bmp::peers(bgp.as_ref(), bmp.as_ref());
     let policy = Policy {
         route_rules: check.route_rules(&raw.policy, &peers),
@@ -173,7 +171,8 @@ impl Check {
     }
 
     /// Time between samples, and the age from which the last one is stale.
-    fn times(&mut self, agent: &raw::Agent) -> (Duration, Duration) {
+    fn times(&mut self, raw: &Raw, lease: Duration) -> (Duration, Duration) {
+        let agent = &raw.agent;
         let interval = self.duration(agent.interval.as_ref(), Duration::from_secs(1));
         let bounds = Duration::from_millis(100)..=Duration::from_secs(60);
         if let Some(text) = agent.interval.as_ref().filter(|_| !bounds.contains(&interval)) {
@@ -184,6 +183,7 @@ impl Check {
         if let Some(text) = agent.stale_after.as_ref().filter(|_| stale_after < interval * 2) {
             self.fault(text.span(), "a sample cannot be stale before two intervals have passed");
         }
+        self.lease_outlives(raw, interval, lease);
         (interval, stale_after)
     }
 

@@ -126,7 +126,7 @@ impl Default for EtmOptions {
 pub(super) fn config(lab: &TwoBorders, side: Side, options: &EtmOptions) -> String {
     let (other, place, capacity) = (side.other(), lab.place(side), options.capacity_kbit);
     let mut text = format!(
-        "[agent]\nmode = \"{}\"\nstartup_timeout = \"20s\"\ncontrol_socket = \"{}\"\n\n\
+        "[agent]\nmode = \"{}\"\nstartup_timeout = \"20s\"\ncontrol_socket = \"{}\"\norders_file = \"{}\"\n\n\
          [policy]\nhold = \"{}\"\nmax_moved = \"80%\"\nmax_moved_per_minute = \"100%\"\n\n[kernel]\ninside = [\"core0\"]\n\n\
          [datapath]\npin_root = \"{}\"\nprefixes_ipv4 = 4096\nprefixes_ipv6 = 4096\n\n\
          [[interface]]\nname = \"{}\"\ncapacity = \"{capacity}kbit\"\nlimit = \"90%\"\n\n\
@@ -134,6 +134,7 @@ pub(super) fn config(lab: &TwoBorders, side: Side, options: &EtmOptions) -> Stri
          [[border]]\nname = \"{}\"\nsession = \"{}\"\nnext_hops = [\"{}\", \"{}\"]\n",
         options.mode,
         place.socket.display(),
+        place.socket.with_file_name("orders.json").display(),
         options.hold,
         place.pin_root.display(),
         side.uplink(),
@@ -159,9 +160,13 @@ pub(super) fn config(lab: &TwoBorders, side: Side, options: &EtmOptions) -> Stri
             provider.gateway_v6()
         );
     }
+    text + &sessions(lab, side, options)
+}
+
+fn sessions(lab: &TwoBorders, side: Side, options: &EtmOptions) -> String {
+    let other = side.other();
     let core = if lab.fabric() == Fabric::Mesh { config::CORE_V4 } else { config::REFLECTOR_V4 };
-    let _ = write!(
-        text,
+    let mut text = format!(
         "\n[bgp]\nasn = {BORDER_AS}\nrouter_id = \"{own}\"\nlisten_port = {ETM_PORT}\n\n\
          [[bgp.session]]\nname = \"border\"\nrole = \"learn\"\npeer = \"127.0.0.1\"\nlocal = \"{}\"\n\n\
          [[bgp.session]]\nname = \"{}\"\nrole = \"learn\"\npeer = \"{}\"\nlocal = \"{own}\"\n\n\
