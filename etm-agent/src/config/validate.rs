@@ -75,9 +75,11 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let agent = check.agent(&raw.agent);
     let settings = Settings {
         guardian: check.guardian(&raw.guardian, &agent.control_socket),
+        control: check.control(&raw.control),
         agent,
         datapath: check.datapath(&raw.datapath),
         record: record::settings(&raw.record, &mut check.faults),
+        metrics: raw.metrics.listen,
         policy,
         kernel,
         bgp,

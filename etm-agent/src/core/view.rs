@@ -4,7 +4,9 @@
 pub use super::audit::{Event, Weight};
 pub use super::conservation::{BookState, WindowReport, WorstWindows};
 pub use super::guard::{Hold, State};
-pub use super::guard_view::{DrainView, GUARDS, GuardView, MovesView, OrdersView, SurgeView};
+pub use super::guard_view::{
+    CertificateView, DrainView, ExitSummary, GUARDS, GuardView, MovesView, OrdersView, SurgeView,
+};
 use super::input::Basis;
 pub use super::money_view::{
     CandidatePrice, Conclusion, ExitView, LossView, Losses, MoveView, NodeView, PlanView,
@@ -41,6 +43,12 @@ pub struct StatusView {
     /// How many there are.
     #[serde(default)]
     pub surging: usize,
+    /// Exits at a glance, in order of configuration.
+    #[serde(default)]
+    pub exits: Vec<ExitSummary>,
+    /// What the last plan proves; none before the first.
+    #[serde(default)]
+    pub certificate: Option<CertificateView>,
     /// Number of the current decision.
     pub generation: Generation,
     /// Number of the decision that the kernel follows.

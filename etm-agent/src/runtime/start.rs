@@ -10,6 +10,7 @@ use super::machine::{self, enforcing, own_table};
 use super::monitors;
 use super::open::{Opening, header};
 use super::orders::Desk;
+use super::privilege;
 use super::record::{self, Tap};
 use super::sampler::{Attachment, Note, Sampler};
 use super::sessions::{self, Prepared, Session, Shown};
@@ -19,7 +20,7 @@ use super::table::{self, Job};
 use crate::bmp;
 use crate::config::Settings;
 use crate::control::schema::{GuardianView, Quantiles};
-use crate::control::{self, Desks};
+use crate::control::{self, Desks, Request};
 use crate::core::controller::Controller;
 use crate::core::controls::Standing;
 use crate::core::decision::{Adopted, Decision};
@@ -31,6 +32,7 @@ use crate::types::bmp::RouterStatus;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -61,12 +63,13 @@ pub(super) fn start(
     let (learning, learning_rx) = watch::channel(false);
     let (stop_sessions, stop) = watch::channel(false);
     let (stop_rest, rest_rx) = watch::channel(false);
+    let scraped = metrics(settings)?;
     let monitors = monitors::of(settings, &inputs, &rest_rx)?;
     let Prepared { sessions, listeners } = sessions::learning(settings, &inputs, &stop)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let shown = guarded.beside(settings, &sessions);
     let guardian = (guarded.view(), Desk::of(&sessions, guarded.orders()));
-    let identity = identity(settings, &shown, guardian, (monitors.statuses, sample_times));
+    let identity = identity(settings, origin, &shown, guardian, (monitors.statuses, sample_times));
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -113,6 +116,7 @@ pub(super) fn start(
     let routes = guarded.fenced(routes);
     guarded.announce(tasks, settings, origin, ends);
     spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
+    spawn_metrics(tasks, scraped, requests.clone(), rest_rx.clone());
     let talkers = (sessions, listeners, monitors.parts);
     spawn_conversations(tasks, (socket, Desks { requests, orders }), talkers, rest_rx);
     Ok(parts)
@@ -170,6 +174,7 @@ fn attachment(link: &LinkReport) -> Attachment {
 
 fn identity(
     settings: &Settings,
+    origin: Origin<'_>,
     shown: &[Shown],
     (guardian, desk): (Option<watch::Receiver<GuardianView>>, Desk),
     (routers, sample_times): (Vec<watch::Receiver<RouterStatus>>, watch::Receiver<Quantiles>),
@@ -177,6 +182,7 @@ fn identity(
     Identity {
         started: boottime(),
         pin_root: settings.datapath.pin_root.display().to_string(),
+        privileges: privilege::view(origin.held),
         lease_span: settings.kernel.lease,
         mark: (settings.kernel.mark, settings.kernel.mask),
         peers: shown.iter().map(|(_, role, status)| (*role, status.clone())).collect(),
@@ -375,6 +381,29 @@ fn spawn_conversations(
 ) {
     spawn_control(tasks, socket, desks, stop);
     spawn_sessions(tasks, sessions, listeners, station);
+}
+
+/// Where metrics are served beside the control socket, if anywhere; nothing is served yet.
+fn metrics(settings: &Settings) -> Result<Option<TcpListener>, AgentError> {
+    let Some(listen) = settings.metrics else { return Ok(None) };
+    let bound = std::net::TcpListener::bind(listen).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    });
+    bound.map(Some).map_err(|source| AgentError::Metrics { listen, source })
+}
+
+fn spawn_metrics(
+    tasks: &mut Tasks,
+    listener: Option<TcpListener>,
+    requests: mpsc::Sender<Request>,
+    stop: watch::Receiver<bool>,
+) {
+    let Some(listener) = listener else { return };
+    tasks.spawn(async move {
+        control::serve_metrics(listener, requests, stop).await;
+        ("the metrics", End::Plain)
+    });
 }
 
 fn spawn_control(tasks: &mut Tasks, socket: control::Socket, desks: Desks, stop: watch::Receiver<bool>) {

@@ -3,7 +3,7 @@
 
 use super::{BELOW_CAP, Board, Item};
 use crate::core::money::{Tree, amount, real};
-use crate::types::{BitRate, ExitId};
+use crate::types::{BitRate, ExitId, Share};
 
 /// Loads of nodes, and where each item is.
 #[derive(Clone, Debug)]
@@ -167,7 +167,10 @@ impl Field {
                 bits += item.rate;
             }
         }
-        let below = board.caps.moved.scaled(BELOW_CAP).saturating_sub(bits);
+        // What cannot be exceeded needs no distance.
+        let all = board.policy.max_moved_share >= Share::ONE;
+        let cap = if all { board.caps.moved } else { board.caps.moved.scaled(BELOW_CAP) };
+        let below = cap.saturating_sub(bits);
         let moves = board.caps.moves.saturating_sub(count);
         let now = board.caps.now.saturating_sub(self.spent.1);
         (moves.min(board.caps.moves_now.saturating_sub(self.spent.0)), below.min(now))
@@ -204,7 +207,10 @@ impl Field {
     pub(super) fn give_back(&mut self, board: &Board<'_>) {
         let open = |index: &usize| {
             let item = &board.items[*index];
-            self.current[*index] != item.home && !item.held && item.pin != Some(self.current[*index])
+            self.current[*index] != item.home
+                && !item.held
+                && !item.leave
+                && item.pin != Some(self.current[*index])
         };
         let mut away: Vec<usize> = (0..board.items.len()).filter(open).collect();
         away.sort_by_key(|index| (std::cmp::Reverse(board.items[*index].rate), board.items[*index].prefix));

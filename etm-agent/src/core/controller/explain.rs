@@ -31,10 +31,11 @@ impl Controller {
         let entry = self.overrides.get(prefix);
         let exit = entry.map(|entry| entry.to).or(home.ok());
         let rate = self.slots.get(prefix).map_or(BitRate::ZERO, |slot| self.rates.demand(slot));
-        let (verdict, because) = match entry {
+        let (verdict, mut because) = match entry {
             Some(_) => self.why_moved(prefix),
             None => self.why_not_moved(prefix, home),
         };
+        because.extend(self.surge_note(prefix));
         ExplainView {
             asked,
             prefix: Some(prefix),
@@ -143,12 +144,15 @@ impl Controller {
                 closed.until.since(now).as_secs()
             ));
         }
-        if let Some(usual) = self.slots.get(prefix).and_then(|slot| self.surges.usual(slot)) {
-            because.push(format!(
-                "it asks for many times its usual {usual}: the rest does not count for money until it lasts"
-            ));
-        }
         because
+    }
+
+    /// That what it asks for is not believed yet.
+    fn surge_note(&self, prefix: Prefix) -> Option<String> {
+        let usual = self.slots.get(prefix).and_then(|slot| self.surges.usual(slot))?;
+        Some(format!(
+            "it asks for many times its usual {usual}: the rest does not count for money until it lasts"
+        ))
     }
 
     fn why_home_suffices(&self, prefix: Prefix, home: ExitId) -> Vec<String> {

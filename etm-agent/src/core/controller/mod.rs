@@ -30,6 +30,7 @@ use super::controls::Controls;
 use super::decision::{Adopted, Decision, KernelAction, LiveRow, Override, TableChange};
 use super::fib_view::FibView;
 use super::guard::{Hold, State};
+use super::guard_view::CertificateView;
 use super::input::{Input, Order, Released, RouteBatch, RouteChange, TableFill, UplinkSample};
 use super::money::Tree;
 use super::overrides::Overrides;
@@ -125,6 +126,9 @@ pub struct Controller {
     plans: u64,
     vetoes: u64,
     veto: Option<String>,
+    /// For views.
+    #[serde(skip)]
+    certificate: Option<CertificateView>,
     /// Why there is nothing to plan with.
     #[serde(skip)]
     fault: Option<String>,
@@ -190,6 +194,7 @@ impl Controller {
             plans: 0,
             vetoes: 0,
             veto: None,
+            certificate: None,
             fault,
             off,
             stopping: false,
