@@ -7,7 +7,6 @@
 
 mod admit;
 mod attrs;
-mod returned;
 mod routes;
 mod table;
 #[cfg(test)]
