@@ -80,7 +80,7 @@ fn a_small_file_gets_safe_defaults() {
     assert_eq!(settings.policy.interval, Duration::from_secs(1));
     let uplink = &settings.policy.uplinks[0];
     assert_eq!((uplink.capacity, uplink.limit), (BitRate(50_000_000), Share::percent(90)));
-    assert_eq!(settings.policy.uplink_of(crate::types::ExitId(0)), Some(UplinkId(0)));
+    assert_eq!(settings.policy.uplink_of(ExitId(0)), Some(UplinkId(0)));
     assert_eq!(settings.kernel.lease, Duration::from_secs(10));
 }
 
