@@ -140,7 +140,7 @@ fn sessions_up(agent: &Agent) -> Result<(), String> {
 fn core_goes_by_the_other_border_by_bgp_alone_and_comes_back_without_a_loss() {
     let Some(_turn) = turn() else { return };
     for fabric in [Fabric::Mesh, Fabric::Reflector] {
-        let options = EtmOptions { hold: "3s", ..EtmOptions::default() };
+        let options = EtmOptions { hold: "12s", ..EtmOptions::default() };
         let mut two = Two::start(fabric, &[Side::A], &options, (QUIET, 0.0));
         pass_time(Duration::from_secs(3));
         assert_eq!(two.agent(Side::A).overrides().unwrap(), [], "{fabric:?}: nothing to do yet");
