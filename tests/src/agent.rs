@@ -289,11 +289,31 @@ impl Agent {
     }
 
     fn start_logging(lab: &Lab, config: &Path, log_filter: &str, log: PathBuf) -> Result<Self, LabError> {
+        Self::launch(lab, &[], config, log_filter, log)
+    }
+
+    /// Starts `WRAPPER etm-agent run` and waits for nothing. The wrapper must become the agent (`exec`), or its process id
+    /// is another's.
+    ///
+    /// # Errors
+    /// The binaries are not built, or cannot be started.
+    pub fn launch(
+        lab: &Lab,
+        wrapper: &[String],
+        config: &Path,
+        log_filter: &str,
+        log: PathBuf,
+    ) -> Result<Self, LabError> {
         let what = "start etm-agent";
         let file = File::options().create(true).append(true).open(&log).map_err(LabError::io(what))?;
+        let words = wrapper.iter().map(PathBuf::from).chain([binary("etm-agent")?]);
+        let words: Vec<PathBuf> = words.collect();
+        let (program, rest) =
+            words.split_first().map_or_else(|| (PathBuf::new(), &[][..]), |(p, r)| (p.clone(), r));
         let child = lab
             .namespace(Role::Border)
-            .command(binary("etm-agent")?)
+            .command(program)
+            .args(rest)
             .arg("run")
             .arg("--config")
             .arg(config)

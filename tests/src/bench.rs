@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use crate::error::LabError;
 
 mod bgp;
+mod cycle;
 mod dataplane;
 mod fib;
 mod forward;
@@ -60,7 +61,7 @@ pub struct Bench {
 }
 
 /// Every bench, in alphabetical order.
-pub const BENCHES: [Bench; 6] = [
+pub const BENCHES: [Bench; 7] = [
     Bench {
         name: "bgp",
         about: "seconds and memory for a million prefixes of four peers beside BIRD and GoBGP; churn, overrides, loss of a peer",
@@ -80,6 +81,11 @@ pub const BENCHES: [Bench; 6] = [
         name: "forward",
         about: "packets per second through a router with ETM attached and without, in turns",
         run: forward::run,
+    },
+    Bench {
+        name: "loop",
+        about: "milliseconds from an overload to the kernel's and a peer's route, `etm off`, a lost link; Internet's table loaded",
+        run: cycle::run,
     },
     Bench {
         name: "round",

@@ -19,6 +19,9 @@ pub(crate) enum Error {
     /// The program ran but its answer was not understood.
     #[error("reading the answer of `{command}`: {expected}")]
     Answer { command: String, expected: &'static str },
+    /// A thread of ours came to grief.
+    #[error("running programs side by side: a thread panicked, its message is above")]
+    Panicked,
     /// A file could not be read or written.
     #[error("{doing} {}: {source}", path.display())]
     File { doing: &'static str, path: PathBuf, source: io::Error },

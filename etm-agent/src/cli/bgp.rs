@@ -1,11 +1,13 @@
-//! `etm bgp`: sessions, monitored routers, routes and candidates of a running agent. Changes nothing.
+//! `etm bgp`: sessions, monitored routers, routes and candidates of a running agent. Orders for sessions are the one
+//! thing here that changes anything, and they change no decision.
 
 use super::bgp_text as text;
-use crate::control::schema::BgpPeers;
+use crate::control::schema::{BgpOrdered, BgpPeers, BgpRules};
 use crate::control::{self, ClientError};
 use crate::core::view::{CandidatesView, RoutePage};
 use crate::runtime::{Export, MrtPeer};
-use crate::types::{Asn, PathId, PeerId, Prefix, RouteAttrs, RouterId};
+use crate::types::bgp::MESSAGE_LIMIT;
+use crate::types::{Asn, Family, PathId, PeerId, Prefix, RouteAttrs, RouterId};
 use clap::Subcommand;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -34,6 +36,10 @@ pub(super) enum BgpCommand {
         #[arg(long, requires = "prefix")]
         longer: bool,
     },
+    /// The rules for routes ([[policy.route]]) and how many announcements each decided about.
+    Rules,
+    #[command(flatten)]
+    Order(OrderCommand),
     /// All routes as an MRT file (TABLE_DUMP_V2), for other tools and for `etm mrt`.
     Export {
         /// Where to; `-` writes to standard output.
@@ -44,6 +50,67 @@ pub(super) enum BgpCommand {
         /// Such as 198.51.100.0/24 or 2001:db8::1.
         prefix: Prefix,
     },
+}
+
+const PEER_HELP: &str = "The name of the session, as `etm bgp peers` shows it";
+const STALE_HELP: &str = "\
+While a session of role learn is down its routes are gone: overrides that need them end at once, and no other is made
+before its table is complete again. A session of role inject withdraws what it announced before it ends.";
+
+/// What a session is told.
+#[derive(Debug, Subcommand)]
+pub(super) enum OrderCommand {
+    /// End a session and begin it anew at once: all routes are exchanged again.
+    ///
+    /// The peer is told Cease, Administrative Reset (RFC 4486 subcode 4).
+    #[command(after_help = STALE_HELP)]
+    Reset {
+        #[arg(help = PEER_HELP)]
+        peer: String,
+        /// Shown to the peer's operator (RFC 9003), at most 128 octets.
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, value_parser = message)]
+        message: String,
+    },
+    /// End a session and keep it down until `etm bgp start`, or a restart of what runs it.
+    ///
+    /// The peer is told Cease, Administrative Shutdown (RFC 4486 subcode 2). Sessions of role learn are run by etm-agent,
+    /// those of role inject by its guardian.
+    #[command(after_help = STALE_HELP)]
+    Shutdown {
+        #[arg(help = PEER_HELP)]
+        peer: String,
+        /// Shown to the peer's operator (RFC 9003), at most 128 octets.
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true, value_parser = message)]
+        message: String,
+    },
+    /// Bring a session up again after `shutdown`; or try again now instead of after a pause.
+    Start {
+        #[arg(help = PEER_HELP)]
+        peer: String,
+    },
+    /// Ask the peer to send its routes again, without ending the session (RFC 2918). Only for role learn.
+    Refresh {
+        #[arg(help = PEER_HELP)]
+        peer: String,
+        /// Only these routes. Default: both families of the session.
+        #[arg(long, value_name = "ipv4|ipv6", value_parser = family)]
+        family: Option<Family>,
+    },
+}
+
+fn message(text: &str) -> Result<String, String> {
+    if text.len() <= MESSAGE_LIMIT {
+        return Ok(text.to_owned());
+    }
+    Err(format!("it has {} octets, and {MESSAGE_LIMIT} fit: shorten it", text.len()))
+}
+
+fn family(text: &str) -> Result<Family, String> {
+    match text {
+        "ipv4" => Ok(Family::V4),
+        "ipv6" => Ok(Family::V6),
+        _ => Err("write ipv4 or ipv6".to_owned()),
+    }
 }
 
 /// Why there is no, or no complete, answer.
@@ -106,12 +173,39 @@ pub(super) async fn run(command: &BgpCommand, at: Where<'_>, out: &mut impl Writ
                 std::fs::File::create(file).map_err(|source| BgpError::File { path: file.clone(), source });
             export(at, &mut io::BufWriter::new(created?)).await
         }
+        BgpCommand::Rules => {
+            let view: BgpRules = control::get(at.socket, "/v1/bgp/rules").await?;
+            if at.json { line(&view, out) } else { Ok(out.write_all(text::rules(&view).as_bytes())?) }
+        }
+        BgpCommand::Order(command) => order(command, at, out).await,
         BgpCommand::Candidates { prefix } => {
             let view: CandidatesView =
                 control::get(at.socket, &format!("/v1/bgp/candidates?prefix={prefix}")).await?;
             if at.json { line(&view, out) } else { Ok(out.write_all(text::candidates(&view).as_bytes())?) }
         }
     }
+}
+
+async fn order(command: &OrderCommand, at: Where<'_>, out: &mut impl Write) -> Result<(), BgpError> {
+    let resource = match command {
+        OrderCommand::Reset { peer, message } => {
+            format!("/v1/bgp/reset?peer={}&message={}", encoded(peer), encoded(message))
+        }
+        OrderCommand::Shutdown { peer, message } => {
+            format!("/v1/bgp/shutdown?peer={}&message={}", encoded(peer), encoded(message))
+        }
+        OrderCommand::Start { peer } => format!("/v1/bgp/start?peer={}", encoded(peer)),
+        OrderCommand::Refresh { peer, family: None } => format!("/v1/bgp/refresh?peer={}", encoded(peer)),
+        OrderCommand::Refresh { peer, family: Some(family) } => {
+            let family = match family {
+                Family::V4 => "v4",
+                Family::V6 => "v6",
+            };
+            format!("/v1/bgp/refresh?peer={}&family={family}", encoded(peer))
+        }
+    };
+    let ordered: BgpOrdered = control::order(at.socket, &resource).await?;
+    if at.json { line(&ordered, out) } else { Ok(out.write_all(text::ordered(&ordered).as_bytes())?) }
 }
 
 async fn peers(name: Option<&str>, at: Where<'_>, out: &mut impl Write) -> Result<(), BgpError> {
@@ -238,5 +332,12 @@ mod tests {
     fn names_survive_the_way_through_a_query() {
         assert_eq!(encoded("edge2/198.51.100.1@5"), "edge2/198.51.100.1@5");
         assert_eq!(encoded("a b&c=é"), "a%20b%26c%3D%C3%A9");
+    }
+
+    #[test]
+    fn a_text_that_a_peer_might_cut_off_is_refused() {
+        assert_eq!(message("back at 9").as_deref(), Ok("back at 9"));
+        assert!(message(&"x".repeat(128)).is_ok());
+        assert!(message(&"é".repeat(65)).is_err_and(|error| error.contains("130 octets")));
     }
 }

@@ -1,7 +1,7 @@
 //! Answers of `etm bgp` as text for people. Never the only way to a figure: `--json` has all.
 
 use super::render::table;
-use crate::control::schema::{BgpPeer, BgpPeers};
+use crate::control::schema::{BgpOrdered, BgpPeer, BgpPeers, BgpRules};
 use crate::core::view::{AnnouncedView, CandidatesView, Role, RouteView};
 use crate::types::bgp::{Dispositions, LastFault, Messages};
 use crate::types::bmp::{RouterStatus, SourceStatus};
@@ -80,6 +80,40 @@ pub(super) fn peers(answer: &BgpPeers) -> String {
         text += &router_summary(router, now);
     }
     if text.is_empty() { "no session and no monitored router is configured\n".to_owned() } else { text }
+}
+
+/// What a session was told, and where to look for what becomes of it.
+pub(super) fn ordered(ordered: &BgpOrdered) -> String {
+    let BgpOrdered { session, order, state } = ordered;
+    let next = match order.as_str() {
+        "shutdown" => format!("it stays down until `etm bgp start {session}`"),
+        _ => format!("`etm bgp peers {session}` shows what becomes of it"),
+    };
+    format!("{session} ({state}) was told: {order}; {next}\n")
+}
+
+/// Rules in order, what they matched, and their prefix lists below.
+pub(super) fn rules(answer: &BgpRules) -> String {
+    if answer.rules.is_empty() {
+        return "no rule for routes ([[policy.route]]) is configured: all routes are taken as they are\n"
+            .to_owned();
+    }
+    let mut rows = Vec::new();
+    for rule in &answer.rules {
+        let preference = rule.preference.map(|value| value.to_string()).unwrap_or_default();
+        let conditions = match (&rule.name, rule.conditions.is_empty()) {
+            (None, _) => "routes that no rule matches".to_owned(),
+            (Some(_), true) => "any route".to_owned(),
+            (Some(_), false) => rule.conditions.join(", "),
+        };
+        let name = rule.name.clone().unwrap_or_else(|| "-".to_owned());
+        rows.push(vec![name, rule.action.clone(), preference, rule.announcements.to_string(), conditions]);
+        for (list, announcements) in &rule.prefix_lists {
+            let (none, what) = (String::new, format!("in prefix list {list}"));
+            rows.push(vec![none(), none(), none(), announcements.to_string(), what]);
+        }
+    }
+    table(&["RULE", "ACTION", "PREFERENCE", "ANNOUNCEMENTS", "WHAT MUST HOLD"], &[2, 3], &rows)
 }
 
 fn peer_row(peer: &BgpPeer, now: Timestamp) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! `etm plan --input FILE`: plans a problem given as a file. Asks no agent, changes nothing.
 
+use super::render_plan::checked;
 use crate::config::offline::{self, OfflineError, Outcome};
 use crate::core::plan::solve::{Budget, solve};
 use crate::core::plan_check::Veto;
@@ -61,10 +62,11 @@ pub(super) fn run(path: &Path, json: bool) -> Result<String, PlanError> {
     let budget = problem.time_budget.map(|limit| Budget { elapsed: &elapsed, limit });
     let plan = solve(problem.model(), None, budget);
     let ms = begin.elapsed().as_secs_f64() * 1e3;
-    if let Some(veto) = problem.check(&plan).map_err(input)?.into_iter().next() {
+    let (vetoes, proved) = problem.check(&plan).map_err(input)?;
+    if let Some(veto) = vetoes.into_iter().next() {
         return Err(PlanError::Vetoed { veto });
     }
-    let outcome = problem.outcome(&plan, ms);
+    let outcome = problem.outcome(&plan, proved, ms);
     if json {
         let text = serde_json::to_string(&outcome).map_err(|source| PlanError::Form { source })?;
         return Ok(text + "\n");
@@ -92,11 +94,18 @@ fn shown(outcome: &Outcome) -> String {
     let mbps = |bps: f64| format!("{:.3} Mbit/s", bps / 1e6);
     line(
         "overload",
-        format!("{}, at least {}", mbps(outcome.overload_bps), mbps(outcome.overload_bound_bps)),
+        format!(
+            "{}, at least {}{}",
+            mbps(outcome.overload_bps),
+            mbps(outcome.overload_bound_bps),
+            checked(outcome.overload_bound_bps, outcome.overload_bound_checked_bps, mbps)
+        ),
     );
     line("money", format!("{:.2} a month", outcome.money));
     line("objective", format!("{:.2}, staying {:.2}", outcome.objective, outcome.objective_stay));
-    line("bound", format!("{:.2}, gap {:.4}", outcome.objective_bound, outcome.gap));
+    let proved =
+        checked(outcome.objective_bound, outcome.objective_bound_checked, |value| format!("{value:.2}"));
+    line("bound", format!("{:.2}{proved}, gap {:.4}", outcome.objective_bound, outcome.gap));
     line("solved in", format!("{:.1} ms", outcome.ms));
     text
 }

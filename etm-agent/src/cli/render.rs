@@ -1,6 +1,6 @@
 //! Answers as text for people: aligned columns, SI bits, no colour. Never the only way to a figure: `--json` has all.
 
-use crate::control::schema::{GuardianState, GuardianView, Ordered, Recording, Status};
+use crate::control::schema::{GuardianState, GuardianView, Ordered, PrivilegesView, Recording, Status};
 use crate::core::view::{BookState, EventView, ExplainView, OverrideView, PrefixView, Role, UplinkView};
 use crate::types::Timestamp;
 use std::fmt::Write;
@@ -63,6 +63,7 @@ pub(super) fn status(status: &Status) -> String {
         decision.kernel_routes,
         if status.agent.switched_off { "off" } else { "on" }
     );
+    text += &privileges(&status.agent.privileges);
     let _ = writeln!(
         text,
         "{} plans made, {} vetoed; {} changes wait for approval",
@@ -74,6 +75,12 @@ pub(super) fn status(status: &Status) -> String {
     text += &sessions(status);
     text += "\n";
     text + &providers(&decision.uplinks)
+}
+
+fn privileges(view: &PrivilegesView) -> String {
+    let user = view.user.clone().unwrap_or_else(|| view.uid.to_string());
+    let gain = if view.no_new_privileges { "" } else { "; programs it starts may gain more" };
+    format!("runs as {user} with {}{gain}\n", view.capabilities.join(" "))
 }
 
 fn seconds_until(end: Timestamp, now: Timestamp) -> String {

@@ -49,9 +49,10 @@ pub(super) fn plan(view: &PlanView) -> String {
     line(
         "overload",
         format!(
-            "{}, at least {}; staying {}",
+            "{}, at least {}{}; staying {}",
             mbit(view.overload_bps),
             mbit(view.overload_bound_bps),
+            checked(view.overload_bound_bps, view.overload_bound_checked_bps, mbit),
             mbit(view.overload_stay_bps)
         ),
     );
@@ -66,7 +67,12 @@ pub(super) fn plan(view: &PlanView) -> String {
     let realised = view.realised.map_or_else(|| "n/a".to_owned(), |share| format!("{:.2} %", share * 100.0));
     line(
         "certificate",
-        format!("bound {:.4}, gap {:.4}, realised {realised}", view.objective_bound, view.gap),
+        format!(
+            "bound {:.4}{}, gap {:.4}, realised {realised}",
+            view.objective_bound,
+            checked(view.objective_bound, view.objective_bound_checked, |value| format!("{value:.4}")),
+            view.gap
+        ),
     );
     if view.waiting > 0 {
         line("waiting", format!("{} changes for approval, taken for made here", view.waiting));
@@ -74,6 +80,14 @@ pub(super) fn plan(view: &PlanView) -> String {
     text += "\n";
     text += &nodes(&view.nodes);
     text + &moves(view)
+}
+
+/// How much of a bound the checker proves by itself, where that is not all of it.
+pub(super) fn checked(bound: f64, proved: f64, show: impl Fn(f64) -> String) -> String {
+    if proved >= bound - 1e-6 * bound.abs() {
+        return " (checked)".to_owned();
+    }
+    format!(" ({} of it checked, the rest by the planner's search alone)", show(proved))
 }
 
 fn moves(view: &PlanView) -> String {

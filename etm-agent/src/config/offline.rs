@@ -3,7 +3,7 @@
 
 use crate::core::plan::Plan;
 use crate::core::plan::model::{Demand, Model, ModelError, Node, Prices, Route, Rules, Tier};
-use crate::core::plan_check::{self, Stated, Veto};
+use crate::core::plan_check::{self, Proved, Stated, Veto};
 use crate::types::Prefix;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -130,6 +130,8 @@ pub struct Outcome {
     pub overload_bps: f64,
     /// No plan has less.
     pub overload_bound_bps: f64,
+    /// What of that the checker proves by itself.
+    pub overload_bound_checked_bps: f64,
     /// What contracts ask, currency per month.
     pub money: f64,
     /// Price of less preferred routes, currency per month.
@@ -138,6 +140,8 @@ pub struct Outcome {
     pub objective: f64,
     /// No plan costs less.
     pub objective_bound: f64,
+    /// What of that the checker proves by itself.
+    pub objective_bound_checked: f64,
     /// Cost of staying.
     pub objective_stay: f64,
     /// `objective - objective_bound`.
@@ -231,7 +235,7 @@ impl Offline {
     }
 
     /// The result in names, after the checker has agreed.
-    pub fn outcome(&self, plan: &Plan, ms: f64) -> Outcome {
+    pub fn outcome(&self, plan: &Plan, proved: Proved, ms: f64) -> Outcome {
         let name = |exit: u16| self.raw.exits[self.exits[usize::from(exit)]].name.clone();
         let mut assignment: Vec<Option<Assigned>> = (0..self.raw.prefixes.len()).map(|_| None).collect();
         for (row, at) in self.prefixes.iter().enumerate() {
@@ -256,10 +260,12 @@ impl Offline {
             loads: loads.into_iter().map(|(_, load)| load).collect(),
             overload_bps: claim.costs.overload_bps,
             overload_bound_bps: claim.overload_bound_bps,
+            overload_bound_checked_bps: proved.overload_bps,
             money: claim.costs.money,
             penalty: claim.costs.penalty,
             objective: claim.costs.objective,
             objective_bound: claim.bound,
+            objective_bound_checked: proved.bound,
             objective_stay: claim.stay,
             gap: claim.gap(),
             moved_bps: claim.costs.moved_bps,
@@ -268,8 +274,8 @@ impl Offline {
         }
     }
 
-    /// Has the plan judged by the checker, which starts from the text as it was read.
-    pub fn check(&self, plan: &Plan) -> Result<Vec<Veto>, OfflineError> {
+    /// Has the plan judged by the checker, and what of its bounds can be proved again; that starts from the text as it was read.
+    pub fn check(&self, plan: &Plan) -> Result<(Vec<Veto>, Proved), OfflineError> {
         let (exit_at, group_at) =
             (positions(&self.raw.exits, &self.exits), positions(&self.raw.groups, &self.groups));
         let exits = nodes(&self.raw.exits, &self.exits, "exits", &group_at)?;
@@ -299,7 +305,9 @@ impl Offline {
             overload_per_mbps,
             demands: &demands,
         };
-        Ok(plan_check::check(&stated, plan))
+        let vetoes = plan_check::check(&stated, plan);
+        let proved = if vetoes.is_empty() { plan_check::proved(&stated, plan) } else { Proved::default() };
+        Ok((vetoes, proved))
     }
 }
 

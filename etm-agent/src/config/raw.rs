@@ -43,12 +43,23 @@ pub(super) struct Raw {
     pub(super) guardian: Guardian,
     #[serde(default)]
     pub(super) metrics: Metrics,
+    #[serde(default)]
+    pub(super) control: Control,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Metrics {
     pub(super) listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Control {
+    #[serde(default)]
+    pub(super) read: Vec<Text>,
+    #[serde(default)]
+    pub(super) write: Vec<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -69,6 +80,7 @@ pub(super) struct Agent {
     pub(super) stale_after: Option<Text>,
     pub(super) startup_timeout: Option<Text>,
     pub(super) control_socket: Option<String>,
+    pub(super) user: Option<Text>,
     pub(super) orders_file: Option<Text>,
     pub(super) bird_socket: Option<String>,
 }
@@ -171,11 +183,21 @@ pub(super) struct DecisionTable {
     pub(super) peer_address: Option<bool>,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum KernelMode {
+    #[default]
+    Lease,
+    Main,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Kernel {
     #[serde(default)]
     pub(super) inside: Vec<Text>,
+    #[serde(default)]
+    pub(super) mode: KernelMode,
     pub(super) table: Option<Spanned<u32>>,
     pub(super) protocol: Option<Spanned<u8>>,
     pub(super) mark: Option<Spanned<u32>>,

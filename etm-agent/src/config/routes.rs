@@ -78,9 +78,13 @@ impl Check {
         peers: &[Peer],
     ) -> RouteRule {
         let mut ranges = self.parse_all(&raw.prefixes);
+        let mut named = Vec::new();
         for name in &raw.prefix_lists {
             match lists.get(name.get_ref().as_str()) {
-                Some(list) => ranges.extend_from_slice(list),
+                Some(list) => {
+                    ranges.extend_from_slice(list);
+                    named.push((name.get_ref().clone(), list.iter().copied().collect()));
+                }
                 None => {
                     let known: Vec<&str> = lists.keys().copied().collect();
                     let message = format!("no [[policy.prefix_list]] is named `{}`", name.get_ref());
@@ -101,6 +105,7 @@ impl Check {
         RouteRule {
             name: raw.name.get_ref().clone(),
             prefixes: ranges.into_iter().collect::<PrefixSet>(),
+            lists: named,
             as_paths: self.parse_all::<PathPattern>(&raw.as_paths),
             communities: self.parse_all(&raw.communities),
             large_communities: self.parse_all(&raw.large_communities),

@@ -28,6 +28,17 @@ pub struct Settings {
     pub guardian: GuardianSettings,
     /// Where metrics are served beside the control socket, if anywhere.
     pub metrics: Option<SocketAddr>,
+    /// Who may ask and order.
+    pub control: ControlSettings,
+}
+
+/// Who may use the control socket besides root and the agent's own user: users, and groups as `@NAME`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ControlSettings {
+    /// May ask.
+    pub read: Vec<String>,
+    /// May ask and order.
+    pub write: Vec<String>,
 }
 
 /// The process that owns the sessions with role inject.
@@ -48,6 +59,8 @@ pub struct GuardianSettings {
 pub struct AgentSettings {
     /// Unix socket of the control API.
     pub control_socket: PathBuf,
+    /// User that the agent becomes when it is started as root.
+    pub user: Option<String>,
     /// What operators ordered and what outlives a restart: modes, drains.
     pub orders_file: PathBuf,
     /// The agent gives up when a learn session is not Established this long after the start.
@@ -56,9 +69,21 @@ pub struct AgentSettings {
     pub bird_socket: Option<PathBuf>,
 }
 
-/// Kernel routing, mode "lease".
+/// Where overrides stand in the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KernelMode {
+    /// In a table of their own, which only marked packets reach while the lease is fresh.
+    #[default]
+    Lease,
+    /// In the main table beside the daemon's routes; the guardian removes them when the lease ends.
+    Main,
+}
+
+/// Kernel routing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelSettings {
+    /// Where overrides stand.
+    pub mode: KernelMode,
     /// Interfaces by which the traffic to steer comes in.
     pub inside: Vec<String>,
     /// ETM's routing table.

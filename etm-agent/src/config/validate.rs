@@ -7,7 +7,10 @@ use super::raw::{self, Raw, Text};
 use super::record;
 use super::report::Fault;
 use super::routes;
-use super::settings::{BgpSettings, DatapathSettings, HookChoice, KernelSettings, SessionSettings, Settings};
+use super::settings::{
+    BgpSettings, DatapathSettings, HookChoice, KernelMode, KernelSettings, SessionSettings, Settings,
+};
+use crate::core::decision::OWN_METRIC;
 use crate::core::policy::{Exit, Policy, Provider, Role, StaticRoute, Uplink};
 use crate::types::{
     Asn, Community, ExitId, Family, Prefix, ProviderId, RouterId, Share, UplinkId, parse_duration,
@@ -56,6 +59,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         max_throws: raw.kernel.max_throws.unwrap_or(256),
         community,
         daemon_protocols: raw.kernel.daemon_protocols.clone().unwrap_or_else(|| DAEMON_PROTOCOLS.to_vec()),
+        own_metric: (kernel.mode == KernelMode::Main).then_some(OWN_METRIC),
         process: routes::process(&raw.policy.decision),
         stale_after,
         guards: check.guards(&raw.policy, interval),
@@ -71,6 +75,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let agent = check.agent(&raw.agent);
     let settings = Settings {
         guardian: check.guardian(&raw.guardian, &agent.control_socket),
+        control: check.control(&raw.control),
         agent,
         datapath: check.datapath(&raw.datapath),
         record: record::settings(&raw.record, &mut check.faults),
@@ -274,6 +279,10 @@ impl Check {
             self.fault(text.span(), "the lease must be between 3s and 300s");
         }
         let settings = KernelSettings {
+            mode: match raw.mode {
+                raw::KernelMode::Lease => KernelMode::Lease,
+                raw::KernelMode::Main => KernelMode::Main,
+            },
             inside: raw.inside.iter().map(|name| name.get_ref().clone()).collect(),
             table: raw.table.as_ref().map_or(179, |value| *value.get_ref()),
             protocol: raw.protocol.as_ref().map_or(179, |value| *value.get_ref()),
@@ -406,7 +415,8 @@ impl Check {
                 "add a [[bgp.session]] with role = \"learn\" towards this router's BGP daemon, a [[bmp.router]] with peers, or [[static_route]] tables",
             );
         }
-        if policy.mode != crate::core::policy::Mode::Observe && raw.kernel.inside.is_empty() {
+        let by_marks = raw.kernel.mode == raw::KernelMode::Lease;
+        if policy.mode != crate::core::policy::Mode::Observe && by_marks && raw.kernel.inside.is_empty() {
             self.missing(
                 format!("mode is \"{}\", but no inside interface is named", policy.mode.as_str()),
                 "add kernel.inside = [\"...\"]: the interfaces by which the traffic to steer comes in",

@@ -18,22 +18,25 @@
 //! | `GET /v1/bgp/peers` | `BgpPeers`: sessions and monitored routers |
 //! | `GET /v1/bgp/routes?prefix=P&longer=B&peer=NAME&after=P` | `RoutePage`: ask again with `after` its `next` |
 //! | `GET /v1/bgp/candidates?prefix=P` | `CandidatesView` |
+//! | `GET /v1/bgp/rules` | `BgpRules`: the operator's rules for routes, and what they matched |
+//! | `POST /v1/bgp/reset?peer=NAME&message=TEXT`, `POST /v1/bgp/shutdown` likewise | `BgpOrdered` |
+//! | `POST /v1/bgp/start?peer=NAME`, `POST /v1/bgp/refresh?peer=NAME&family=ipv4` | `BgpOrdered` |
 //! | `GET /v1/record`, `POST /v1/record/start`, `POST /v1/record/stop` | `Recording` |
 //! | `GET /metrics` | OpenMetrics text (docs/metrics.md) |
 //! | `POST /v1/off`, `POST /v1/on` | `Ordered` |
 //! | `POST /v1/mode?mode=M`, `POST /v1/mode?mode=M&confirm_s=N`, `POST /v1/mode/confirm` | `Commanded` |
 //! | `POST /v1/drain?provider=P`, `POST /v1/drain?provider=P&for_s=N`, `POST /v1/undrain?provider=P` | `Commanded` |
 //!
-//! Errors are `Problem` with status 400 (bad request), 404, 503 (busy or stopping).
+//! Errors are `Problem` with status 400 (bad request), 404, 409 (makes no sense now), 503 (busy or stopping).
 
 use crate::core::controller::Browse;
 use crate::core::guard::State;
 use crate::core::policy::{Mode, Role};
 use crate::core::view::{
     CandidatesView, ChangeView, EventView, ExitView, Judged, LossView, Losses, OrdersView, OverrideView,
-    PlanView, PrefixView, RoutePage, StatusView, UplinkView,
+    PlanView, PrefixView, RoutePage, RuleView, StatusView, UplinkView,
 };
-use crate::types::bgp::PeerStatus;
+use crate::types::bgp::{PeerStatus, SessionOrder, SessionState};
 use crate::types::bmp::RouterStatus;
 use crate::types::{Prefix, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -101,6 +104,15 @@ pub enum Query {
         /// Which.
         prefix: Prefix,
     },
+    /// What an operator wants of a session.
+    BgpOrder {
+        /// Name of the session.
+        peer: String,
+        /// What.
+        order: SessionOrder,
+    },
+    /// Rules for routes.
+    BgpRules,
     /// Whether and where inputs are recorded.
     Record,
     /// Record from now on.
@@ -168,6 +180,10 @@ pub enum Answer {
     BgpRoutes(RoutePage),
     /// To `Query::BgpCandidates`.
     BgpCandidates(Box<CandidatesView>),
+    /// To `Query::BgpOrder`.
+    BgpOrdered(BgpOrdered),
+    /// To `Query::BgpRules`.
+    BgpRules(BgpRules),
     /// To `Query::Record`, `Query::RecordStart` and `Query::RecordStop`.
     Recording(Box<Recording>),
     /// To `Query::Off` and `Query::On`.
@@ -178,6 +194,8 @@ pub enum Answer {
     Failed(Problem),
     /// What was asked about does not exist.
     Missing(Problem),
+    /// The order makes no sense as things are.
+    Refused(Problem),
 }
 
 /// `etm status`.
@@ -214,10 +232,30 @@ pub struct AgentView {
     pub packets_plain: u64,
     /// Directory of the pins.
     pub pin_root: String,
+    /// What the process may do.
+    #[serde(default)]
+    pub privileges: PrivilegesView,
     /// Duration of a decision round, microseconds: median, 99th percentile, longest.
     pub round_us: Quantiles,
     /// Duration of a reading of all counters, microseconds.
     pub sample_us: Quantiles,
+}
+
+/// What a process may do, as it found after it had dropped the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrivilegesView {
+    /// User.
+    pub uid: u32,
+    /// Its name, where it has one.
+    pub user: Option<String>,
+    /// Capabilities in effect.
+    pub capabilities: Vec<String>,
+    /// What a program started from here could have at most.
+    pub bounding: Vec<String>,
+    /// No program started from here gains any (prctl(2), PR_SET_NO_NEW_PRIVS).
+    pub no_new_privileges: bool,
+    /// User 0 has none by being user 0 (capabilities(7), SECBIT_NOROOT).
+    pub root_is_nobody: bool,
 }
 
 /// The guardian as the agent sees it.
@@ -349,6 +387,24 @@ pub struct BgpPeer {
     pub status: PeerStatus,
 }
 
+/// `etm bgp reset` and its like: the session was told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BgpOrdered {
+    /// Its name.
+    pub session: String,
+    /// What it was told, in a word.
+    pub order: String,
+    /// Its state before it obeyed.
+    pub state: SessionState,
+}
+
+/// `etm bgp rules`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BgpRules {
+    /// In order of configuration: the first that matches decides.
+    pub rules: Vec<RuleView>,
+}
+
 /// `etm off`, `etm on`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ordered {
@@ -422,6 +478,7 @@ pub(super) mod tests {
             packets_marked: 0,
             packets_plain: 0,
             pin_root: String::new(),
+            privileges: PrivilegesView::default(),
             round_us: Quantiles::default(),
             sample_us: Quantiles::default(),
         };

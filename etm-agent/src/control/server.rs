@@ -1,10 +1,13 @@
 //! The server's end: one socket, one router, every question a message to the decision with a reply slot.
 //! Never waits for a slow decision beyond a bound, and never queues an operator's order silently.
 
+use super::access::Grants;
+use super::door;
 use super::schema::{Answer, Problem, Query};
 use crate::core::controller::Browse;
 use crate::core::policy::Mode;
-use crate::types::Prefix;
+use crate::types::bgp::{MESSAGE_LIMIT, SessionOrder};
+use crate::types::{Family, Prefix};
 use axum::extract::{Query as Parameters, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -28,8 +31,10 @@ const MOST: usize = 10_000;
 /// Longest time that an order may be given for: a year.
 const LONGEST_ORDER_S: u64 = 366 * 86_400;
 
-/// Who may talk to the socket: its owner and group.
+/// Who may open the socket: its owner and group. Whether they may ask is another question.
 const SOCKET_MODE: u32 = 0o660;
+/// The same where others were given access: the kernel says who they are.
+const SOCKET_MODE_OTHERS: u32 = 0o666;
 
 /// A question with the slot for its answer.
 #[derive(Debug)]
@@ -69,6 +74,7 @@ pub enum ControlError {
 #[derive(Debug)]
 pub struct Socket {
     listener: Option<UnixListener>,
+    grants: Grants,
     path: PathBuf,
 }
 
@@ -80,7 +86,7 @@ impl Drop for Socket {
 }
 
 /// Binds the socket, in place of one that nobody answers on any more.
-pub fn bind(path: &Path) -> Result<Socket, ControlError> {
+pub fn bind(path: &Path, grants: Grants) -> Result<Socket, ControlError> {
     let failed = |source| ControlError::Io { path: path.to_owned(), source };
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(failed)?;
@@ -97,8 +103,9 @@ pub fn bind(path: &Path) -> Result<Socket, ControlError> {
         Err(error) => return Err(failed(error)),
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
-    let socket = Socket { listener: Some(listener), path: path.to_owned() };
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
+    let mode = if grants.others() { SOCKET_MODE_OTHERS } else { SOCKET_MODE };
+    let socket = Socket { listener: Some(listener), grants, path: path.to_owned() };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
     Ok(socket)
 }
 
@@ -112,17 +119,12 @@ pub struct Desks {
 }
 
 /// Answers requests until `stop`.
-pub async fn serve(mut socket: Socket, desks: Desks, mut stop: watch::Receiver<bool>) {
+pub async fn serve(mut socket: Socket, desks: Desks, stop: watch::Receiver<bool>) {
     let Some(listener) = socket.listener.take() else { return };
+    let grants = std::mem::take(&mut socket.grants);
     let Desks { requests, orders } = desks;
     let routes = router(requests).nest("/v1", standing(orders)).fallback(unknown);
-    let server = axum::serve(listener, routes).with_graceful_shutdown(async move {
-        // A sender that is gone means stop as well.
-        let _ = stop.wait_for(|stop| *stop).await;
-    });
-    if let Err(error) = server.await {
-        tracing::error!(%error, "control socket failed");
-    }
+    door::open(listener, grants, routes, stop).await;
 }
 
 #[derive(Debug, Deserialize)]
@@ -172,6 +174,41 @@ struct Page {
     after: Option<Prefix>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Session {
+    peer: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Refresh {
+    peer: String,
+    family: Option<Family>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WithText {
+    peer: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// An order with a text for the peer's operator.
+async fn with_text(
+    requests: mpsc::Sender<Request>,
+    text: WithText,
+    order: fn(String) -> SessionOrder,
+) -> Response {
+    let WithText { peer, message } = text;
+    if message.len() > MESSAGE_LIMIT {
+        let error = format!("message= has {} octets, and {MESSAGE_LIMIT} fit (RFC 9003)", message.len());
+        return problem(StatusCode::BAD_REQUEST, error);
+    }
+    ask(requests, Query::BgpOrder { peer, order: order(message) }).await
+}
+
 /// `/v1/bgp`: sessions and the RIB.
 fn bgp() -> Router<mpsc::Sender<Request>> {
     type Requests = State<mpsc::Sender<Request>>;
@@ -186,10 +223,27 @@ fn bgp() -> Router<mpsc::Sender<Request>> {
             Err(error) => problem(StatusCode::BAD_REQUEST, format!("prefix={error}")),
         }
     };
+    let reset = |State(requests): Requests, Parameters(text): Parameters<WithText>| {
+        with_text(requests, text, SessionOrder::Reset)
+    };
+    let shutdown = |State(requests): Requests, Parameters(text): Parameters<WithText>| {
+        with_text(requests, text, SessionOrder::Shutdown)
+    };
+    let start = |State(requests): Requests, Parameters(Session { peer }): Parameters<Session>| {
+        ask(requests, Query::BgpOrder { peer, order: SessionOrder::Start })
+    };
+    let refresh = |State(requests): Requests, Parameters(Refresh { peer, family }): Parameters<Refresh>| {
+        ask(requests, Query::BgpOrder { peer, order: SessionOrder::Refresh(family) })
+    };
     Router::new()
         .route("/peers", get(|State(requests): Requests| ask(requests, Query::BgpPeers)))
         .route("/routes", get(routes))
         .route("/candidates", get(candidates))
+        .route("/rules", get(|State(requests): Requests| ask(requests, Query::BgpRules)))
+        .route("/reset", post(reset))
+        .route("/shutdown", post(shutdown))
+        .route("/start", post(start))
+        .route("/refresh", post(refresh))
 }
 
 fn router(requests: mpsc::Sender<Request>) -> Router {
@@ -349,6 +403,7 @@ async fn ask(requests: mpsc::Sender<Request>, query: Query) -> Response {
     }
     match answered(requests, query).await {
         Ok(Ok(Answer::Failed(why))) => (StatusCode::SERVICE_UNAVAILABLE, Json(why)).into_response(),
+        Ok(Ok(Answer::Refused(why))) => (StatusCode::CONFLICT, Json(why)).into_response(),
         Ok(Ok(Answer::Missing(why))) => (StatusCode::NOT_FOUND, Json(why)).into_response(),
         Ok(Ok(answer)) => Json(answer).into_response(),
         Ok(Err(_)) => problem(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping"),
@@ -359,7 +414,7 @@ async fn ask(requests: mpsc::Sender<Request>, query: Query) -> Response {
     }
 }
 
-fn problem(status: StatusCode, error: impl Into<String>) -> Response {
+pub(super) fn problem(status: StatusCode, error: impl Into<String>) -> Response {
     (status, Json(Problem { error: error.into() })).into_response()
 }
 
@@ -369,12 +424,18 @@ mod tests {
     use super::super::schema::{Ordered, Providers};
     use super::*;
     use crate::core::guard::State as Doing;
+    use std::os::unix::fs::MetadataExt;
+
+    /// Access for whoever runs the test.
+    fn own() -> Grants {
+        Grants { own: std::fs::metadata("/proc/self").unwrap().uid(), ..Grants::default() }
+    }
 
     /// A server whose decision answers the questions it understands.
     async fn with_server<T>(test: impl AsyncFnOnce(&Path) -> T) -> T {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("etm.sock");
-        let socket = bind(&path).unwrap();
+        let socket = bind(&path, own()).unwrap();
         let (requests, mut questions) = mpsc::channel::<Request>(4);
         let (stop, stopped) = watch::channel(false);
         let decision = tokio::spawn(async move {
@@ -425,13 +486,13 @@ mod tests {
     async fn a_socket_in_use_is_left_alone_and_a_dead_one_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("etm.sock");
-        let alive = bind(&path).unwrap();
-        assert!(matches!(bind(&path), Err(ControlError::InUse { .. })));
+        let alive = bind(&path, own()).unwrap();
+        assert!(matches!(bind(&path, own()), Err(ControlError::InUse { .. })));
         drop(alive);
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        bind(&path).unwrap();
+        bind(&path, own()).unwrap();
         std::fs::write(&path, "a file").unwrap();
-        assert!(matches!(bind(&path), Err(ControlError::NotASocket { .. })));
+        assert!(matches!(bind(&path, own()), Err(ControlError::NotASocket { .. })));
     }
 }

@@ -7,6 +7,7 @@ use crate::types::{BitRate, Family, Generation, Prefix, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fmt;
+use std::net::IpAddr;
 
 /// Entries kept in memory.
 const KEPT: usize = 4096;
@@ -102,6 +103,14 @@ pub enum EventKind {
     },
     LinkDown {
         uplink: String,
+    },
+    GatewaySilent {
+        gateway: IpAddr,
+        exit: String,
+    },
+    GatewayAnswers {
+        gateway: IpAddr,
+        exit: String,
     },
     Overloaded {
         uplink: String,
@@ -203,6 +212,10 @@ pub enum EventKind {
         to: String,
         why: DropReason,
     },
+    SessionOrdered {
+        session: String,
+        order: String,
+    },
     MoveUnconfirmed {
         prefix: Prefix,
         to: String,
@@ -269,6 +282,7 @@ impl EventKind {
         match self {
             EventKind::SessionDown { .. }
             | EventKind::LinkDown { .. }
+            | EventKind::GatewaySilent { .. }
             | EventKind::Overloaded { .. }
             | EventKind::Unrelieved { .. }
             | EventKind::KernelRefused { .. }
@@ -350,6 +364,15 @@ impl EventKind {
     /// What is seldom said.
     fn rare(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            EventKind::GatewaySilent { gateway, exit } => {
+                write!(
+                    f,
+                    "next hop {gateway} of {exit} does not answer any more: nothing is sent there by ETM"
+                )
+            }
+            EventKind::GatewayAnswers { gateway, exit } => {
+                write!(f, "next hop {gateway} of {exit} answers again")
+            }
             EventKind::ConservationFailed { uplink, packet_error, byte_error_ppm } => write!(
                 f,
                 "books of {uplink} differ by {packet_error} packets and {byte_error_ppm} ppm of its bytes"
@@ -419,6 +442,9 @@ impl EventKind {
             }
             EventKind::Leaked { what } => {
                 write!(f, "leak: {what}; everything is withdrawn until `etm on`")
+            }
+            EventKind::SessionOrdered { session, order } => {
+                write!(f, "an operator ordered of BGP session {session}: {order}")
             }
             _ => Ok(()),
         }

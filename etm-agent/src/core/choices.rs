@@ -56,6 +56,11 @@ impl Choices {
         self.rows.get(index(slot))?.as_ref()
     }
 
+    /// True where no choice is known: there is nothing to forget.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// A row must be found anew.
     pub fn forget(&mut self, slot: SlotId) {
         if let Some(row) = self.rows.get_mut(index(slot)) {

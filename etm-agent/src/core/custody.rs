@@ -17,6 +17,9 @@ pub const LOOK: Duration = Duration::from_millis(250);
 /// What the guardian was configured with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
+    /// The longest lease taken from an agent, from the moment it is heard: one that names a later end, for a clock that
+    /// jumped or memory gone bad, must not keep what it said for longer.
+    pub lease: Duration,
     /// An agent that holds a lease and does not renew it is ended this long after it ran out; none lets it be.
     /// Counted in looks: a machine that was paused gives its agent this time after it wakes up.
     pub patience: Option<Duration>,
@@ -223,6 +226,7 @@ impl Custody {
     pub fn renew(&mut self, now: Timestamp, epoch: Epoch, tenure: Tenure) -> Result<Orders, Refusal> {
         let keep_until = self.decided_until + self.terms.adopt;
         let before = self.until;
+        let longest = now + self.terms.lease;
         let tenant = self.tenant(epoch)?;
         tenant.tenure = Some(tenure);
         tenant.silent = Duration::ZERO;
@@ -230,8 +234,13 @@ impl Custody {
             Tenure::Released => {
                 (self.until, self.decided_until) = (Timestamp(0), Timestamp(0));
             }
-            Tenure::Held { until, decided: true } => (self.until, self.decided_until) = (until, until),
-            Tenure::Held { until, decided: false } => self.until = until.min(keep_until).max(before),
+            Tenure::Held { until, decided: true } => {
+                let until = until.min(longest);
+                (self.until, self.decided_until) = (until, until);
+            }
+            Tenure::Held { until, decided: false } => {
+                self.until = until.min(longest).min(keep_until).max(before);
+            }
         }
         Ok(self.settle(now))
     }

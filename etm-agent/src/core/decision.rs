@@ -23,6 +23,10 @@ pub struct Decision {
     pub announce: BTreeMap<Prefix, Announcement>,
 }
 
+/// Metric of ETM's kernel routes. Never 0: IPv6 would read that as 1024. Where they stand in the main table it is below what
+/// routing daemons use (BIRD 32, FRR 20), and a number that none of them has.
+pub const OWN_METRIC: u32 = 10;
+
 /// One route of ETM's own kernel table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum KernelAction {

@@ -127,6 +127,11 @@ pub enum NotOurs {
     Multipath,
     /// The next hop is none of the configured exits.
     UnknownExit,
+    /// Its metric is not above that of ETM's routes, which stand beside it: one of them would not be used.
+    Metric {
+        /// Its metric.
+        metric: u32,
+    },
 }
 
 impl FibView {
@@ -164,6 +169,9 @@ impl FibView {
         }
         if !policy.daemon_protocols.contains(&best.protocol) {
             return Err(NotOurs::OtherProtocol { protocol: best.protocol });
+        }
+        if policy.own_metric.is_some_and(|own| best.metric <= own) {
+            return Err(NotOurs::Metric { metric: best.metric });
         }
         match best.next_hops[..] {
             [(Some(gateway), ifindex)] => {

@@ -35,6 +35,8 @@ pub enum Input {
     Tick,
     /// What a router that we announce to has made of it.
     Effective(EffectiveEvent),
+    /// A next hop does not answer any more, or answers again.
+    Gateway(GatewayEvent),
 }
 
 /// State of a BGP session.
@@ -75,6 +77,11 @@ pub enum SessionChange {
     Refreshing(Family),
     /// Whatever of this family is stale by now is void: the peer has said all it has, or did not come back in time.
     Sweep(Family),
+    /// An operator gave the session an order: nothing follows from that before the session obeys. For the log.
+    Ordered {
+        /// In words.
+        order: String,
+    },
 }
 
 /// Changes of one session's Adj-RIB-In, in the order received.
@@ -116,6 +123,15 @@ pub struct LinkEvent {
     pub ifindex: Option<IfIndex>,
     /// Administratively up and with carrier.
     pub up: bool,
+}
+
+/// Whether a next hop of an exit answers, as the kernel's neighbour entry says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayEvent {
+    /// The next hop.
+    pub gateway: IpAddr,
+    /// False once the kernel has given it up.
+    pub answers: bool,
 }
 
 /// News of the kernel's main table.

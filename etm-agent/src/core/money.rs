@@ -46,7 +46,8 @@ pub enum TreeError {
 pub struct Marks {
     /// Above this it is overloaded.
     pub limit: f64,
-    /// Once overloaded it is relieved to this.
+    /// Once overloaded it is relieved to this, midway between the others: a load that wavers by a hundredth about what was
+    /// planned must not touch the limit, or the next second would be the next overload.
     pub relief: f64,
     /// Up to this ETM may fill it.
     pub fill: f64,
@@ -79,7 +80,7 @@ pub fn amount(price: Price) -> f64 {
 fn marks(capacity: BitRate, limit: Share, headroom: Share) -> Marks {
     Marks {
         limit: real(capacity.scaled(limit)),
-        relief: real(capacity.scaled(limit - Share(headroom.0 / 3))),
+        relief: real(capacity.scaled(limit - Share(headroom.0 / 2))),
         fill: real(capacity.scaled(limit - headroom)),
     }
 }
@@ -380,7 +381,7 @@ mod tests {
     fn an_interface_with_one_exit_is_that_exit() {
         let tree = Tree::new(&two_exits()).unwrap();
         assert_eq!((tree.nodes().len(), names(&tree, 0)), (2, vec!["transit-a"]));
-        assert_eq!(tree.marks()[0], Marks { limit: 45e6, relief: 44_166_700.0, fill: 42.5e6 });
+        assert_eq!(tree.marks()[0], Marks { limit: 45e6, relief: 43.75e6, fill: 42.5e6 });
         assert!(!tree.priced());
     }
 

@@ -52,6 +52,8 @@ pub struct PlanView {
     pub overload_bps: f64,
     /// No plan has less, bit/s.
     pub overload_bound_bps: f64,
+    /// What of that the checker proves by itself.
+    pub overload_bound_checked_bps: f64,
     /// If everything stays, bit/s.
     pub overload_stay_bps: f64,
     /// What contracts ask with the plan, commitments not counted.
@@ -66,6 +68,8 @@ pub struct PlanView {
     pub objective: f64,
     /// No plan costs less.
     pub objective_bound: f64,
+    /// What of that the checker proves by itself; the rest rests on the planner's search over places of large prefixes.
+    pub objective_bound_checked: f64,
     /// If everything stays.
     pub objective_stay: f64,
     /// How much cheaper another plan could at most be.
@@ -242,6 +246,7 @@ pub fn plan_view(tree: &Tree, study: &Study, committed: f64) -> PlanView {
         prefixes: study.current.len(),
         overload_bps: claim.costs.overload_bps,
         overload_bound_bps: claim.overload_bound_bps,
+        overload_bound_checked_bps: study.proved.overload_bps,
         overload_stay_bps: claim.stay_overload_bps,
         money: claim.costs.money,
         money_stay: money(&study.stay),
@@ -249,6 +254,7 @@ pub fn plan_view(tree: &Tree, study: &Study, committed: f64) -> PlanView {
         penalty: claim.costs.penalty,
         objective: claim.costs.objective,
         objective_bound: claim.bound,
+        objective_bound_checked: study.proved.bound,
         objective_stay: claim.stay,
         gap: claim.gap(),
         realised: claim.realised,

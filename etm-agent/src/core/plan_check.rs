@@ -1,6 +1,10 @@
 //! Judges a plan before anything acts on it: that it is lawful, and that its certificate is true. Shares no code with the
 //! solver: from the problem as it was stated it computes loads, costs and the dual again, its own way. Never repairs.
 
+mod proved;
+
+pub use self::proved::{Proved, proved};
+
 use super::plan::model::{Demand, Node, Prices, Rules};
 use super::plan::{Plan, Verdict};
 

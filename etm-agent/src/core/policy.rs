@@ -136,12 +136,6 @@ impl Uplink {
         self.capacity.scaled(self.limit)
     }
 
-    /// Load to which this uplink is brought once it is overloaded: a third of the headroom below the limit, or
-    /// the next fluctuation would be the next overload, and every second one more prefix would move.
-    pub fn relief_rate(&self) -> BitRate {
-        self.capacity.scaled(self.limit - Share(self.headroom.0 / 3))
-    }
-
     /// Highest load to which ETM fills this uplink by its own moves.
     pub fn fill_rate(&self) -> BitRate {
         self.capacity.scaled(self.limit - self.headroom)
@@ -338,6 +332,8 @@ pub struct Policy {
     pub community: Community,
     /// Kernel route protocols (rtm_protocol) under which the routing daemon installs BGP routes.
     pub daemon_protocols: Vec<u8>,
+    /// Metric of ETM's routes where they stand beside the daemon's in one table; none where they have a table of their own.
+    pub own_metric: Option<u32>,
     /// Which learnt routes may be used; the first that matches decides.
     pub route_rules: Vec<RouteRule>,
     /// Own and internal prefixes: nothing inside them is ever a candidate.
@@ -441,6 +437,7 @@ pub(crate) mod tests {
             max_throws: 256,
             community: "64500:179".parse().unwrap(),
             daemon_protocols: vec![12],
+            own_metric: None,
             route_rules: Vec::new(),
             internal: Vec::new(),
             process: DecisionProcess::default(),

@@ -28,8 +28,10 @@ pub enum Verdict {
 pub struct RouteRule {
     /// Name the operator gave.
     pub name: String,
-    /// Destination.
+    /// Destination: the ranges of the rule itself and of all its lists.
     pub prefixes: PrefixSet,
+    /// Its prefix lists by name, to count what each of them matched.
+    pub lists: Vec<(String, PrefixSet)>,
     /// AS_PATH.
     pub as_paths: Vec<PathPattern>,
     /// COMMUNITIES.
@@ -152,6 +154,11 @@ pub struct PrefixSet {
 }
 
 impl PrefixSet {
+    /// Number of ranges.
+    pub fn len(&self) -> usize {
+        self.ranges.iter().map(|(_, lengths)| lengths.len()).sum()
+    }
+
     /// True without a range.
     pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
@@ -291,19 +298,31 @@ impl PathPattern {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleClass(pub(super) u32);
 
+/// What a rule matched: announcements, repeated ones included.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hits {
+    /// It decided about so many.
+    pub decided: u64,
+    /// So many of them were in each of its prefix lists, in the order of these.
+    pub lists: Vec<u64>,
+}
+
 /// All rules, and how often each decided.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RouteRules {
     rules: Vec<RouteRule>,
     /// Rules, by their place, of each class.
     classes: Vec<Vec<usize>>,
-    hits: Vec<u64>,
+    hits: Vec<Hits>,
+    /// Announcements that no rule matched.
+    unmatched: u64,
 }
 
 impl RouteRules {
     /// These rules, in order.
     pub fn new(rules: Vec<RouteRule>) -> RouteRules {
-        RouteRules { hits: vec![0; rules.len()], rules, classes: Vec::new() }
+        let none = |rule: &RouteRule| Hits { decided: 0, lists: vec![0; rule.lists.len()] };
+        RouteRules { hits: rules.iter().map(none).collect(), rules, classes: Vec::new(), unmatched: 0 }
     }
 
     /// True without a rule.
@@ -335,14 +354,26 @@ impl RouteRules {
 
     /// Counts a route that arrived.
     pub fn count(&mut self, prefix: Prefix, peer: PeerId, class: RuleClass) {
-        if let Some(hits) = self.place(prefix, peer, class).and_then(|at| self.hits.get_mut(at)) {
-            *hits += 1;
+        let found = self.place(prefix, peer, class);
+        let Some((rule, hits)) = found.and_then(|at| Some((self.rules.get(at)?, self.hits.get_mut(at)?)))
+        else {
+            self.unmatched += 1;
+            return;
+        };
+        hits.decided += 1;
+        for ((_, list), hits) in rule.lists.iter().zip(&mut hits.lists) {
+            *hits += u64::from(list.contains(prefix));
         }
     }
 
-    /// Every rule with the number of announcements it decided about.
-    pub fn hits(&self) -> impl Iterator<Item = (&RouteRule, u64)> + '_ {
-        self.rules.iter().zip(self.hits.iter().copied())
+    /// Every rule with what it matched.
+    pub fn hits(&self) -> impl Iterator<Item = (&RouteRule, &Hits)> + '_ {
+        self.rules.iter().zip(&self.hits)
+    }
+
+    /// Announcements that no rule matched; not counted where there is no rule.
+    pub fn unmatched(&self) -> u64 {
+        self.unmatched
     }
 }
 
@@ -442,9 +473,14 @@ mod tests {
                     let prefix = p(PREFIXES[at]);
                     PrefixRange { prefix, ge: prefix.len() + more, le: prefix.len() + more + width }
                 };
+                let ranges: PrefixSet = ranges.into_iter().map(range).collect();
                 RouteRule {
                     name: String::new(),
-                    prefixes: ranges.into_iter().map(range).collect(),
+                    lists: vec![
+                        ("all".to_owned(), ranges.clone()),
+                        ("none".to_owned(), PrefixSet::default()),
+                    ],
+                    prefixes: ranges,
                     as_paths: paths.into_iter().map(|words| PathPattern { words }).collect(),
                     communities: communities.into_iter().map(Community).collect(),
                     large_communities: Vec::new(),
@@ -476,6 +512,7 @@ mod tests {
         ) {
             let mut all = RouteRules::new(rules.clone());
             let mut hits = vec![0; rules.len()];
+            let routes_seen = u64::try_from(routes.len()).unwrap();
             for (prefix, peer, path, communities) in routes {
                 let (prefix, peer) = (p(PREFIXES[prefix]), PeerId(peer));
                 let mut attrs = RouteAttrs::to_next_hop("10.0.0.1".parse().unwrap());
@@ -498,7 +535,11 @@ mod tests {
                     hits[at] += 1;
                 }
             }
-            prop_assert_eq!(all.hits().map(|(_, hits)| hits).collect::<Vec<u64>>(), hits);
+            prop_assert_eq!(all.unmatched() + hits.iter().sum::<u64>(), routes_seen);
+            for ((rule, counted), hits) in all.hits().zip(hits) {
+                let in_lists = if rule.prefixes.is_empty() { 0 } else { hits };
+                prop_assert_eq!(counted, &Hits { decided: hits, lists: vec![in_lists, 0] });
+            }
         }
     }
 }

@@ -132,23 +132,24 @@ impl Slots {
 
     /// Counts `prefix` from now on. Without a free row it is refused, and counts for its covering prefix.
     pub fn insert(&mut self, prefix: Prefix) {
-        if self.get(prefix).is_some() {
+        let next = u32::try_from(self.prefix_of.len()).unwrap_or(u32::MAX);
+        let room = self.free.last().copied().or((next < self.capacity).then_some(SlotId(next)));
+        let Some(slot) = room else {
+            if self.get(prefix).is_none() {
+                self.waiting.insert(prefix);
+            }
+            return;
+        };
+        // One search for both: whether it has a row, and its place if not. A row is taken only once it is used.
+        let known = self.of_prefix.len();
+        self.of_prefix.get_or_insert(prefix, slot);
+        if self.of_prefix.len() == known {
             return;
         }
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => {
-                let next = u32::try_from(self.prefix_of.len()).unwrap_or(u32::MAX);
-                if next >= self.capacity {
-                    self.waiting.insert(prefix);
-                    return;
-                }
-                self.prefix_of.grow_to(self.prefix_of.len() + 1);
-                SlotId(next)
-            }
-        };
+        if self.free.pop().is_none() {
+            self.prefix_of.grow_to(self.prefix_of.len() + 1);
+        }
         self.prefix_of.set(index(slot), Some(prefix));
-        self.of_prefix.insert(prefix, slot);
         self.changes.push(TableChange::Insert { prefix, slot });
     }
 

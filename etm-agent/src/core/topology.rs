@@ -1,11 +1,11 @@
 //! What is where: exits by next hop, interfaces by index, and which of them work.
 //! Never decides anything; it only answers.
 
-use super::input::LinkEvent;
+use super::input::{GatewayEvent, LinkEvent};
 use super::policy::Policy;
 use crate::types::{Asn, ExitId, IfIndex, PeerId, UplinkId};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// Live view of the configured exits.
@@ -19,6 +19,8 @@ pub struct Topology {
     /// By `PeerId`: of another AS or not, and the address.
     peers: Vec<(bool, Option<IpAddr>)>,
     links: Vec<Link>,
+    /// Next hops that do not answer.
+    silent: BTreeSet<IpAddr>,
 }
 
 /// What is known of an uplink's link.
@@ -59,6 +61,7 @@ impl Topology {
                 .map(|exit| policy.providers.get(exit.provider.index())?.asn)
                 .collect(),
             links: vec![Link::default(); policy.uplinks.len()],
+            silent: BTreeSet::new(),
         }
     }
 
@@ -74,6 +77,19 @@ impl Topology {
         let changed = *link != new;
         *link = new;
         changed
+    }
+
+    /// Takes note of whether a next hop answers; true where that is news.
+    pub fn set_gateway(&mut self, event: GatewayEvent) -> bool {
+        match event.answers {
+            true => self.silent.remove(&event.gateway),
+            false => self.exit_of.contains_key(&event.gateway) && self.silent.insert(event.gateway),
+        }
+    }
+
+    /// True where packets to `next_hop` are lost: it does not answer.
+    pub fn is_silent(&self, next_hop: IpAddr) -> bool {
+        !self.silent.is_empty() && self.silent.contains(&next_hop)
     }
 
     /// The link of `uplink`.

@@ -360,6 +360,23 @@ pub struct CandidatesView {
     pub announced: Vec<AnnouncedView>,
 }
 
+/// `etm bgp rules`: a `[[policy.route]]`, and what it matched since the agent started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleView {
+    /// Its name; none for routes that no rule matched.
+    pub name: Option<String>,
+    /// `accept` or `deny`.
+    pub action: String,
+    /// Degree of preference it gives.
+    pub preference: Option<u32>,
+    /// What must hold, in words; empty where it takes any route.
+    pub conditions: Vec<String>,
+    /// Announcements it decided about, repeated ones included.
+    pub announcements: u64,
+    /// How many of them were in each of its prefix lists.
+    pub prefix_lists: BTreeMap<String, u64>,
+}
+
 /// A route with its place in the Decision Process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RankedView {

@@ -154,6 +154,12 @@ impl<W: Deref<Target = [AtomicU32]>> Arrays<W> {
         arrays
     }
 
+    /// The memory that the arrays are in, to be mapped and given back; meanwhile nothing else may be asked.
+    pub(super) fn memory(&mut self) -> [&mut W; 4] {
+        let Tables { dir4, dir6, node, default } = &mut self.tables;
+        [dir4, dir6, node, default]
+    }
+
     /// Counts `prefix`, which was not counted, in `slot`. To be called when the trie has it.
     pub(super) fn insert(&mut self, prefix: Prefix, slot: SlotId) {
         let route = Route::of(prefix);

@@ -43,7 +43,7 @@ pub(super) type Rows = Mapped<Row>;
 /// The same rows as words that may be written: two for each.
 pub(super) type Cells = Mapped<AtomicU64>;
 /// All words of a derived array (`etm_common::word`).
-pub(super) type Words = Mapped<AtomicU32>;
+pub(super) type Words = Lent<AtomicU32>;
 
 /// What the elements of a mapped array may be seen as: atomics only, for the kernel changes them meanwhile.
 pub(super) trait Shared {
@@ -97,6 +97,44 @@ impl<T> Deref for Mapped<T> {
         // SAFETY: the mapping holds `len` elements, page aligned, as long as `self` lives; the kernel changes them
         // by aligned atomic operations only, `T` is made of atomics, and any bits are a value of it.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+/// An array that is mapped only while it is used: mapped pages are counted as memory of the process, though they are
+/// the kernel's. An array of the kernel has no page faults: it is mapped whole, or not at all.
+pub(super) struct Lent<T> {
+    map: MapData,
+    len: usize,
+    mapped: Option<Mapped<T>>,
+}
+
+impl<T: Shared> Lent<T> {
+    /// `len` elements of type `T` of `map`, mapped for now.
+    pub(super) fn new(map: MapData, len: usize) -> io::Result<Lent<T>> {
+        let mapped = Some(Mapped::map(&map, len)?);
+        Ok(Lent { map, len, mapped })
+    }
+
+    /// Maps it, unless it is mapped; to be called before it is used again.
+    pub(super) fn wake(&mut self) -> io::Result<()> {
+        if self.mapped.is_none() {
+            self.mapped = Some(Mapped::map(&self.map, self.len)?);
+        }
+        Ok(())
+    }
+
+    /// Gives the mapping back.
+    pub(super) fn rest(&mut self) {
+        self.mapped = None;
+    }
+}
+
+impl<T> Deref for Lent<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        debug_assert!(self.mapped.is_some(), "used without being woken");
+        self.mapped.as_deref().unwrap_or_default()
     }
 }
 

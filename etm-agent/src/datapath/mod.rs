@@ -31,7 +31,7 @@ mod table;
 mod trie;
 mod xdp;
 
-pub use caps::check as check_capabilities;
+pub use caps::{check as check_capabilities, check_clock};
 pub use counters::Counters;
 pub use detach::{Detached, detach};
 pub use doctor::{Capability, Feature, Findings, Pin, examine};
@@ -53,9 +53,10 @@ use aya::{Ebpf, EbpfLoader};
 use counters::Grid;
 use etm_common::{UPLINK_WITHOUT_ETHERNET, Uplink, limits, names, word};
 use known::Known;
-use mapped::{Mapped, Rows, Shared, Words};
+use mapped::{Lent, Mapped, Rows, Shared, Words};
 use pins::Pins;
 use place::{Direction, Place};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -388,7 +389,10 @@ fn reasons_per_uplink() -> usize {
 }
 
 fn map_arrays(config: &DatapathConfig, object: &mut Ebpf) -> Result<Arrays<Words>, DatapathError> {
-    let mut words = |name, words: u32| map(object, name, usize::try_from(words).unwrap_or_default());
+    let mut words = |name, words: u32| {
+        let words = usize::try_from(words).unwrap_or_default();
+        Lent::new(array(object, name)?, words).map_err(not_mapped)
+    };
     Ok(Arrays::new(Tables {
         dir4: words(names::DIR24, word::DIR4_WORDS)?,
         dir6: words(names::DIR6, word::DIR6_WORDS)?,
@@ -399,13 +403,18 @@ fn map_arrays(config: &DatapathConfig, object: &mut Ebpf) -> Result<Arrays<Words
 
 /// An mmap-able array as memory.
 fn map<T: Shared>(object: &mut Ebpf, name: &'static str, len: usize) -> Result<Mapped<T>, DatapathError> {
+    Mapped::map(&array(object, name)?, len).map_err(not_mapped)
+}
+
+fn array(object: &mut Ebpf, name: &'static str) -> Result<MapData, DatapathError> {
     match take(object, name)? {
-        Map::Array(data) => Mapped::map(&data, len).map_err(|cause| DatapathError::Kernel {
-            doing: "map an array of the programs into memory",
-            cause,
-        }),
+        Map::Array(data) => Ok(data),
         _ => Err(DatapathError::Missing { name }),
     }
+}
+
+fn not_mapped(cause: io::Error) -> DatapathError {
+    DatapathError::Kernel { doing: "map an array of the programs into memory", cause }
 }
 
 fn take(object: &mut Ebpf, name: &'static str) -> Result<Map, DatapathError> {

@@ -82,6 +82,7 @@ impl PrefixTable {
     ///
     /// Each prefix is to be removed before it is inserted with another slot.
     pub fn apply(&mut self, changes: &[TableChange]) -> Result<Released, DatapathError> {
+        self.wake()?;
         let mut slots = Vec::new();
         for run in changes.chunk_by(|a, b| is_insert(a) == is_insert(b)) {
             let mut pairs: Vec<(Prefix, SlotId)> = run.iter().map(pair).collect();
@@ -108,6 +109,19 @@ impl PrefixTable {
         }
         let rows = slots.iter().flat_map(|&slot| self.grid.of_slot(slot)).collect();
         Ok(Released { slots, rows })
+    }
+
+    /// Nothing changes for a while: gives back the mapping of the arrays, some 130 MB at Internet size. The next change
+    /// maps them again, which takes a few milliseconds.
+    pub fn rest(&mut self) {
+        let words = self.arrays.iter_mut().flat_map(Arrays::memory);
+        words.for_each(Words::rest);
+    }
+
+    fn wake(&mut self) -> Result<(), DatapathError> {
+        let failed = |cause| DatapathError::Kernel { doing: "map the derived arrays into memory", cause };
+        let mut words = self.arrays.iter_mut().flat_map(Arrays::memory);
+        words.try_for_each(Words::wake).map_err(failed)
     }
 
     /// How full the tables are, both families together.

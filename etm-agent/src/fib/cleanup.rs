@@ -15,8 +15,17 @@ pub struct Cleaned {
     pub routes: usize,
 }
 
+/// Removes every route of ETM's protocol and metric in the main table, and verifies that none is left. Returns how many
+/// there were.
+pub async fn cleanup_main(protocol: u8) -> Result<usize, FibError> {
+    Overrides::unread(OwnTable::in_main(protocol))?.clear().await
+}
+
 /// Removes every rule and route of ETM's table and protocol, and verifies by reading them back that none is left.
 pub async fn cleanup(own: OwnTable) -> Result<Cleaned, FibError> {
+    if own.is_shared() {
+        return Err(FibError::ReservedTable { table: own.table });
+    }
     let rules = remove_rules(own).await?;
     let routes = Overrides::unread(own)?.clear().await?;
     Ok(Cleaned { rules, routes })

@@ -8,6 +8,7 @@
 //! | `rules` | the `ip rule` that leads marked packets to that table |
 //! | `routes` | follows the main table |
 //! | `links` | follows the uplinks' state |
+//! | `gateways` | follows whether next hops answer |
 //! | `stats` | reads what devices and their qdiscs sent, dropped and hold |
 //! | `probe` | start-up checks |
 //! | `bird` | asks the routing daemon what only it knows |
@@ -17,6 +18,7 @@
 mod bird;
 mod cleanup;
 mod error;
+mod gateways;
 mod links;
 mod main_table;
 mod overrides;
@@ -30,11 +32,12 @@ mod stats;
 mod wire;
 
 pub use bird::{BirdReport, KernelProtocol, ask_bird};
-pub use cleanup::{Cleaned, cleanup};
+pub use cleanup::{Cleaned, cleanup, cleanup_main};
 pub use error::FibError;
+pub use gateways::GatewayMonitor;
 pub use links::{LinkMonitor, LinkReport, LinkState, resolve};
-pub use overrides::{Outcome, Overrides};
-pub use probe::{Finding, check_privileges, probe_bird, probe_kernel};
+pub use overrides::{Fence, Outcome, Overrides};
+pub use probe::{Finding, check_privileges, probe_bird, probe_kernel, probe_main};
 pub use routes::RouteMonitor;
 pub use rules::{MarkRule, ensure_rules, remove_rules};
 pub use stats::{StatsError, StatsReader};
@@ -43,10 +46,22 @@ pub use wire::Refusal;
 /// By what ETM's own routes and rules are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnTable {
-    /// Routing table of the overrides; nothing but ETM's routes may be in it.
+    /// Routing table of the overrides: one of ETM's own, or the main table, which it shares with everybody.
     pub table: u32,
     /// rtm_protocol of ETM's routes and rules.
     pub protocol: u8,
+}
+
+impl OwnTable {
+    /// ETM's routes among those of others, in the main table, known by `protocol` alone.
+    pub fn in_main(protocol: u8) -> OwnTable {
+        OwnTable { table: route_codec::TABLE_MAIN, protocol }
+    }
+
+    /// True where others have routes in it too.
+    pub fn is_shared(self) -> bool {
+        self.table == route_codec::TABLE_MAIN
+    }
 }
 
 impl Default for OwnTable {

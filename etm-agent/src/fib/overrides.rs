@@ -1,17 +1,15 @@
-//! Converges ETM's own table to `Decision::kernel`.
+//! Converges ETM's own table, or ETM's part of the main table, to `Decision::kernel`.
 //!
 //! Keeps its own view of what is installed, begun by a dump that adopts what an earlier run left, so that a
 //! restart changes nothing by itself. Never replaces or deletes a route that this view does not hold, and never
 //! installs an override before the throws that protect the more-specifics inside it.
 
-use crate::core::decision::{Decision, KernelAction};
+use crate::core::decision::{Decision, KernelAction, OWN_METRIC};
 use crate::core::input::Installed;
 use crate::fib::OwnTable;
 use crate::fib::error::FibError;
 use crate::fib::plan::{self, Change, Routes, Step};
-use crate::fib::route_codec::{
-    self as codec, OWN_METRIC, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWROUTE, RouteRow,
-};
+use crate::fib::route_codec::{self as codec, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWROUTE, RouteRow};
 use crate::fib::socket::{self, Endpoint, Request};
 use crate::fib::wire::{Messages, Refusal};
 use crate::types::{Prefix, Timestamp};
@@ -19,18 +17,36 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::RouteMessage;
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// How often a dump that is disturbed by changes is repeated.
 const DUMP_ATTEMPTS: u32 = 5;
 
 /// ETM's own table and what is in it.
-#[derive(Debug)]
 pub struct Overrides {
     own: OwnTable,
     requests: Endpoint,
     installed: Routes,
+    /// Says whether the lease is held; none where the kernel itself ends the effect with it.
+    fence: Option<Fence>,
+}
+
+/// Whether something may stand now.
+pub type Fence = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// How often a fence is asked.
+const LOOK: Duration = Duration::from_millis(250);
+
+impl fmt::Debug for Overrides {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Overrides")
+            .field("own", &self.own)
+            .field("installed", &self.installed.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// What converging did.
@@ -65,10 +81,16 @@ impl Overrides {
     /// The table without a look into it.
     pub(super) fn unread(own: OwnTable) -> Result<Overrides, FibError> {
         // Unspecified, and compat, default, main, local of rtnetlink(7).
-        if matches!(own.table, 0 | 252..=255) {
+        if matches!(own.table, 0 | 252..=255) && !own.is_shared() {
             return Err(FibError::ReservedTable { table: own.table });
         }
-        Ok(Overrides { own, requests: Endpoint::open()?, installed: Routes::new() })
+        Ok(Overrides { own, requests: Endpoint::open()?, installed: Routes::new(), fence: None })
+    }
+
+    /// The same, with routes that stand only while `fence` says so: in a table that no lease guards.
+    #[must_use]
+    pub fn fenced(self, fence: Fence) -> Overrides {
+        Overrides { fence: Some(fence), ..self }
     }
 
     /// What is installed, as far as known.
@@ -89,11 +111,16 @@ impl Overrides {
         let groups = [socket::GROUP_LINK, socket::GROUP_IPV4_ROUTE, socket::GROUP_IPV6_ROUTE];
         let mut monitor = Endpoint::subscribe(&groups)?;
         let mut told: Option<Installed> = None;
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let nothing = Routes::new();
         self.resync().await?;
         loop {
             let decision = Arc::clone(&decisions.borrow_and_update());
             if decision.generation.0 > 0 {
-                let outcome = self.converge_or_resync(&decision.kernel).await?;
+                let may_stand = self.fence.as_ref().is_none_or(|fence| fence());
+                let wanted = if may_stand { &decision.kernel } else { &nothing };
+                let outcome = self.converge_or_resync(wanted).await?;
                 let news = Installed {
                     generation: decision.generation,
                     at: clock(),
@@ -110,6 +137,7 @@ impl Overrides {
             tokio::select! {
                 () = super::stopped(&mut shutdown) => return Ok(self),
                 changed = decisions.changed() => if changed.is_err() { return Ok(self) },
+                _ = look.tick(), if self.fence.is_some() => {}
                 disturbed = disturbance(&mut monitor, self.own, self.requests.port()) => {
                     disturbed?;
                     self.requests.barrier().await?;
@@ -127,6 +155,11 @@ impl Overrides {
         &mut self,
         wanted: &std::collections::BTreeMap<Prefix, KernelAction>,
     ) -> Result<Outcome, FibError> {
+        let wanted = &if self.own.is_shared() {
+            Cow::Owned(plan::without_throws(wanted))
+        } else {
+            Cow::Borrowed(wanted)
+        };
         let mut pass = self.pass(wanted).await?;
         if pass.view_is_wrong {
             let changed = pass.outcome.changed;
@@ -149,7 +182,7 @@ impl Overrides {
     pub async fn clear(&mut self) -> Result<usize, FibError> {
         let mut rows = self.own_rows().await?;
         let count = rows.len();
-        rows.sort_by_key(|row| (row.as_action() == Some(KernelAction::Throw), row.prefix.len()));
+        rows.sort_by_key(|row| plan::place_of_removal(row.prefix, row.as_action()));
         self.delete_rows(&rows).await?;
         self.installed.clear();
         match self.own_rows().await?.len() {
@@ -188,6 +221,7 @@ impl Overrides {
                 .filter(|change| target.get(&change.prefix).copied() == change.step.after())
                 .copied()
                 .collect();
+            let group = if self.own.is_shared() { plan::without_replacing(group) } else { group };
             let refused = self.apply(&group, &mut pass).await?;
             if !refused.is_empty() {
                 self.route_plainly(&refused, target.to_mut(), &mut pass).await?;
@@ -208,7 +242,8 @@ impl Overrides {
         let mut throws = Vec::new();
         for prefix in refused {
             target.remove(prefix);
-            if let Some(throw) = plan::instead_of_refused(target, *prefix) {
+            let throw = plan::instead_of_refused(target, *prefix).filter(|_| !self.own.is_shared());
+            if let Some(throw) = throw {
                 target.insert(*prefix, throw);
                 throws.extend(plan::change(&self.installed, *prefix, Some(throw)));
             }
@@ -285,13 +320,12 @@ impl Overrides {
             let mut rows = Vec::new();
             let mut disturbed = false;
             for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-                let body = codec::dump_request(family, self.own.table);
-                let table = self.own.table;
+                let (own, body) = (self.own, codec::own_dump_request(family, self.own));
                 disturbed |= self
                     .requests
                     .dump(WHAT, RTM_GETROUTE, &body, |message| {
                         let row = (message.kind == RTM_NEWROUTE).then(|| codec::read(message.payload));
-                        rows.extend(row.flatten().filter(|row| row.table == table));
+                        rows.extend(row.flatten().filter(|row| is_of(row, own)));
                     })
                     .await?;
             }
@@ -301,6 +335,12 @@ impl Overrides {
         }
         Err(FibError::Unsettled { what: WHAT, attempts: DUMP_ATTEMPTS })
     }
+}
+
+/// Of ETM's table everything, of a shared one what can only be ETM's.
+fn is_of(row: &RouteRow, own: OwnTable) -> bool {
+    let ours = || row.protocol == own.protocol && row.metric == OWN_METRIC;
+    row.table == own.table && (!own.is_shared() || ours())
 }
 
 /// What one pass over the plan did.
@@ -374,7 +414,9 @@ async fn disturbance(monitor: &mut Endpoint, own: OwnTable, own_port: u32) -> Re
 fn is_disturbance(datagram: &[u8], own: OwnTable, own_port: u32) -> bool {
     Messages(datagram).any(|message| match message.kind {
         RTM_NEWROUTE | RTM_DELROUTE => {
-            message.port != own_port && codec::table_of(message.payload) == Some(own.table)
+            message.port != own_port
+                && (!own.is_shared() || codec::protocol_of(message.payload) == Some(own.protocol))
+                && codec::table_of(message.payload) == Some(own.table)
         }
         crate::fib::links::RTM_NEWLINK | crate::fib::links::RTM_DELLINK => true,
         _ => false,

@@ -52,6 +52,11 @@ pub enum Finding {
         /// ETM's protocol number.
         protocol: u8,
     },
+    /// FRR runs here: its zebra takes its own route out of the kernel when it sees ETM's beside it.
+    ZebraTakesOut {
+        /// Routes of its protocols in the main table.
+        count: usize,
+    },
     /// A Kernel protocol of BIRD has `learn` on.
     DaemonLearns {
         /// Name of the protocol.
@@ -79,6 +84,7 @@ impl Finding {
         match self {
             Finding::StrictReversePath { .. }
             | Finding::OwnProtocolInMain { .. }
+            | Finding::ZebraTakesOut { .. }
             | Finding::DaemonLearns { .. }
             | Finding::DaemonLearntOwn { .. } => true,
             Finding::NotForwarding { .. }
@@ -118,6 +124,11 @@ impl fmt::Display for Finding {
                 "the main table holds {count} routes of ETM's protocol {protocol} (the first is {first}); \
                  remove them by `ip route flush proto {protocol}`, or give ETM another `protocol`"
             ),
+            Finding::ZebraTakesOut { count } => write!(
+                f,
+                "FRR has {count} routes in the main table and takes its own out where ETM puts one beside it; \
+                 set kernel.mode = \"lease\""
+            ),
             Finding::DaemonLearns { name, table, imported } => write!(
                 f,
                 "BIRD has `learn` on: its kernel protocol {name} took {imported} routes of others into {table} and \
@@ -152,7 +163,9 @@ pub async fn probe_kernel(
     uplinks: &[String],
 ) -> Result<Vec<Finding>, FibError> {
     let mut findings = Vec::new();
-    for (family, rule) in rules_behind(own, rule_priority).await? {
+    // In the main table overrides are behind every rule.
+    let behind = if own.is_shared() { Vec::new() } else { rules_behind(own, rule_priority).await? };
+    for (family, rule) in behind {
         findings.push(Finding::RulePassedBy { family, rule });
     }
     let everywhere = sysctl("ipv4/conf/all/rp_filter");
@@ -172,12 +185,24 @@ pub async fn probe_kernel(
             findings.push(Finding::NotForwarding { family });
         }
     }
-    let in_main = own_in_main(own).await?;
+    // Where ETM shares the main table they are its own, of an earlier run.
+    let in_main = if own.is_shared() { Vec::new() } else { of_protocol_in_main(own.protocol).await? };
     if let Some(first) = in_main.first() {
         let (count, first) = (in_main.len(), *first);
         findings.push(Finding::OwnProtocolInMain { count, first, protocol: own.protocol });
     }
     Ok(findings)
+}
+
+/// What speaks against routes of ETM in the main table beside those of others.
+pub async fn probe_main() -> Result<Vec<Finding>, FibError> {
+    /// RTPROT_ZEBRA, and what FRR uses per protocol: BGP, IS-IS, OSPF, RIP, EIGRP (rtnetlink.h).
+    const ZEBRA: [u8; 6] = [11, 186, 187, 188, 189, 192];
+    let mut count = 0;
+    for protocol in ZEBRA {
+        count += of_protocol_in_main(protocol).await?.len();
+    }
+    Ok(if count > 0 { vec![Finding::ZebraTakesOut { count }] } else { Vec::new() })
 }
 
 /// Asks the BIRD behind `path` whether it learns kernel routes.
@@ -205,17 +230,17 @@ fn learning(report: &BirdReport) -> Vec<Finding> {
     findings
 }
 
-async fn own_in_main(own: OwnTable) -> Result<Vec<Prefix>, FibError> {
+async fn of_protocol_in_main(protocol: u8) -> Result<Vec<Prefix>, FibError> {
     let mut requests = Endpoint::open()?;
     let mut found = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut body = codec::dump_request(family, TABLE_MAIN);
         // Strict checking makes the kernel filter.
-        body.header.protocol = RouteProtocol::from(own.protocol);
+        body.header.protocol = RouteProtocol::from(protocol);
         requests
-            .dump("looking for ETM's routes in the main table", RTM_GETROUTE, &body, |message| {
+            .dump("looking for routes of one protocol in the main table", RTM_GETROUTE, &body, |message| {
                 let row = (message.kind == RTM_NEWROUTE).then(|| codec::read(message.payload)).flatten();
-                found.extend(row.filter(|row| row.protocol == own.protocol).map(|row| row.prefix));
+                found.extend(row.filter(|row| row.protocol == protocol).map(|row| row.prefix));
             })
             .await?;
     }

@@ -1,7 +1,7 @@
 //! Routes as netlink messages: reading any route, writing ETM's own. Pure.
 //! Never writes a route without table, protocol and metric.
 
-use crate::core::decision::KernelAction;
+use crate::core::decision::{KernelAction, OWN_METRIC};
 use crate::fib::OwnTable;
 use crate::fib::wire::{self, Attributes};
 use crate::types::{IfIndex, Prefix};
@@ -17,10 +17,6 @@ pub(super) const RTM_GETROUTE: u16 = 26;
 
 /// The table of plain routing.
 pub(super) const TABLE_MAIN: u32 = 254;
-
-/// RTA_PRIORITY of ETM's routes in their own table. Never 0: IPv6 would read that as 1024. A backup route
-/// has the next number.
-pub(super) const OWN_METRIC: u32 = 10;
 
 const ROUTE_HEADER: usize = 12;
 const RTM_F_CLONED: u32 = 0x200;
@@ -70,6 +66,11 @@ impl RouteRow {
             _ => None,
         }
     }
+}
+
+/// The protocol of a route message, read without looking at the rest.
+pub(super) fn protocol_of(payload: &[u8]) -> Option<u8> {
+    payload.get(5).copied()
 }
 
 /// The table of a route message, read without looking at the rest: most notifications are of other tables.
@@ -205,6 +206,17 @@ pub(super) fn own_row(own: OwnTable, row: &RouteRow) -> RouteMessage {
     if let (true, [(Some(gateway), ifindex)]) = (row.is_unicast(), row.next_hops.as_slice()) {
         message.attributes.push(next_hop(row.prefix, *gateway));
         message.attributes.push(RouteAttribute::Oif(ifindex.get()));
+    }
+    message
+}
+
+/// Asks for all routes of one table and family; with strict checking the kernel filters.
+///
+/// Of a table that is shared, those of ETM's protocol.
+pub(super) fn own_dump_request(family: AddressFamily, own: OwnTable) -> RouteMessage {
+    let mut message = dump_request(family, own.table);
+    if own.is_shared() {
+        message.header.protocol = RouteProtocol::from(own.protocol);
     }
     message
 }

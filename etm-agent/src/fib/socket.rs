@@ -12,6 +12,7 @@ use std::io;
 
 /// Multicast groups of rtnetlink.
 pub(super) const GROUP_LINK: u32 = 1;
+pub(super) const GROUP_NEIGHBOUR: u32 = 3;
 pub(super) const GROUP_IPV4_ROUTE: u32 = 7;
 pub(super) const GROUP_IPV6_ROUTE: u32 = 11;
 pub(super) const GROUP_NEXTHOP: u32 = 32;

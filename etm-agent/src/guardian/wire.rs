@@ -4,14 +4,14 @@
 
 use crate::core::custody::{Epoch, Joined, Tenure};
 use crate::core::decision::{Announcement, Decision};
-use crate::types::bgp::PeerStatus;
-use crate::types::{ExitId, Family, Generation, Prefix, RouteAttrs, Timestamp};
+use crate::types::bgp::{PeerStatus, SessionOrder};
+use crate::types::{ExitId, Family, Generation, PeerId, Prefix, RouteAttrs, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Version of everything below; changes with any of it.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// First octets of both directions.
 pub(super) const MAGIC: [u8; 4] = *b"ETMG";
@@ -44,6 +44,13 @@ pub enum ToGuardian {
     On,
     /// The agent ends in order.
     Stop,
+    /// What an operator wants of a session, by the agent that is listened to.
+    Order {
+        /// Which session.
+        peer: PeerId,
+        /// What.
+        order: SessionOrder,
+    },
 }
 
 /// Part of a new desired state.
@@ -194,7 +201,8 @@ mod tests {
             decision(4, [(5, 1)]),
             decision(5, []),
         ];
-        let mut custody = Custody::new(Terms { patience: None, adopt: Duration::ZERO, linger: None });
+        let lease = Duration::from_secs(10);
+        let mut custody = Custody::new(Terms { lease, patience: None, adopt: Duration::ZERO, linger: None });
         let (joined, _) = custody.join(Timestamp(1), None).unwrap();
         let tenure = Tenure::Held { until: Timestamp(99), decided: true };
         custody.renew(Timestamp(1), joined.epoch, tenure).unwrap();

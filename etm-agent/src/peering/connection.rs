@@ -5,6 +5,7 @@
 
 mod news;
 
+use self::news::News;
 use super::config::SessionConfig;
 use super::inject::{Inject, Lesson};
 use super::learn::Learn;
@@ -75,6 +76,7 @@ pub(super) async fn converse(opening: Opening, session: Negotiated, context: Con
         nudge: None,
         awaited: 0,
         confirmed: true,
+        news: News::default(),
         rival: None,
         parting: None,
         end: None,
@@ -127,6 +129,8 @@ struct Connection<'a> {
     awaited: usize,
     /// The withdrawals of an orderly end were acknowledged.
     confirmed: bool,
+    /// What UPDATEs brought that is not shown yet.
+    news: News,
     /// The peer connected again.
     rival: Option<Opening>,
     /// The end of a rival.
@@ -322,7 +326,12 @@ impl Connection<'_> {
             Order::Shutdown(text) => {
                 self.bow_out(text, SessionFault::ByOperator { what: "shut down" }).await;
             }
-            Order::Refresh(family) if self.session.route_refresh => self.wire.say(&ask_again(family)),
+            Order::Refresh(wanted) if self.session.route_refresh => {
+                let wanted = |family: &Family| wanted.is_none_or(|wanted| wanted == *family);
+                for family in self.session.families.iter().copied().filter(wanted).collect::<Vec<_>>() {
+                    self.wire.say(&ask_again(family));
+                }
+            }
             Order::Refresh(_) => {
                 tracing::warn!(peer = %self.at.config.name, "the peer does not know route refresh; reset it instead");
             }
@@ -341,19 +350,21 @@ impl Connection<'_> {
 
     /// All whole messages that were read.
     fn parse(&mut self) {
+        let mut updates = false;
         while self.end.is_none() {
             match self.wire.frame() {
-                Ok(Some(frame)) => {
-                    if frame.is_update() {
-                        self.update(&frame);
-                    }
-                    if self.end.is_none() {
-                        self.feed(Event::Received(frame));
-                    }
+                Ok(Some(frame)) if frame.is_update() => {
+                    self.update(&frame);
+                    updates = true;
                 }
+                Ok(Some(frame)) => self.feed(Event::Received(frame)),
                 Ok(None) => break,
                 Err(malformed) => self.feed(Event::Malformed(malformed)),
             }
+        }
+        // The machine makes nothing of them but that the peer is alive: once for all of a read.
+        if updates && self.end.is_none() {
+            self.feed(Event::Updated);
         }
         self.hand_on();
     }

@@ -92,6 +92,9 @@ impl Learn {
                 Change::Withdraw { .. } => learnt.withdrawn += 1,
             }
             if self.fits(&change, &mut learnt) {
+                if self.batch.capacity() == 0 {
+                    self.batch.reserve_exact(BATCH);
+                }
                 self.batch.push(route_change(change));
             }
             if self.batch.len() >= BATCH {

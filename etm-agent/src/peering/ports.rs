@@ -3,7 +3,8 @@
 use crate::core::input::{Input, SessionChange, SessionEvent};
 use crate::proto::bgp::SessionFault;
 use crate::types::bgp::PeerStatus;
-use crate::types::{Family, PeerId, Timestamp};
+pub use crate::types::bgp::SessionOrder as Order;
+use crate::types::{PeerId, Timestamp};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
@@ -53,19 +54,6 @@ pub enum Arrival {
     Stream(TcpStream),
     /// Nobody can connect.
     Fault(SessionFault),
-}
-
-/// What an operator wants of a session.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// End it and begin anew at once (Cease 4); the text is shown to the peer's operator (RFC 9003).
-    Reset(String),
-    /// End it and stay down (Cease 2); the text is shown to the peer's operator (RFC 9003).
-    Shutdown(String),
-    /// Come up again after a shutdown.
-    Start,
-    /// Ask the peer for its table of this family again (RFC 2918, RFC 7313).
-    Refresh(Family),
 }
 
 /// The next of `door`; for ever where nothing can come.

@@ -2,11 +2,12 @@
 
 use super::error::{AgentError, ExitStatus};
 use super::guarded::Origin;
-use super::machine::{self, own_table};
+use super::machine::{self, apart, own_table};
 use super::open::{clear_routing, open};
-use super::orders::{self, OrdersFile};
+use super::privilege;
 use super::sampler::Note;
 use super::sessions;
+use super::standing::{self, OrdersFile};
 use super::start::start;
 use super::stop::{Parts, stop};
 use crate::config::Settings;
@@ -33,12 +34,7 @@ pub fn run(settings: &Settings, config: &Path, log: LogFormat) -> ExitStatus {
         mode = settings.policy.mode.as_str(),
         "etm-agent starts"
     );
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let result = match runtime {
-        Ok(runtime) => runtime.block_on(run_until_told(settings, Origin { config, log })),
-        Err(source) => Err(AgentError::System { doing: "start the runtime", source }),
-    };
-    match result {
+    match run_narrowed(settings, config, log) {
         Ok(status) => status,
         Err(error) => {
             tracing::error!("{error}");
@@ -47,9 +43,18 @@ pub fn run(settings: &Settings, config: &Path, log: LogFormat) -> ExitStatus {
     }
 }
 
+/// Privileges first: threads have those that their process had when they were started.
+fn run_narrowed(settings: &Settings, config: &Path, log: LogFormat) -> Result<ExitStatus, AgentError> {
+    let held = privilege::settle_agent(settings)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|source| AgentError::System { doing: "start the runtime", source })?;
+    runtime.block_on(run_until_told(settings, Origin { config, log, held: &held }))
+}
+
 /// Checks configuration and machine as a run would, and changes nothing. The lines say what was found.
 pub fn check(settings: &Settings) -> Result<Vec<String>, AgentError> {
     datapath::check_capabilities()?;
+    datapath::check_clock()?;
     on_this_thread(async {
         let found = machine::interfaces(settings).await?;
         let mut lines: Vec<String> = found
@@ -70,6 +75,8 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, AgentError> {
 pub struct DetachFrom {
     pin_root: PathBuf,
     own: OwnTable,
+    /// Where it puts overrides into the main table.
+    main: bool,
     guardian: PathBuf,
 }
 
@@ -77,14 +84,15 @@ impl DetachFrom {
     /// These pins, and the default table and protocol.
     pub fn pin_root(pin_root: PathBuf) -> DetachFrom {
         let guardian = PathBuf::from("/run/etm/guardian.sock");
-        DetachFrom { pin_root, own: OwnTable::default(), guardian }
+        DetachFrom { pin_root, own: OwnTable::default(), main: false, guardian }
     }
 
     /// What these settings name.
     pub fn settings(settings: &Settings) -> DetachFrom {
         DetachFrom {
             pin_root: settings.datapath.pin_root.clone(),
-            own: own_table(settings),
+            own: apart(settings),
+            main: own_table(settings).is_shared(),
             guardian: settings.guardian.socket.clone(),
         }
     }
@@ -93,16 +101,20 @@ impl DetachFrom {
 /// Removes everything of ETM from the machine. The lines say what was removed.
 pub fn detach(from: &DetachFrom) -> Result<Vec<String>, AgentError> {
     // Marking ends first: from then on nothing looks into the table that is being emptied.
-    let DetachFrom { pin_root, own, guardian } = from;
+    let DetachFrom { pin_root, own, main, guardian } = from;
     let detached = datapath::detach(pin_root);
     // A pin that cannot be removed must not keep routes and rules in place.
-    let cleaned = on_this_thread(async { Ok(fib::cleanup(*own).await?) })?;
+    let (cleaned, in_main) = on_this_thread(async {
+        let cleaned = fib::cleanup(*own).await?;
+        Ok((cleaned, if *main { fib::cleanup_main(own.protocol).await? } else { 0 }))
+    })?;
     let forgotten = on_this_thread(async { Ok(guardian::forget(guardian).await?) })?;
     let detached = detached?;
     let (links, maps) = (detached.links.join(", "), detached.maps.join(", "));
     Ok(vec![
         format!("{}: removed links [{links}] and maps [{maps}]", pin_root.display()),
         format!("table {}: {} routes and {} rules removed", own.table, cleaned.routes, cleaned.rules),
+        format!("table main: {in_main} routes removed"),
         match forgotten {
             true => format!("guardian {}: everything that an agent left is withdrawn", guardian.display()),
             false => format!("guardian {}: none runs", guardian.display()),
@@ -132,7 +144,7 @@ async fn run_until_told(settings: &Settings, origin: Origin<'_>) -> Result<ExitS
     let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
     let file = OrdersFile::of(settings);
-    let (settings, standing) = orders::take_up(settings)?;
+    let (settings, standing) = standing::take_up(settings)?;
     let settings = &settings;
     let opening = open(settings).await?;
     let mut parts = match start(settings, origin, opening, (file, standing)) {

@@ -5,13 +5,14 @@
 use super::announce::Stance;
 use super::clock::boottime;
 use super::guarded::Lifeline;
+use super::orders::Desk;
 use super::record::Tap;
 use super::sampler::{histogram, quantiles, record};
 use super::table::Job;
 use crate::control::Request;
 use crate::control::schema::{
-    AgentView, Answer, BgpPeer, BgpPeers, Changes, Commanded, Events, GuardianView, Judgement, Ordered,
-    Overrides, Prefixes, Problem, Providers, Quantiles, Query, Status,
+    AgentView, Answer, BgpOrdered, BgpPeer, BgpPeers, BgpRules, Changes, Commanded, Events, GuardianView,
+    Judgement, Ordered, Overrides, Prefixes, PrivilegesView, Problem, Providers, Quantiles, Query, Status,
 };
 use crate::core::audit::{Event, Weight};
 use crate::core::controller::{Browse, Controller, Outcome};
@@ -19,10 +20,10 @@ use crate::core::controls::Standing;
 use crate::core::custody::Tenure;
 use crate::core::decision::{Decision, TableChange};
 use crate::core::guard::State;
-use crate::core::input::{Input, LinkEvent, Order, Sample};
+use crate::core::input::{Input, Order, Sample, SessionChange, SessionEvent};
 use crate::core::policy::{Mode, Role};
 use crate::datapath::{DatapathError, Lease, Marked, OffSwitch};
-use crate::types::bgp::PeerStatus;
+use crate::types::bgp::{PeerStatus, SessionOrder};
 use crate::types::bmp::RouterStatus;
 use crate::types::{Timestamp, UplinkId};
 use hdrhistogram::Histogram;
@@ -49,7 +50,8 @@ pub(super) enum Directive {
 /// Where inputs come from.
 pub(super) struct Sources {
     pub(super) directives: mpsc::Receiver<Directive>,
-    pub(super) links: mpsc::Receiver<LinkEvent>,
+    /// Links and next hops: what ends overrides at once.
+    pub(super) links: mpsc::Receiver<Input>,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) samples: mpsc::Receiver<Sample>,
     pub(super) inputs: mpsc::Receiver<Input>,
@@ -59,6 +61,7 @@ pub(super) struct Sources {
 pub(super) struct Identity {
     pub(super) started: Timestamp,
     pub(super) pin_root: String,
+    pub(super) privileges: PrivilegesView,
     pub(super) lease_span: Duration,
     /// Mark of packets that may take an override, and its bits.
     pub(super) mark: (u32, u32),
@@ -66,6 +69,8 @@ pub(super) struct Identity {
     pub(super) routers: Vec<watch::Receiver<RouterStatus>>,
     /// None without sessions of role inject.
     pub(super) guardian: Option<watch::Receiver<GuardianView>>,
+    /// Where operators' orders for sessions go.
+    pub(super) desk: Desk,
     pub(super) sample_times: watch::Receiver<Quantiles>,
 }
 
@@ -108,7 +113,7 @@ impl Decider {
                     Some(Directive::Off) => drop(self.order(Order::Off)),
                     Some(Directive::End) | None => return,
                 },
-                Some(event) = sources.links.recv() => self.feed(Input::Link(event)),
+                Some(input) = sources.links.recv() => self.feed(input),
                 Some(request) = sources.requests.recv() => self.answer(request),
                 Some(sample) = sources.samples.recv() => self.round(sample),
                 Some(input) = sources.inputs.recv() => self.feed(input),
@@ -140,10 +145,10 @@ impl Decider {
         let (begun, read_at) = (Instant::now(), sample.at);
         let outcome = self.handle(Input::Sample(sample));
         record(&mut self.rounds, begun.elapsed());
-        self.act(outcome);
         // The lease says: counters were read then, and a decision was made from them. After a pause of the process
-        // an old sample gives an old lease.
+        // an old sample gives an old lease. Before the decision is published: where no kernel checks the lease, who acts does.
         self.renew(read_at);
+        self.act(outcome);
     }
 
     fn act(&mut self, outcome: Outcome) {
@@ -280,6 +285,8 @@ impl Decider {
             Query::Approve { id } => self.judge(Order::Approve { id }),
             Query::Reject { id } => self.judge(Order::Reject { id }),
             Query::BgpPeers => Answer::BgpPeers(Box::new(self.bgp_peers(now))),
+            Query::BgpOrder { peer, order } => self.bgp_order(&peer, order),
+            Query::BgpRules => Answer::BgpRules(BgpRules { rules: self.controller.rules() }),
             Query::BgpRoutes { browse, peer } => self.bgp_routes(browse, peer),
             Query::BgpCandidates { prefix } => {
                 Answer::BgpCandidates(Box::new(self.controller.candidates(prefix)))
@@ -377,6 +384,21 @@ impl Decider {
         BgpPeers { at_ns: now, peers: peers.collect(), routers: routers.collect() }
     }
 
+    /// To the session at once; what it makes of it shows in its status, and that it was ordered in the log.
+    fn bgp_order(&mut self, name: &str, order: SessionOrder) -> Answer {
+        let (words, kind) = (order.to_string(), order.as_str());
+        let placed = self.identity.desk.place(&self.identity, name, order);
+        match placed {
+            Err(answer) => answer,
+            Ok((peer, state)) => {
+                let change = SessionChange::Ordered { order: words };
+                self.feed(Input::Session(SessionEvent { peer, change }));
+                let (session, order) = (name.to_owned(), kind.to_owned());
+                Answer::BgpOrdered(BgpOrdered { session, order, state })
+            }
+        }
+    }
+
     fn bgp_routes(&self, mut browse: Browse, peer: Option<String>) -> Answer {
         if let Some(name) = peer {
             browse.peer = self.controller.source(&name);
@@ -401,6 +423,7 @@ impl Decider {
                 packets_marked: marked.packets,
                 packets_plain: plain.packets,
                 pin_root: self.identity.pin_root.clone(),
+                privileges: self.identity.privileges.clone(),
                 round_us: quantiles(&self.rounds),
                 sample_us: *self.identity.sample_times.borrow(),
             },

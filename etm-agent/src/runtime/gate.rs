@@ -3,8 +3,8 @@
 
 use super::error::AgentError;
 use super::machine::{self, own_table};
-use super::orders::OrdersFile;
 use super::sampler::Note;
+use super::standing::OrdersFile;
 use crate::config::Settings;
 use crate::control::Request;
 use crate::control::schema::{Answer, Problem, Query};

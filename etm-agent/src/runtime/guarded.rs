@@ -2,22 +2,28 @@
 //! told. Never runs one of them.
 
 use super::announce::{Announcer, Stance, announce};
+use super::clock::boottime;
 use super::decider::Directive;
 use super::error::AgentError;
 use super::sessions::{self, Session, Shown};
 use super::start::Tasks;
-use crate::config::Settings;
+use crate::config::{KernelMode, Settings};
 use crate::control::schema::GuardianView;
 use crate::core::custody::Tenure;
 use crate::core::decision::Decision;
 use crate::core::input::Input;
 use crate::core::policy::Role;
+use crate::fib::Overrides;
+use crate::privileges::Held;
 use crate::telemetry::LogFormat;
-use crate::types::bgp::PeerStatus;
+use crate::types::bgp::{PeerStatus, SessionOrder};
 use crate::types::{PeerId, Timestamp};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
+
+/// Orders of operators that wait for the guardian.
+const ORDERS: usize = 4;
 
 /// How this process was started, for the guardian that it starts.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +31,8 @@ pub(super) struct Origin<'a> {
     /// The configuration file.
     pub(super) config: &'a Path,
     pub(super) log: LogFormat,
+    /// What it may do.
+    pub(super) held: &'a Held,
 }
 
 /// The decision's ends of the channels between it and the task: what it says of its lease, and how long it may keep what
@@ -45,7 +53,13 @@ pub(super) struct Guarded {
     peers: Vec<(PeerId, watch::Sender<PeerStatus>)>,
     stance: watch::Receiver<Stance>,
     adopt: watch::Sender<Timestamp>,
+    orders: (mpsc::Sender<ForGuarded>, mpsc::Receiver<ForGuarded>),
+    /// True where it has kernel routes to remove.
+    routes: bool,
 }
+
+/// What an operator wants of one of the guardian's sessions.
+pub(super) type ForGuarded = (PeerId, SessionOrder);
 
 impl Guarded {
     /// None of them is known to be up. One that may act says nothing of a lease until it has decided; any other holds none.
@@ -58,17 +72,33 @@ impl Guarded {
         let (stance, stances) = watch::channel(Stance { tenure, on: 0 });
         let (adopt, adopted) = watch::channel(Timestamp(0));
         let view = watch::Sender::new(GuardianView::default());
-        Ok((Guarded { view, peers, stance: stances, adopt }, (stance, adopted)))
+        let routes = settings.kernel.mode == KernelMode::Main;
+        let orders = mpsc::channel(ORDERS);
+        Ok((Guarded { view, peers, stance: stances, adopt, orders, routes }, (stance, adopted)))
     }
 
-    /// True without any.
+    /// True where there is nothing to guard.
     pub(super) fn is_empty(&self) -> bool {
-        self.peers.is_empty()
+        self.peers.is_empty() && !self.routes
+    }
+
+    /// Kernel routes that no lease in the kernel guards stand only while the agent holds one.
+    pub(super) fn fenced(&self, routes: Overrides) -> Overrides {
+        if !self.routes {
+            return routes;
+        }
+        let stance = self.stance.clone();
+        routes.fenced(Box::new(move || stance.borrow().until() > boottime()))
     }
 
     /// What is shown of the guardian; none where there is nothing to guard.
     pub(super) fn view(&self) -> Option<watch::Receiver<GuardianView>> {
         (!self.is_empty()).then(|| self.view.subscribe())
+    }
+
+    /// Where orders for these sessions go.
+    pub(super) fn orders(&self) -> mpsc::Sender<ForGuarded> {
+        self.orders.0.clone()
     }
 
     /// All sessions in order of configuration, `own` and these.
@@ -105,6 +135,7 @@ impl Guarded {
             adopt: self.adopt,
             shown: self.view,
             peers: self.peers,
+            orders: self.orders.1,
             stop: ends.stop,
         };
         tasks.spawn(async move { ("the announcements", announce(announcer).await) });

@@ -2,17 +2,34 @@
 //! Never changes a route, link, sysctl or file.
 
 use super::error::AgentError;
-use crate::config::Settings;
+use crate::config::{KernelMode, Settings};
 use crate::core::policy::Mode;
-use crate::fib::{self, Finding, LinkReport, LinkState, OwnTable, resolve};
+use crate::fib::{self, Cleaned, FibError, Finding, LinkReport, LinkState, OwnTable, resolve};
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// How often the routing daemon is asked.
 const DAEMON_PAUSE: Duration = Duration::from_secs(30);
 
+/// Where this configuration puts overrides.
 pub(super) fn own_table(settings: &Settings) -> OwnTable {
+    match settings.kernel.mode {
+        KernelMode::Lease => apart(settings),
+        KernelMode::Main => OwnTable::in_main(settings.kernel.protocol),
+    }
+}
+
+/// The table of mode "lease", whatever the mode is.
+pub(super) fn apart(settings: &Settings) -> OwnTable {
     OwnTable { table: settings.kernel.table, protocol: settings.kernel.protocol }
+}
+
+/// Removes every route and rule of ETM from where it puts them.
+pub(super) async fn clean(own: OwnTable) -> Result<Cleaned, FibError> {
+    match own.is_shared() {
+        true => Ok(Cleaned { rules: 0, routes: fib::cleanup_main(own.protocol).await? }),
+        false => fib::cleanup(own).await,
+    }
 }
 
 /// True where something may be steered: in mode `approve` what a person approves is.
@@ -48,6 +65,7 @@ pub(super) async fn routing(settings: &Settings, found: &Interfaces) -> Result<V
     let uplinks: Vec<String> = found.uplinks.iter().map(|link| link.name.clone()).collect();
     let mut notes = Vec::new();
     let mut findings = fib::probe_kernel(own, settings.kernel.rule_priority, &uplinks).await?;
+    findings.extend(beside_others(own).await?);
     if let Some(socket) = &settings.agent.bird_socket {
         match fib::probe_bird(own, socket).await {
             Ok(found) => findings.extend(found),
@@ -59,6 +77,14 @@ pub(super) async fn routing(settings: &Settings, found: &Interfaces) -> Result<V
     Ok(notes)
 }
 
+/// What speaks against sharing a table with the routing daemon.
+async fn beside_others(own: OwnTable) -> Result<Vec<Finding>, FibError> {
+    match own.is_shared() {
+        true => fib::probe_main().await,
+        false => Ok(Vec::new()),
+    }
+}
+
 /// Asks the routing daemon again and again while ETM acts, for what it learns shows only once there is something to
 /// learn. `settings` are those of a mode that acts.
 pub(super) async fn watch_daemon(
@@ -66,10 +92,11 @@ pub(super) async fn watch_daemon(
     acting: watch::Receiver<bool>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), AgentError> {
-    let Some(socket) = settings.agent.bird_socket.clone() else {
+    let (own, socket) = (own_table(&settings), settings.agent.bird_socket.clone());
+    if socket.is_none() && !own.is_shared() {
         let _ = stop.wait_for(|stop| *stop).await;
         return Ok(());
-    };
+    }
     loop {
         let told = tokio::time::timeout(DAEMON_PAUSE, async {
             let _ = stop.wait_for(|stop| *stop).await;
@@ -80,7 +107,9 @@ pub(super) async fn watch_daemon(
         if !*acting.borrow() {
             continue;
         }
-        match fib::probe_bird(own_table(&settings), &socket).await {
+        judge(&settings, &beside_others(own).await?)?;
+        let Some(socket) = &socket else { continue };
+        match fib::probe_bird(own, socket).await {
             Ok(findings) => drop(judge(&settings, &findings)?),
             // A daemon that restarts cannot be asked; its session is down then, and nothing is decided.
             Err(error) => tracing::debug!(%error, "the routing daemon cannot be asked"),

@@ -3,7 +3,7 @@
 //! | channel | kind, depth | from -> to | when full |
 //! |---|---|---|---|
 //! | inputs | mpsc 4096 | sessions, monitored routers, fib, table -> decider | sender waits: TCP holds the peer back |
-//! | links | mpsc 64 | link monitor -> decider, sampler | sender waits; rare and small |
+//! | links | mpsc 64 | link and gateway monitors -> decider, sampler | sender waits; rare and small |
 //! | samples | mpsc 1 | sampler -> decider | sampler waits: counters are cumulative |
 //! | requests | mpsc 16 | control -> decider | the client is told "busy" |
 //! | orders | mpsc 4 | control -> gate | the client is told "busy" |
@@ -18,6 +18,7 @@
 //! | stop | watch, one per stage | supervisor -> all | - |
 
 mod agent;
+mod alarm;
 mod announce;
 mod clock;
 mod decider;
@@ -29,10 +30,12 @@ mod machine;
 mod monitors;
 mod open;
 mod orders;
+mod privilege;
 mod problem;
 mod record;
 mod sampler;
 mod sessions;
+mod standing;
 mod start;
 mod stop;
 mod table;

@@ -5,10 +5,11 @@ use super::clock::boottime;
 use super::decider::uplink_id;
 use super::error::AgentError;
 use super::machine::{self, Interfaces, enforcing, own_table};
-use crate::config::{HookChoice, Settings};
+use super::privilege;
+use crate::config::{HookChoice, KernelMode, Settings};
 use crate::control;
 use crate::datapath::{
-    Datapath, DatapathConfig, Hook, KernelLogLevel, LinkHeader, Opened, check_capabilities,
+    Datapath, DatapathConfig, Hook, KernelLogLevel, LinkHeader, Opened, check_capabilities, check_clock,
 };
 use crate::fib::{self, LinkReport, MarkRule, OwnTable};
 use crate::types::IfIndex;
@@ -29,7 +30,8 @@ pub(super) struct Opening {
 pub(super) async fn open(settings: &Settings) -> Result<Opening, AgentError> {
     fib::check_privileges()?;
     check_capabilities()?;
-    let socket = control::bind(&settings.agent.control_socket)?;
+    check_clock()?;
+    let socket = control::bind(&settings.agent.control_socket, privilege::grants(settings)?)?;
     let lock = TableLock::take(settings.kernel.table)?;
     let interfaces = machine::interfaces(settings).await?;
     for note in machine::routing(settings, &interfaces).await? {
@@ -46,14 +48,19 @@ pub(super) async fn open(settings: &Settings) -> Result<Opening, AgentError> {
             tracing::warn!("removed overrides that an earlier run left: their lease has ended");
         }
         datapath.lease.arm(kernel.mark, kernel.mask)?;
-        let rule = MarkRule { mark: kernel.mark, mask: kernel.mask, priority: kernel.rule_priority };
-        if let Err(error) = fib::ensure_rules(own, rule).await {
-            clear_routing(own).await;
-            return Err(error.into());
+        if own.is_shared() {
+            // What a run in the other mode left would have no effect, and stay.
+            fib::cleanup(machine::apart(settings)).await?;
+        } else {
+            let rule = MarkRule { mark: kernel.mark, mask: kernel.mask, priority: kernel.rule_priority };
+            if let Err(error) = fib::ensure_rules(own, rule).await {
+                clear_routing(own).await;
+                return Err(error.into());
+            }
         }
     } else {
         datapath.lease.expire()?;
-        let left = fib::cleanup(own).await?;
+        let left = machine::clean(own).await?;
         if left.routes + left.rules > 0 {
             tracing::warn!(
                 routes = left.routes,
@@ -86,7 +93,7 @@ impl TableLock {
 
 /// No rule and no route of ETM stays. A failure is said, for there is nobody left to return it to.
 pub(super) async fn clear_routing(own: OwnTable) {
-    if let Err(error) = fib::cleanup(own).await {
+    if let Err(error) = machine::clean(own).await {
         tracing::error!(%error, "routes or rules of ETM may be left; `etm-agent detach` removes them");
     }
 }
@@ -118,7 +125,8 @@ pub(super) fn header(link: &LinkReport) -> LinkHeader {
 
 fn attach(settings: &Settings, interfaces: &Interfaces, opened: &mut Opened) -> Result<(), AgentError> {
     let uplinks: Vec<IfIndex> = interfaces.uplinks.iter().map(|link| link.ifindex).collect();
-    let inside: &[LinkReport] = if enforcing(settings) { &interfaces.inside } else { &[] };
+    let marks = enforcing(settings) && settings.kernel.mode == KernelMode::Lease;
+    let inside: &[LinkReport] = if marks { &interfaces.inside } else { &[] };
     let inside_indexes: Vec<IfIndex> = inside.iter().map(|link| link.ifindex).collect();
     opened.datapath.retain(&uplinks, &inside_indexes)?;
     for (index, link) in interfaces.uplinks.iter().enumerate() {

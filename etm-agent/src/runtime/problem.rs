@@ -327,7 +327,7 @@ exit = "transit-a"
         let text = serde_json::to_string(&problem).unwrap();
         let offline = offline::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         let plan = solve(offline.model(), None, None);
-        let outcome = offline.outcome(&plan, 0.0);
+        let outcome = offline.outcome(&plan, offline.check(&plan).unwrap().1, 0.0);
         // 70 Mbit/s prefer an exit of 47.5: the one of 30 must go, or the two of 20.
         assert!((1..=2).contains(&outcome.moved_prefixes), "{text}");
         assert!(outcome.overload_bps < 1.0);

@@ -1,6 +1,7 @@
 //! The sampler thread: reads counters and device statistics once per interval, and keeps the counting program
 //! attached to uplinks that come, go and return. Never decides, never sleeps past its stop.
 
+use super::alarm::Alarm;
 use super::clock::boottime;
 use super::decider::uplink_id;
 use super::error::AgentError;
@@ -51,6 +52,8 @@ pub(super) struct Sampler {
     pub(super) log: Option<KernelLog>,
     pub(super) stats: StatsReader,
     pub(super) interval: Duration,
+    /// Asks for a sample before its time.
+    pub(super) alarm: Alarm,
     /// In order of `UplinkId`.
     pub(super) attached: Vec<Attachment>,
     pub(super) fill: watch::Receiver<TableFill>,
@@ -62,9 +65,12 @@ impl Sampler {
     /// Samples until `Note::Stop`; gives the attachments back so that they can be undone.
     pub(super) fn run(mut self, notes: &Receiver<Note>) -> Datapath {
         let mut spent = histogram();
-        let mut due = Instant::now();
+        let pause = Alarm::pause(self.interval);
+        let (mut due, mut look, mut early) = (Instant::now(), Instant::now(), false);
         loop {
-            match notes.recv_timeout(due.saturating_duration_since(Instant::now())) {
+            // After an early sample the next one is near, and judges.
+            let wake = pause.filter(|_| !early).map_or(due, |pause| due.min(look + pause));
+            match notes.recv_timeout(wake.saturating_duration_since(Instant::now())) {
                 Ok(Note::Link(event)) => self.follow(event),
                 Ok(Note::Mark { inside, done }) => {
                     let attached =
@@ -75,22 +81,48 @@ impl Sampler {
                 Ok(Note::Keep) => self.datapath.keep(),
                 Ok(Note::Stop) | Err(RecvTimeoutError::Disconnected) => return self.datapath,
                 Err(RecvTimeoutError::Timeout) => {
-                    let begun = Instant::now();
-                    let sample = self.sample();
-                    if let Some(log) = &mut self.log {
-                        log.flush();
+                    look = Instant::now();
+                    let is_due = look >= due;
+                    if !is_due && !self.is_alarmed() {
+                        continue;
                     }
-                    record(&mut spent, begun.elapsed());
-                    self.durations.send_replace(quantiles(&spent));
-                    // One slot: a decision that is slower than the interval makes the sampler wait, and the
-                    // counters, being cumulative, lose nothing.
-                    if self.samples.blocking_send(sample).is_err() {
+                    if !self.sample_and_send(&mut spent) {
                         return self.datapath;
                     }
-                    due = next_due(due, self.interval);
+                    early = !is_due;
+                    due = if is_due { next_due(due, self.interval) } else { look + self.interval / 2 };
                 }
             }
         }
+    }
+
+    /// False where nobody takes samples any more.
+    fn sample_and_send(&mut self, spent: &mut Histogram<u64>) -> bool {
+        let begun = Instant::now();
+        let sample = self.sample();
+        for uplink in &sample.uplinks {
+            self.alarm.read(uplink.uplink.index(), uplink.at, uplink.after.bytes);
+        }
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
+        record(spent, begun.elapsed());
+        self.durations.send_replace(quantiles(spent));
+        // One slot: a decision that is slower than the interval makes the sampler wait, and the counters, being
+        // cumulative, lose nothing.
+        self.samples.blocking_send(sample).is_ok()
+    }
+
+    /// True where an uplink has just left its limit.
+    fn is_alarmed(&mut self) -> bool {
+        let mut alarmed = false;
+        for (index, _) in self.attached.iter().enumerate().filter(|(_, place)| place.attached.is_some()) {
+            // What cannot be read now is read, or missed, by the next sample, which says so.
+            if let Ok(total) = self.counters.total(uplink_id(index)) {
+                alarmed |= self.alarm.look(index, boottime(), total.bytes);
+            }
+        }
+        alarmed
     }
 
     /// Takes note of an uplink that appeared, vanished or was made anew.

@@ -4,8 +4,8 @@
 use super::clock::boottime;
 use super::error::AgentError;
 use crate::config::{
-    BeyondSettings, BgpSettings, KeySettings, MaxRoutesSettings, ReachSettings, SessionSettings, Settings,
-    TransportSettings,
+    BeyondSettings, BgpSettings, KernelMode, KeySettings, MaxRoutesSettings, ReachSettings, SessionSettings,
+    Settings, TransportSettings,
 };
 use crate::core::decision::Decision;
 use crate::core::input::Input;
@@ -14,7 +14,7 @@ use crate::peering::{
     Auth, Beyond, Connect, Doors, Import, InjectConfig, Listener, MaxRoutes, NextHops, OutPolicy, Parting,
     Ports, Reach, Secret, SessionConfig, Transport, run_inject_with, run_learn_with, status_channel,
 };
-use crate::types::bgp::PeerStatus;
+use crate::types::bgp::{PeerStatus, SessionOrder};
 use crate::types::{Community, Family, PeerId};
 use futures::future::BoxFuture;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -22,11 +22,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
+/// Orders that wait for a session: a person gives them.
+const ORDERS: usize = 4;
+
 /// A session that can be spawned.
 pub(super) struct Session {
     pub(super) peer: PeerId,
     pub(super) name: String,
     pub(super) status: watch::Receiver<PeerStatus>,
+    /// What operators want of it.
+    pub(super) orders: mpsc::Sender<SessionOrder>,
     /// Runs until told to stop; true where the peer confirmed that nothing of ETM is left with it.
     pub(super) future: BoxFuture<'static, bool>,
 }
@@ -84,10 +89,22 @@ pub(super) fn guardian_listens_low(settings: &Settings) -> bool {
     })
 }
 
+/// True where a session with role learn, or the BMP station, waits for others on a port that needs a privilege.
+pub(super) fn agent_listens_low(settings: &Settings) -> bool {
+    let bgp = settings.bgp.as_ref().is_some_and(|bgp| {
+        let mut learn = bgp.sessions.iter().filter(|session| session.role == Role::Learn);
+        bgp.listen_port < 1024 && learn.any(|session| session.transport.listens)
+    });
+    bgp || settings.bmp.as_ref().is_some_and(|bmp| bmp.listen.iter().any(|listen| listen.port() < 1024))
+}
+
 /// What a guardian and its agent must have read alike: everything that shapes a session with role inject.
 pub(super) fn digest(settings: &Settings) -> u64 {
     let mut digest = DefaultHasher::new();
     settings.policy.community.hash(&mut digest);
+    if settings.kernel.mode == KernelMode::Main {
+        ("main", settings.kernel.protocol).hash(&mut digest);
+    }
     if let Some(bgp) = &settings.bgp {
         format!("{:?} {} {:?} {}", bgp.asn, bgp.local_pref, bgp.hold_time, bgp.listen_port).hash(&mut digest);
         for (index, session) in bgp.sessions.iter().enumerate().filter(|(_, s)| s.role == Role::Inject) {
@@ -123,7 +140,8 @@ fn prepare(
         let peer = peer_id(index);
         let (writer, status) = status_channel(&config, boottime());
         let ports = Ports { inputs: inputs.clone(), status: writer, stop: stop.clone(), clock: boottime };
-        let doors = Doors { arrivals: arrivals.remove(&place), orders: None };
+        let (orders, ordered) = mpsc::channel(ORDERS);
+        let doors = Doors { arrivals: arrivals.remove(&place), orders: Some(ordered) };
         let future: BoxFuture<'static, bool> = match settings.role {
             Role::Learn => {
                 config.check()?;
@@ -143,7 +161,7 @@ fn prepare(
                 })
             }
         };
-        prepared.sessions.push(Session { peer, name: settings.name.clone(), status, future });
+        prepared.sessions.push(Session { peer, name: settings.name.clone(), status, orders, future });
     }
     Ok(prepared)
 }

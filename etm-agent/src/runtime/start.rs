@@ -1,5 +1,6 @@
 //! Starting: one function per part, each given exactly the ends of the channels it owns.
 
+use super::alarm::Alarm;
 use super::clock::boottime;
 use super::decider::{Decider, Directive, Identity, Sources, uplink_id};
 use super::error::AgentError;
@@ -8,10 +9,12 @@ use super::guarded::{Ends, Guarded, Origin};
 use super::machine::{self, enforcing, own_table};
 use super::monitors;
 use super::open::{Opening, header};
-use super::orders::OrdersFile;
+use super::orders::Desk;
+use super::privilege;
 use super::record::{self, Tap};
 use super::sampler::{Attachment, Note, Sampler};
 use super::sessions::{self, Prepared, Session, Shown};
+use super::standing::OrdersFile;
 use super::stop::{End, Parts};
 use super::table::{self, Job};
 use crate::bmp;
@@ -21,10 +24,10 @@ use crate::control::{self, Desks, Request};
 use crate::core::controller::Controller;
 use crate::core::controls::Standing;
 use crate::core::decision::{Adopted, Decision};
-use crate::core::input::{Input, LinkEvent, Sample, TableFill};
-use crate::core::policy::{Mode, Policy};
+use crate::core::input::{Input, Sample, TableFill};
+use crate::core::policy::{Mode, Policy, Uplink};
 use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
-use crate::fib::{self, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
+use crate::fib::{self, GatewayMonitor, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
 use crate::types::bmp::RouterStatus;
 use futures::future::BoxFuture;
 use std::sync::Arc;
@@ -62,7 +65,8 @@ pub(super) fn start(
     let Prepared { sessions, listeners } = sessions::learning(settings, &inputs, &stop)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let shown = guarded.beside(settings, &sessions);
-    let identity = identity(settings, &shown, guarded.view(), (monitors.statuses, sample_times));
+    let guardian = (guarded.view(), Desk::of(&sessions, guarded.orders()));
+    let identity = identity(settings, origin, &shown, guardian, (monitors.statuses, sample_times));
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -84,12 +88,13 @@ pub(super) fn start(
     let desk = (file, orders_rx, requests.clone(), notes.clone());
     spawn_orders(tasks, settings, &decider, desk, &rest_rx);
     spawn_decider(tasks, decider, sources)?;
-    let uplinks = &interfaces.uplinks;
-    let sampler = sampler(settings, (datapath, counters, log), uplinks, fill_rx, (samples, durations))?;
+    let counting = (datapath, counters, log);
+    let sampler = sampler(settings, counting, &interfaces.uplinks, fill_rx, (samples, durations))?;
     spawn_sampler(tasks, sampler, notes_rx)?;
     spawn_table(tasks, (table, live), jobs_rx, inputs.clone(), fill)?;
-    spawn_links(tasks, &interfaces.uplinks, links, notes, &rest_rx)?;
+    spawn_watchers(tasks, settings, &interfaces.uplinks, (links, notes), &rest_rx)?;
     let ends = Ends { decisions: decisions_rx.clone(), inputs: inputs.clone(), directives, stop };
+    let routes = guarded.fenced(routes);
     guarded.announce(tasks, settings, origin, ends);
     spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
     let talkers = (sessions, listeners, monitors.parts);
@@ -114,7 +119,7 @@ fn controller(
 /// The other ends of the decision's sources.
 struct Senders {
     directives: mpsc::Sender<Directive>,
-    links: mpsc::Sender<LinkEvent>,
+    links: mpsc::Sender<Input>,
     requests: mpsc::Sender<Request>,
     samples: mpsc::Sender<Sample>,
     inputs: mpsc::Sender<Input>,
@@ -158,6 +163,7 @@ fn sampler(
         log,
         stats: StatsReader::open()?,
         interval: settings.policy.interval,
+        alarm: Alarm::new(settings.policy.uplinks.iter().map(Uplink::limit_rate).collect()),
         attached: uplinks.iter().map(attachment).collect(),
         fill,
         samples,
@@ -172,17 +178,20 @@ fn attachment(link: &LinkReport) -> Attachment {
 
 fn identity(
     settings: &Settings,
+    origin: Origin<'_>,
     shown: &[Shown],
-    guardian: Option<watch::Receiver<GuardianView>>,
+    (guardian, desk): (Option<watch::Receiver<GuardianView>>, Desk),
     (routers, sample_times): (Vec<watch::Receiver<RouterStatus>>, watch::Receiver<Quantiles>),
 ) -> Identity {
     Identity {
         started: boottime(),
         pin_root: settings.datapath.pin_root.display().to_string(),
+        privileges: privilege::view(origin.held),
         lease_span: settings.kernel.lease,
         mark: (settings.kernel.mark, settings.kernel.mask),
         peers: shown.iter().map(|(_, role, status)| (*role, status.clone())).collect(),
         guardian,
+        desk,
         routers,
         sample_times,
     }
@@ -276,11 +285,23 @@ fn spawn_table(
     spawn_thread(tasks, "table", move || plain(table::run(table, live, &jobs, &inputs, &fill)))
 }
 
+/// Whoever sees that an exit is lost.
+fn spawn_watchers(
+    tasks: &mut Tasks,
+    settings: &Settings,
+    uplinks: &[LinkReport],
+    (links, notes): (mpsc::Sender<Input>, SyncSender<Note>),
+    stop: &watch::Receiver<bool>,
+) -> Result<(), AgentError> {
+    spawn_gateways(tasks, settings, links.clone(), stop)?;
+    spawn_links(tasks, uplinks, links, notes, stop)
+}
+
 /// Link events go to the decision first, then to the sampler, which attaches to what returned.
 fn spawn_links(
     tasks: &mut Tasks,
     uplinks: &[LinkReport],
-    links: mpsc::Sender<LinkEvent>,
+    links: mpsc::Sender<Input>,
     notes: SyncSender<Note>,
     stop: &watch::Receiver<bool>,
 ) -> Result<(), AgentError> {
@@ -291,7 +312,7 @@ fn spawn_links(
     tasks.spawn(async move {
         let forward = async {
             while let Some(event) = received.recv().await {
-                if links.send(event).await.is_err() {
+                if links.send(Input::Link(event)).await.is_err() {
                     return;
                 }
                 let notes = notes.clone();
@@ -303,6 +324,30 @@ fn spawn_links(
         };
         let (result, ()) = tokio::join!(monitor.run(events, stop), forward);
         ("the link monitor", plain(result))
+    });
+    Ok(())
+}
+
+fn spawn_gateways(
+    tasks: &mut Tasks,
+    settings: &Settings,
+    links: mpsc::Sender<Input>,
+    stop: &watch::Receiver<bool>,
+) -> Result<(), AgentError> {
+    let gateways = settings.policy.exits.iter().flat_map(|exit| exit.gateways.iter().copied());
+    let monitor = GatewayMonitor::open(gateways)?;
+    let (events, mut received) = mpsc::channel(64);
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        let forward = async {
+            while let Some(event) = received.recv().await {
+                if links.send(Input::Gateway(event)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let (result, ()) = tokio::join!(monitor.run(events, stop), forward);
+        ("the gateway monitor", plain(result))
     });
     Ok(())
 }

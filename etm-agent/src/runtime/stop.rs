@@ -2,7 +2,7 @@
 
 use super::decider::Directive;
 use super::error::AgentError;
-use super::machine::own_table;
+use super::machine::{clean, own_table};
 use super::open::TableLock;
 use super::sampler::Note;
 use super::sessions::Shown;
@@ -164,7 +164,7 @@ async fn clear_routes(settings: &Settings, parts: &mut Parts) -> bool {
         None => Ok(()),
     };
     let cleaned = match cleared {
-        Ok(()) => fib::cleanup(own).await.map(|_| ()),
+        Ok(()) => clean(own).await.map(|_| ()),
         Err(error) => Err(error),
     };
     if let Err(error) = &cleaned {

@@ -5,8 +5,12 @@ use super::error::AgentError;
 use crate::core::decision::{LiveRow, TableChange};
 use crate::core::input::{Input, TableFill};
 use crate::datapath::{Live, PrefixTable};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
+
+/// After so long without a change the mapping of the kernel's arrays is given back.
+const REST: Duration = Duration::from_secs(1);
 
 /// Work for the thread.
 #[derive(Debug)]
@@ -26,9 +30,16 @@ pub(super) fn run(
     fill: &watch::Sender<TableFill>,
 ) -> Result<(), AgentError> {
     fill.send_replace(table.fill());
-    while let Ok(job) = jobs.recv() {
-        match job {
-            Job::Changes(changes) => {
+    let mut changed = Instant::now();
+    loop {
+        if changed.elapsed() >= REST {
+            table.rest();
+        }
+        match jobs.recv_timeout(REST) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Ok(Job::Changes(changes)) => {
+                changed = Instant::now();
                 let released = table.apply(&changes)?;
                 fill.send_replace(table.fill());
                 if !released.slots.is_empty() && inputs.blocking_send(Input::Released(released)).is_err() {
@@ -36,12 +47,11 @@ pub(super) fn run(
                 }
             }
             // A view for people: the counters themselves do not depend on it.
-            Job::Live(rows) => {
+            Ok(Job::Live(rows)) => {
                 if let Err(error) = live.refresh(&rows) {
                     tracing::warn!(%error, "live statistics not refreshed");
                 }
             }
         }
     }
-    Ok(())
 }

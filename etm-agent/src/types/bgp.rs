@@ -50,6 +50,48 @@ impl fmt::Display for SessionState {
     }
 }
 
+/// What an operator wants of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SessionOrder {
+    /// End it and begin anew at once (Cease 4); the text is shown to the peer's operator (RFC 9003).
+    Reset(String),
+    /// End it and stay down (Cease 2); the text is shown to the peer's operator (RFC 9003).
+    Shutdown(String),
+    /// Come up again after a shutdown; or try at once instead of after a pause.
+    Start,
+    /// Ask the peer for its table of this family again, or of all (RFC 2918, RFC 7313).
+    Refresh(Option<Family>),
+}
+
+/// Octets of a text for the peer's operator that every implementation reads (RFC 8203; RFC 9003 allows 255).
+pub const MESSAGE_LIMIT: usize = 128;
+
+impl SessionOrder {
+    /// The word for it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            SessionOrder::Reset(_) => "reset",
+            SessionOrder::Shutdown(_) => "shutdown",
+            SessionOrder::Start => "start",
+            SessionOrder::Refresh(_) => "refresh",
+        }
+    }
+}
+
+impl fmt::Display for SessionOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())?;
+        match self {
+            SessionOrder::Reset(text) | SessionOrder::Shutdown(text) if !text.is_empty() => {
+                write!(f, ", saying {text:?}")
+            }
+            SessionOrder::Refresh(Some(family)) => write!(f, " of {family}"),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Who opened the TCP connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

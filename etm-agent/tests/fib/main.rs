@@ -2,7 +2,11 @@
 //! Never touches the namespace it was started in; without root each test says SKIP and why.
 
 #[cfg(test)]
+mod gateways;
+#[cfg(test)]
 mod links;
+#[cfg(test)]
+mod main_table;
 #[cfg(test)]
 mod netns;
 #[cfg(test)]

@@ -82,24 +82,32 @@ pub(super) fn run(options: &BenchOptions) -> Result<(), LabError> {
     for family in [Family::V4, Family::V6] {
         let place = Place::make()?;
         let mut etm = [const { Vec::new() }; STEPS.len()];
+        let mut own = [const { Vec::new() }; STEPS.len()];
         let mut peer = [const { Vec::new() }; STEPS.len()];
         for _ in 0..ROUNDS {
-            for (times, ms) in etm.iter_mut().zip(by_etm(&place, family)?) {
+            for ((times, own), (ms, own_ms)) in
+                etm.iter_mut().zip(own.iter_mut()).zip(by_etm(&place, family)?)
+            {
                 times.push(ms);
+                own.push(own_ms);
             }
             for (times, ms) in peer.iter_mut().zip(by_ip(&place, family)?) {
                 times.push(ms);
             }
         }
-        for (step, (etm, peer)) in STEPS.iter().zip(etm.iter_mut().zip(peer.iter_mut())) {
+        let own = own.iter_mut();
+        for ((step, own), (etm, peer)) in STEPS.iter().zip(own).zip(etm.iter_mut().zip(peer.iter_mut())) {
             let (etm_ms, ip_ms) = (middle(etm), middle(peer));
             options.show(&json!({
                 "bench": "fib",
                 "family": if family == Family::V4 { "v4" } else { "v6" },
-                "step": step.name,
+                "op": step.name,
                 "routes": ROUTES,
+                "etm_per_s": per_s(etm_ms),
+                "ip_batch_per_s": per_s(ip_ms),
                 "etm_ms": round(etm_ms),
                 "ip_batch_ms": round(ip_ms),
+                "etm_own_ms": round(middle(own)),
                 "ratio": round(ip_ms / etm_ms),
                 "rounds": ROUNDS,
             }));
@@ -108,8 +116,8 @@ pub(super) fn run(options: &BenchOptions) -> Result<(), LabError> {
     Ok(())
 }
 
-/// Milliseconds of each step by the agent's own adapter.
-fn by_etm(place: &Place, family: Family) -> Result<Vec<f64>, LabError> {
+/// Milliseconds of each step by the agent's own adapter, and of these in its own code: the rest is the kernel's.
+fn by_etm(place: &Place, family: Family) -> Result<Vec<(f64, f64)>, LabError> {
     let failed = |source: FibError| LabError::Fib { source };
     let index = place.namespace.inside(|| {
         let index = nix::net::if_::if_nametoindex(UPLINK);
@@ -123,9 +131,9 @@ fn by_etm(place: &Place, family: Family) -> Result<Vec<f64>, LabError> {
             let mut times = Vec::new();
             for step in &STEPS {
                 let wanted = wanted(family, step.gateway, IfIndex(index));
-                let begin = Instant::now();
+                let (begin, own) = (Instant::now(), own_ms());
                 let outcome = table.converge(&wanted).await.map_err(failed)?;
-                times.push(begin.elapsed().as_secs_f64() * 1e3);
+                times.push((begin.elapsed().as_secs_f64() * 1e3, own_ms() - own));
                 expect(outcome.changed, &outcome.failed)?;
             }
             Ok(times)
@@ -200,6 +208,17 @@ fn prefix(family: Family, number: u32) -> Result<Prefix, LabError> {
         what: "a prefix of the bench".to_owned(),
         detail: source.to_string(),
     })
+}
+
+fn per_s(ms: f64) -> f64 {
+    (f64::from(ROUTES) / ms * 1e3).round()
+}
+
+/// Processor time of this thread outside the kernel, to a hundredth of a second (proc(5), field 14).
+fn own_ms() -> f64 {
+    let text = fs::read_to_string("/proc/thread-self/stat").unwrap_or_default();
+    let fields = text.rsplit(") ").next().unwrap_or_default().split_whitespace();
+    fields.skip(11).find_map(|field| field.parse::<f64>().ok()).unwrap_or_default() * 10.0
 }
 
 fn middle(times: &mut [f64]) -> f64 {

@@ -3,7 +3,9 @@
 //!
 //! 50,000 active prefixes, 8 exits of one interface each with two tiers, a route at each exit with chance 0.6, volumes by
 //! Pareto (1.16) clipped to 1 % of the total, load 0.85; mode observe, so that a plan stays planned. Each round 2 % of the
-//! rates change by up to half. The first round plans from nothing. `calm` has no prices: nothing is planned.
+//! rates change by up to half. Four kinds: with and without prices, with and without a step of demand: what leaves by the
+//! first two exits grows by a third. Without either nothing is planned (`calm`, the cost of a round by itself). The first
+//! round that plans does so from nothing; with a step that is the round that sees it.
 
 use super::BenchOptions;
 use super::routes::Dice;
@@ -15,6 +17,7 @@ use etm_agent::core::input::{
     Basis, DeviceCount, FibChange, FibEvent, Input, KernelRoute, LinkEvent, RouteBatch, RouteChange, Sample,
     SessionChange, SessionEvent, SlotCount, TableFill, UplinkSample,
 };
+use etm_agent::core::money_view::{NodeView, PlanView};
 use etm_agent::types::{
     Count, Family, IfIndex, PathId, PeerId, Prefix, RouteAttrs, SlotId, Timestamp, UplinkId,
 };
@@ -31,10 +34,29 @@ const ROUNDS: u64 = 15;
 const SEED: u64 = 7;
 const TOTAL_BPS: f64 = 1e12;
 
-/// Runs with and without prices.
+/// The demand of the first so many exits grows by so much.
+const STEP_EXITS: u16 = 2;
+const STEP: f64 = 1.33;
+
+/// What a world is like.
+#[derive(Clone, Copy)]
+struct Kind {
+    name: &'static str,
+    priced: bool,
+    step: bool,
+}
+
+const KINDS: [Kind; 4] = [
+    Kind { name: "calm", priced: false, step: false },
+    Kind { name: "relief", priced: false, step: true },
+    Kind { name: "money", priced: true, step: false },
+    Kind { name: "relief with prices", priced: true, step: true },
+];
+
+/// Runs all kinds.
 pub(super) fn run(options: &BenchOptions) -> Result<(), LabError> {
-    for priced in [false, true] {
-        options.show(&row(priced)?);
+    for kind in KINDS {
+        options.show(&row(kind)?);
     }
     Ok(())
 }
@@ -52,7 +74,7 @@ fn text(priced: bool) -> String {
         let tiers = if priced {
             let price = f64::from(20 + 15 * ((exit * 5) % EXITS)) / 100.0;
             format!(
-                "tiers = [{{ up_to = \"{:.0}Mbit\", price = \"{price}\" }}, {{ price = \"{}\" }}]\n",
+                "tiers = [{{ up_to = \"{:.0}Mbit\", price = \"{price}\" }}, {{ price = \"{:.3}\" }}]\n",
                 capacity / 2.0,
                 price * 1.5
             )
@@ -145,6 +167,12 @@ impl World {
         }
     }
 
+    /// Demand of some exits grows at once.
+    fn step(&mut self) {
+        let leaving = self.homes.iter().map(|(_, home)| *home < STEP_EXITS);
+        self.rates.iter_mut().zip(leaving).filter(|(_, grows)| *grows).for_each(|(rate, _)| *rate *= STEP);
+    }
+
     /// A second passes; the time that its round takes, milliseconds.
     fn second(&mut self, dice: &mut Dice) -> f64 {
         self.seconds += 1;
@@ -199,19 +227,30 @@ fn volumes(dice: &mut Dice) -> Vec<f64> {
     volumes.iter().map(|volume| volume / sum * TOTAL_BPS).collect()
 }
 
-fn row(priced: bool) -> Result<serde_json::Value, LabError> {
+fn row(kind: Kind) -> Result<serde_json::Value, LabError> {
     let mut dice = Dice::new(SEED);
-    let mut world = World::new(priced, &mut dice)?;
+    let mut world = World::new(kind.priced, &mut dice)?;
     world.second(&mut dice);
+    if kind.step {
+        world.second(&mut dice);
+        world.step();
+    }
     let first = world.second(&mut dice);
+    let seen = world.controller.plan(Timestamp(world.seconds * 1_000_000_000));
     let mut times: Vec<f64> = (0..ROUNDS).map(|_| world.second(&mut dice)).collect();
     times.sort_by(f64::total_cmp);
-    let status = world.controller.status(Timestamp(world.seconds * 1_000_000_000));
+    let now = Timestamp(world.seconds * 1_000_000_000);
+    let (status, plan) = (world.controller.status(now), world.controller.plan(now));
+    let worst = |plan: &PlanView, planned: bool| {
+        let load = |node: &NodeView| if planned { node.planned_bps } else { node.stay_bps };
+        let share = |node: &NodeView| node.limit_bps.map_or(0.0, |limit| load(node) / limit);
+        plan.nodes.iter().map(share).fold(0.0, f64::max)
+    };
     Ok(json!({
         "bench": "round",
         "prefixes": PREFIXES,
         "exits": EXITS,
-        "kind": if priced { "priced" } else { "calm" },
+        "kind": kind.name,
         "ms_first": first,
         "ms_round": times[times.len() / 2],
         "ms_worst": times[times.len() - 1],
@@ -220,5 +259,13 @@ fn row(priced: bool) -> Result<serde_json::Value, LabError> {
         "plans": status.plans,
         "vetoes": status.plan_vetoes,
         "offered_bps": status.offered_bps.0,
+        "overload_stay_bps": plan.overload_stay_bps,
+        "overload_bps": plan.overload_bps,
+        "overload_bound_bps": plan.overload_bound_bps,
+        "worst_of_limit_first": worst(&seen, false),
+        "worst_of_limit": worst(&plan, true),
+        "money_stay": plan.money_stay,
+        "money": plan.money,
+        "gap_ratio": if plan.objective_bound > 0.0 { plan.gap / plan.objective_bound } else { 0.0 },
     }))
 }

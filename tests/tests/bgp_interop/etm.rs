@@ -224,7 +224,7 @@ impl Known {
                     self.note_lost([key.0]);
                 }
             }
-            SessionChange::Up { .. } | SessionChange::EndOfRib(_) => {}
+            SessionChange::Up { .. } | SessionChange::EndOfRib(_) | SessionChange::Ordered { .. } => {}
         }
         self.changes.push(change);
     }

@@ -106,7 +106,7 @@ fn as_provider(daemon: Daemon) {
 fn refresh(etm: &Etm, daemon: Daemon) {
     let before = etm.status().traffic.announced_in;
     etm.forget_losses();
-    Family::ALL.into_iter().for_each(|family| etm.order(Order::Refresh(family)));
+    Family::ALL.into_iter().for_each(|family| etm.order(Order::Refresh(Some(family))));
     wait_until("the table again", PATIENCE, || {
         let again = etm.status().traffic.announced_in - before;
         if again >= 2 * u64::from(PREFIXES) { Ok(()) } else { Err(format!("{again} routes")) }

@@ -23,6 +23,8 @@ pub(crate) struct Job {
     pub(crate) limit: Duration,
     /// What to show of a line of output as soon as it is complete.
     pub(crate) progress: Option<fn(&str) -> Option<String>>,
+    /// Said before each sign of life, where jobs run side by side.
+    pub(crate) name: String,
 }
 
 /// How a job ended.
@@ -46,7 +48,7 @@ pub(crate) enum Output {
 
 impl Job {
     pub(crate) fn new(log: &str, command: Command, limit: Duration) -> Self {
-        Self { log: log.to_owned(), command, limit, progress: None }
+        Self { log: log.to_owned(), command, limit, progress: None, name: String::new() }
     }
 
     /// Runs to the end or to the limit; logs are left in `logs`.
@@ -75,7 +77,7 @@ impl Job {
             let ended = child.try_wait().map_err(failed)?;
             for line in tail.lines() {
                 if let Some(text) = self.progress.and_then(|progress| progress(&line)) {
-                    println!("    {text}");
+                    println!("    {}{text}", self.name);
                     shown_at = Instant::now();
                 }
             }
@@ -85,7 +87,7 @@ impl Job {
             match stop_at {
                 // Asked first, so that it can take its namespaces away.
                 None if started.elapsed() > self.limit => {
-                    println!("    more than {} s: stopping it", self.limit.as_secs());
+                    println!("    {}more than {} s: stopping it", self.name, self.limit.as_secs());
                     let _ = process::run(Command::new("kill").arg(child.id().to_string()));
                     stop_at = Some(Instant::now() + GRACE);
                 }
@@ -93,7 +95,7 @@ impl Job {
                 _ => {}
             }
             if shown_at.elapsed() > SIGN_OF_LIFE {
-                println!("    {:.0} s: {}", started.elapsed().as_secs_f64(), tail.last());
+                println!("    {}{:.0} s: {}", self.name, started.elapsed().as_secs_f64(), tail.last());
                 shown_at = Instant::now();
             }
             std::thread::sleep(POLL);

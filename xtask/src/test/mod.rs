@@ -36,6 +36,11 @@ const CARGO_LIMIT: Duration = Duration::from_secs(3600);
 const UNIT_LIMIT: Duration = Duration::from_secs(600);
 const LAB_LIMIT: Duration = Duration::from_secs(1800);
 
+/// Lab tests that mostly wait for a lease, a timer or a peer to run out: they leave most of both cores idle, so two of
+/// them go side by side, the longest first. What measures or sends at a pace is not among them.
+const CALM: &[&str] = &["guardian", "failsafe", "replay", "bgp_interop", "bad_input", "bmp"];
+const LANES: usize = 2;
+
 /// Entry point of the command.
 pub(crate) fn command(args: &Args) -> Result<ExitCode> {
     let logs = workspace::target_dir().join("xtask-test");
@@ -60,12 +65,18 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
         (false, false) => Some("needs root: network namespaces and eBPF"),
         (false, true) => None,
     };
+    let mut calm = Vec::new();
     for test in tests.iter().filter(|test| test.needs_root) {
         match skip {
             Some(reason) => report.skipped(&test.title, reason),
+            None if CALM.contains(&test.name.as_str()) => {
+                calm.push((test, test_job(test, filter, LAB_LIMIT)));
+            }
             None => run_test(&mut report, test, filter, LAB_LIMIT)?,
         }
     }
+    calm.sort_by_key(|(test, _)| CALM.iter().position(|name| *name == test.name));
+    report.tests_beside(calm.into_iter().map(|(test, job)| (test.title.clone(), job)).collect(), LANES)?;
     if filter.is_some() && !report.has_tests() {
         report.failed("filter", "no test has that in its name");
     }
@@ -130,6 +141,7 @@ fn documentation_tests(report: &mut Report) -> Result<()> {
 /// One test program that cargo built.
 #[derive(Debug, PartialEq, Eq)]
 struct TestProgram {
+    name: String,
     title: String,
     log: String,
     program: PathBuf,
@@ -163,10 +175,15 @@ fn test_program(line: &str) -> Option<TestProgram> {
     let folder = package.file_name()?.to_string_lossy().into_owned();
     let needs_root = kind == "test" && folder == "tests";
     let title = if needs_root { format!("root: {name}") } else { format!("{folder}: {kind} {name}") };
-    Some(TestProgram { log: format!("{folder}-{kind}-{name}"), title, program, package, needs_root })
+    let log = format!("{folder}-{kind}-{name}");
+    Some(TestProgram { name: name.to_owned(), log, title, program, package, needs_root })
 }
 
 fn run_test(report: &mut Report, test: &TestProgram, filter: Option<&str>, limit: Duration) -> Result<()> {
+    report.tests(&test.title, test_job(test, filter, limit))
+}
+
+fn test_job(test: &TestProgram, filter: Option<&str>, limit: Duration) -> Job {
     let mut command = Command::new(&test.program);
     command
         .args(filter)
@@ -179,8 +196,9 @@ fn run_test(report: &mut Report, test: &TestProgram, filter: Option<&str>, limit
         // Labs share two cores and one kernel with each other: one at a time keeps their figures true.
         job.command.arg("--test-threads=1");
         job.progress = Some(libtest::progress);
+        job.name = format!("{}: ", test.name);
     }
-    report.tests(&test.title, job)
+    job
 }
 
 fn ebpf_dir() -> PathBuf {

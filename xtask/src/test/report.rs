@@ -4,7 +4,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::job::{Ended, Job, Output};
 use super::libtest;
@@ -88,12 +89,39 @@ impl Report {
         let started = begin(title);
         let name = job.log.clone();
         let ended = job.run(&self.logs, Output::Together)?;
+        self.end_tests(title, started.elapsed(), &name, &ended);
+        Ok(())
+    }
+
+    /// Programs of tests that mostly wait, `lanes` at a time, the first ones first.
+    pub(crate) fn tests_beside(&mut self, jobs: Vec<(String, Job)>, lanes: usize) -> Result<()> {
+        let logs = self.logs.clone();
+        let queue = Mutex::new(jobs.into_iter());
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let this = Mutex::new(&mut *self);
+        let lane = || -> Result<()> {
+            while let Some((title, job)) = next() {
+                let started = begin(&title);
+                let name = job.log.clone();
+                let ended = job.run(&logs, Output::Together)?;
+                let mut report = this.lock().unwrap_or_else(PoisonError::into_inner);
+                report.end_tests(&title, started.elapsed(), &name, &ended);
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(lane)).collect();
+            lanes.into_iter().try_for_each(|lane| lane.join().unwrap_or(Err(Error::Panicked)))
+        })
+    }
+
+    fn end_tests(&mut self, title: &str, took: Duration, name: &str, ended: &Ended) {
         let mut outcome = libtest::read(&ended.log);
         let mut notes: Vec<String> =
             outcome.failures.drain(..).map(|test| format!("failed: {test}")).collect();
         if !ended.status.success() {
             show(libtest::failures_of(&ended.log));
-            notes.push(self.why(&ended, &name));
+            notes.push(self.why(ended, name));
             // Crashed or was stopped: at least the test that was running did not pass.
             outcome.failed = outcome.failed.max(1);
         } else if !outcome.complete {
@@ -107,13 +135,12 @@ impl Report {
         self.tests += outcome.passed + outcome.failed + skipped;
         self.end(Stage {
             title: title.to_owned(),
-            seconds: started.elapsed().as_secs_f64(),
+            seconds: took.as_secs_f64(),
             passed: outcome.passed,
             failed: outcome.failed,
             skipped,
             notes,
         });
-        Ok(())
     }
 
     /// A stage that could not even begin.
@@ -183,7 +210,11 @@ impl Report {
     fn end(&mut self, stage: Stage) {
         let Stage { seconds, passed, failed, skipped, .. } = &stage;
         let word = if *failed > 0 { "FAILED" } else { "ok" };
-        println!("    {word}, {seconds:.1} s ({})", closing_line(*passed, *failed, *skipped));
+        println!(
+            "    {word}, {seconds:.1} s ({}): {}",
+            closing_line(*passed, *failed, *skipped),
+            stage.title
+        );
         self.stages.push(stage);
     }
 }
@@ -219,7 +250,6 @@ fn closing_line(passed: u64, failed: u64, skipped: u64) -> String {
 #[cfg(test)]
 mod tests {
     use std::process::Command;
-    use std::time::Duration;
 
     use super::*;
 
@@ -253,6 +283,31 @@ mod tests {
         let script = "printf 'successes:\\n\\n---- a stdout ----\\nSKIP no\\n'; echo 'test result: ok. 2 passed; 0 failed; 0 ignored;'";
         report.tests("t", shell(script)).unwrap();
         assert_eq!((counts(&report), report.skips()), ((1, 0, 1), 1));
+        std::fs::remove_dir_all(&report.logs).unwrap();
+    }
+
+    #[test]
+    fn jobs_side_by_side_are_all_counted_and_one_that_fails_ends_no_other() {
+        let mut report = report("beside");
+        let sign = report.logs.join("sign");
+        let job = |name: &str, script: String| {
+            let mut job = shell(&script);
+            job.log = name.into();
+            job.limit = Duration::from_secs(20);
+            (name.to_owned(), job)
+        };
+        let (good, bad) =
+            ("test result: ok. 1 passed; 0 failed;", "test result: FAILED. 0 passed; 1 failed;");
+        let sign = sign.display();
+        // The first one waits for what only the second one gives.
+        let jobs = vec![
+            job("a", format!("until [ -e {sign} ]; do sleep 0.02; done; echo '{good}'")),
+            job("b", format!("touch {sign}; echo '{bad}'; exit 101")),
+            job("c", format!("echo '{good}'")),
+        ];
+        report.tests_beside(jobs, 2).unwrap();
+        let sum = |of: fn(&Stage) -> u64| report.stages.iter().map(of).sum::<u64>();
+        assert_eq!((sum(|stage| stage.passed), sum(|stage| stage.failed)), (2, 1));
         std::fs::remove_dir_all(&report.logs).unwrap();
     }
 

@@ -28,8 +28,9 @@ fn problem() -> Value {
 fn planned(problem: &Value) -> Outcome {
     let offline = parse(&problem.to_string()).unwrap();
     let plan = solve(offline.model(), None, None);
-    assert_eq!(offline.check(&plan).unwrap(), []);
-    offline.outcome(&plan, 0.0)
+    let (vetoes, proved) = offline.check(&plan).unwrap();
+    assert_eq!(vetoes, []);
+    offline.outcome(&plan, proved, 0.0)
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::core::money::{Tree, amount, real};
 use crate::core::plan::model::{Demand, Model, ModelError, Node, Prices, Route, Rules};
 use crate::core::plan::solve::solve;
 use crate::core::plan::{Plan, Warm};
-use crate::core::plan_check::{Stated, check};
+use crate::core::plan_check::{Proved, Stated, check, proved};
 use crate::types::{BitRate, ExitId, Prefix};
 
 /// A problem, its plan, and what the checker says of it.
@@ -28,6 +28,8 @@ pub struct Study {
     pub move_per_mbps: f64,
     /// Prefixes that the planner settled first, and where.
     pub settled: Vec<(Prefix, u16)>,
+    /// What of its bounds the checker proves by itself.
+    pub proved: Proved,
     /// Why it may not be used; empty if it may.
     pub vetoes: Vec<String>,
 }
@@ -177,6 +179,7 @@ pub(super) fn study(board: &Board<'_>, field: &Field, urgency: Urgency, warm: Op
                 demands: &demands,
             };
             let vetoes = vetoes(&stated, &plan);
+            let proved = if vetoes.is_empty() { proved(&stated, &plan) } else { Proved::default() };
             Study {
                 urgency,
                 stay: field.load.clone(),
@@ -186,6 +189,7 @@ pub(super) fn study(board: &Board<'_>, field: &Field, urgency: Urgency, warm: Op
                 plan,
                 overload_per_mbps,
                 move_per_mbps: prices.move_per_mbps,
+                proved,
                 vetoes,
             }
         }
@@ -233,6 +237,7 @@ fn refused(
         plan,
         overload_per_mbps,
         move_per_mbps: prices.move_per_mbps,
+        proved: Proved::default(),
         vetoes,
     }
 }
@@ -251,14 +256,13 @@ fn nothing() -> Plan {
         realised: None,
         expired: false,
     };
-    let warm = Warm { prices: Vec::new(), width: 0.0, settled: Vec::new(), shift: Vec::new() };
     Plan {
         exits: Vec::new(),
         splits: Vec::new(),
         loads: Vec::new(),
         certificate,
         verdict: Verdict::NothingToGain,
-        warm,
+        warm: Warm::default(),
     }
 }
 

@@ -345,6 +345,10 @@ fn not_ours_text(why: NotOurs) -> String {
         ),
         NotOurs::NotUnicast => "the kernel's route for it is a blackhole, unreachable or prohibit".to_owned(),
         NotOurs::Multipath => "the kernel's route for it has several next hops".to_owned(),
+        NotOurs::Metric { metric } => format!(
+            "the kernel's route for it has metric {metric}, so one of ETM beside it would not be used: give the routing \
+             daemon a higher one, or set kernel.mode = \"lease\""
+        ),
         NotOurs::UnknownExit => "the kernel's next hop for it is none of the configured exits".to_owned(),
     }
 }

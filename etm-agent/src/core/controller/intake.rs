@@ -4,8 +4,8 @@
 use super::super::audit::EventKind;
 use super::super::conservation::BookState;
 use super::super::input::{
-    EffectiveChange, EffectiveEvent, FibEvent, Installed, LinkEvent, RouteBatch, SessionChange, SessionEvent,
-    Told,
+    EffectiveChange, EffectiveEvent, FibEvent, GatewayEvent, Installed, LinkEvent, RouteBatch, SessionChange,
+    SessionEvent, Told,
 };
 use super::super::policy::Role;
 use super::super::rib::Presence;
@@ -53,6 +53,9 @@ impl Controller {
                     }
                 }
                 self.settle(now);
+            }
+            SessionChange::Ordered { order } => {
+                self.audit.push(now, EventKind::SessionOrdered { session: name, order });
             }
             SessionChange::Refreshing(family) => self.rib.mark_stale(event.peer, family),
             SessionChange::Sweep(family) => {
@@ -119,6 +122,9 @@ impl Controller {
     }
 
     fn forget_choice(&mut self, prefix: Prefix) {
+        if self.choices.is_empty() {
+            return;
+        }
         if let Some(slot) = self.slots.get(prefix) {
             self.choices.forget(slot);
         }
@@ -154,6 +160,25 @@ impl Controller {
             // The kernel empties the queue of a device that loses its carrier without counting it.
             book.reopen(if is.up { BookState::Opening } else { BookState::Down });
         }
+        self.choices.forget_all();
+        self.unsettle_all(now);
+        self.settle(now);
+    }
+
+    /// Packets to a next hop that does not answer are lost: its overrides end, plain routing is the daemon's to mend.
+    pub(super) fn gateway(&mut self, now: Timestamp, event: GatewayEvent) {
+        if !self.topology.set_gateway(event) {
+            return;
+        }
+        let GatewayEvent { gateway, answers } = event;
+        let exit = self.topology.exit_of(gateway).map_or_else(String::new, |exit| self.exit_name(exit));
+        self.audit.push(
+            now,
+            match answers {
+                true => EventKind::GatewayAnswers { gateway, exit },
+                false => EventKind::GatewaySilent { gateway, exit },
+            },
+        );
         self.choices.forget_all();
         self.unsettle_all(now);
         self.settle(now);

@@ -13,6 +13,7 @@ mod money;
 mod orders;
 mod restore;
 mod round;
+mod rules;
 mod show;
 mod show_guards;
 
@@ -258,6 +259,7 @@ impl Controller {
                 self.do_chores(intake::CHORES_BESIDE_ROUTES);
             }
             Input::Link(event) => self.link(now, event),
+            Input::Gateway(event) => self.gateway(now, event),
             Input::Fib(event) => self.fib_event(now, event),
             Input::Sample(sample) => live = Some(self.round(now, &sample)),
             Input::Released(Released { slots, rows }) => {

@@ -8,6 +8,7 @@ const LEASE: Duration = Duration::from_secs(10);
 
 fn terms() -> Terms {
     Terms {
+        lease: LEASE,
         patience: Some(Duration::from_secs(5)),
         adopt: Duration::from_secs(30),
         linger: Some(Duration::from_secs(60)),
@@ -50,6 +51,15 @@ fn guarding() -> (Custody, Epoch) {
     let orders = custody.renew(at(0), joined.epoch, held(at(0) + LEASE)).unwrap();
     assert_eq!(orders.tell.unwrap().announce.len(), 3);
     (custody, joined.epoch)
+}
+
+#[test]
+fn a_lease_that_ends_later_than_any_lease_can_is_cut() {
+    for tenure in [held, adopting] {
+        let (mut custody, epoch) = guarding();
+        custody.renew(at(1_000), epoch, tenure(at(3_600_000))).unwrap();
+        assert_eq!(custody.until(), at(1_000) + LEASE);
+    }
 }
 
 /// Looks every `LOOK` from `from` to `to` milliseconds; what was ordered, with its time.
@@ -179,10 +189,9 @@ fn a_hung_agent_is_ended_once_and_only_after_its_lease() {
 
 #[test]
 fn who_is_not_ended() {
-    let cases: [(&str, Terms, Option<Tenure>); 4] = [
+    let cases: [(&str, Terms, Option<Tenure>); 3] = [
         ("an agent that gave its lease up", terms(), Some(Tenure::Released)),
         ("an agent that never held one", terms(), None),
-        ("an agent that renews", terms(), Some(Tenure::Held { until: at(1_000_000), decided: true })),
         (
             "any agent where the operator says so",
             Terms { patience: None, ..terms() },
@@ -197,6 +206,16 @@ fn who_is_not_ended() {
         }
         let orders = look_through(&mut custody, 0, 120_000);
         assert!(orders.iter().all(|(_, orders)| orders.kill.is_none() && !orders.end), "{title}");
+    }
+}
+
+#[test]
+fn an_agent_that_renews_is_not_ended() {
+    let (mut custody, epoch) = guarding();
+    for ms in (0..120_000).step_by(5_000) {
+        custody.renew(at(ms), epoch, held(at(ms) + LEASE)).unwrap();
+        let orders = look_through(&mut custody, ms, ms + 5_000);
+        assert!(orders.iter().all(|(_, orders)| *orders == Orders::default()), "{ms}");
     }
 }
 

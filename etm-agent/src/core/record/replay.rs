@@ -76,6 +76,7 @@ fn name(input: &Input) -> &'static str {
         Input::Order(_) => "order",
         Input::Tick => "tick",
         Input::Effective(_) => "effect",
+        Input::Gateway(_) => "gateway",
     }
 }
 

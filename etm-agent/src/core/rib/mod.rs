@@ -367,7 +367,7 @@ impl Rib {
     fn candidate(&self, prefix: Prefix, route: Route, topology: &Topology) -> Option<Candidate> {
         let attrs = self.attrs.get(route.attrs);
         let next_hop = attrs.next_hop();
-        let exit = topology.exit_of(next_hop)?;
+        let exit = topology.exit_of(next_hop).filter(|_| !topology.is_silent(next_hop))?;
         if !admissible(attrs, exit, topology) || !topology.link(topology.uplink_of(exit)?).up {
             return None;
         }
@@ -403,9 +403,9 @@ impl Rib {
         self.rule(prefix, route)
     }
 
-    /// The operator's rules, each with the number of announcements it decided about.
-    pub fn rule_hits(&self) -> impl Iterator<Item = (&RouteRule, u64)> + '_ {
-        self.rules.hits()
+    /// The operator's rules, with what they matched.
+    pub fn rules(&self) -> &RouteRules {
+        &self.rules
     }
 
     /// True where `prefix` is inside an own or internal one.

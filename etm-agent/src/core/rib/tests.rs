@@ -164,6 +164,7 @@ fn rules_and_internal_prefixes_decide_who_is_a_candidate() {
     let rule = |name: &str, prefix: &str, verdict| RouteRule {
         name: name.to_owned(),
         prefixes: [format!("{prefix} le 32").parse().unwrap()].into_iter().collect(),
+        lists: Vec::new(),
         as_paths: Vec::new(),
         communities: Vec::new(),
         large_communities: Vec::new(),
@@ -193,7 +194,7 @@ fn rules_and_internal_prefixes_decide_who_is_a_candidate() {
     assert!(exits("198.19.1.0/24").is_empty() && rib.contains(p("198.19.1.0/24")));
     let decided = rib.rule_of(p("198.18.0.0/24"), PeerId(1), PathId(1)).map(|rule| rule.name.as_str());
     assert_eq!(decided, Some("not-these"));
-    assert_eq!(rib.rule_hits().map(|(_, hits)| hits).collect::<Vec<_>>(), [1, 1]);
+    assert_eq!(rib.rules().hits().map(|(_, hits)| hits.decided).collect::<Vec<_>>(), [1, 1]);
 }
 
 /// The same in the plainest way.

@@ -11,6 +11,14 @@ use tokio::time::Instant;
 /// Cease, Maximum Number of Prefixes Reached (RFC 4486).
 const TOO_MANY: u8 = 1;
 
+/// What UPDATEs brought since it was shown last: readers are woken once for all of a read.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    announced: u64,
+    withdrawn: u64,
+    notice: Option<String>,
+}
+
 impl Connection<'_> {
     pub(super) fn update(&mut self, frame: &Frame) {
         let Role::Learn(learn) = &mut *self.at.role else { return };
@@ -27,14 +35,11 @@ impl Connection<'_> {
                 tracing::debug!(peer = %self.at.config.name, "{notice}");
             }
         }
-        let notice = learnt.notices.last().map(|(notice, _)| notice.to_string());
-        self.at.ports.show(|shown, _| {
-            shown.traffic.announced_in += learnt.announced;
-            shown.traffic.withdrawn_in += learnt.withdrawn;
-            if notice.is_some() {
-                shown.last_notice = notice;
-            }
-        });
+        self.news.announced += learnt.announced;
+        self.news.withdrawn += learnt.withdrawn;
+        if let Some((notice, _)) = learnt.notices.last() {
+            self.news.notice = Some(notice.to_string());
+        }
         if let Some(family) = learnt.end_of_rib {
             self.table_complete(family);
         }
@@ -111,7 +116,7 @@ impl Connection<'_> {
         let held_back = !self.pending.is_empty() && self.at.ports.inputs.capacity() == 0;
         let wire = &mut self.wire;
         let (received, sent) = (std::mem::take(&mut wire.received), std::mem::take(&mut wire.sent));
-        let bytes_in = std::mem::take(&mut wire.bytes_in);
+        let (bytes_in, news) = (std::mem::take(&mut wire.bytes_in), std::mem::take(&mut self.news));
         let none = Messages::default();
         if received == none && sent == none && bytes_in == 0 && !held_back {
             return;
@@ -125,6 +130,11 @@ impl Connection<'_> {
             shown.traffic.received.add(&received);
             shown.traffic.sent.add(&sent);
             shown.traffic.bytes_in += bytes_in;
+            shown.traffic.announced_in += news.announced;
+            shown.traffic.withdrawn_in += news.withdrawn;
+            if news.notice.is_some() {
+                shown.last_notice = news.notice;
+            }
             shown.traffic.held_back += u64::from(held_back);
             if let Some((counts, held)) = learnt {
                 shown.dispositions = counts;

@@ -280,7 +280,7 @@ async fn an_enhanced_refresh_sweeps_what_is_not_said_again() {
         peer.establish(&open_with(64500, LOWER, vec![Capability::EnhancedRouteRefresh])).await;
         assert_eq!(agent.session().await, up());
         end_of_ribs(&mut peer).await;
-        orders.send(Order::Refresh(Family::V6)).await.unwrap();
+        orders.send(Order::Refresh(Some(Family::V6))).await.unwrap();
         let Some(Message::RouteRefresh(asked)) = peer.next_news().await else { panic!("no request") };
         assert_eq!((asked.afi(), asked.subtype_raw), (Some(Afi::Ipv6), 0));
         let mark = |subtype| {

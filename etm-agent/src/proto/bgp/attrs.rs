@@ -51,6 +51,14 @@ impl<'a> Received<'a> {
         RouteAttrs { next_hop, carried: carried.into(), ..self.attrs.clone() }
     }
 
+    /// The same for the last family, which needs no copy.
+    pub(super) fn take_with_next_hop(&mut self, next_hop: IpAddr) -> RouteAttrs {
+        let mut carried = std::mem::take(&mut self.carried);
+        carried.sort_unstable();
+        let left = std::mem::replace(&mut self.attrs, RouteAttrs::to_next_hop(next_hop));
+        RouteAttrs { next_hop, carried: carried.into(), ..left }
+    }
+
     /// AS_PATH.
     pub(super) fn as_path(&self) -> &AsPath {
         &self.attrs.as_path

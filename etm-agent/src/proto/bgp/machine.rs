@@ -48,6 +48,8 @@ pub struct Speaker {
 pub enum Event {
     /// A message was read. UPDATEs go through `Translator` first.
     Received(Frame),
+    /// UPDATEs were read, of which `Translator` makes all there is to make.
+    Updated,
     /// An UPDATE was read and could not be isolated.
     Unusable(Reset),
     /// Bytes that are no message were read.
@@ -144,6 +146,7 @@ impl Machine {
     pub fn on(&mut self, event: Event) -> Vec<Step> {
         match event {
             Event::Received(frame) => self.on_message(frame.0),
+            Event::Updated => self.feed(fsm::Event::UpdateReceived),
             Event::Unusable(reset) => {
                 self.blame =
                     Some(SessionFault::BadUpdate { attribute: reset.attribute, detail: reset.detail });

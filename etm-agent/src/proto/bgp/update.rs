@@ -219,7 +219,7 @@ impl Translator {
     }
 
     fn withdrawals(&self, update: &wire::ParsedUpdate, received: &Received<'_>, changes: &mut Vec<Change>) {
-        changes.reserve(update.withdrawn.len() + update.announced.len());
+        changes.reserve(update.withdrawn.len() + announced_len(update, received));
         for entry in &update.withdrawn {
             changes
                 .push(Change::Withdraw { prefix: prefix_v4(entry.prefix), path_id: PathId(entry.path_id) });
@@ -257,7 +257,10 @@ impl Translator {
             self.counts.foreign_family += 1;
         } else if !update.announced.is_empty() {
             let next_hop = received.next_hop.filter(|_| usable);
-            let attrs = next_hop.map(|addr| Arc::new(received.with_next_hop(IpAddr::V4(addr))));
+            let attrs = next_hop.map(IpAddr::V4).map(|addr| match received.reach {
+                None => Arc::new(received.take_with_next_hop(addr)),
+                Some(_) => Arc::new(received.with_next_hop(addr)),
+            });
             let nlri = update.announced.iter().map(|entry| (prefix_v4(entry.prefix), entry.path_id));
             self.announce(nlri, attrs.as_ref(), out);
         }
@@ -266,7 +269,7 @@ impl Translator {
             self.counts.foreign_family += 1;
             return;
         }
-        let attrs = usable.then(|| Arc::new(received.with_next_hop(next_hop(reach))));
+        let attrs = usable.then(|| Arc::new(received.take_with_next_hop(next_hop(reach))));
         let nlri = reach.announced.iter().map(|entry| (prefix(entry.prefix), entry.path_id));
         self.announce(nlri, attrs.as_ref(), out);
     }

@@ -10,6 +10,7 @@ use crate::guardian::{
     FromGuardian, Greeting, GuardianError, Refused, Report, SessionReport, Speaker, ToGuardian, Writer, parts,
 };
 use crate::runtime::decider::Directive;
+use crate::types::bgp::SessionOrder;
 use crate::types::{Generation, PeerId};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -145,6 +146,8 @@ async fn talk(
     if let Err(parted) = introduce(greeting, writer, heard, announcer, epoch).await {
         return parted;
     }
+    // What was ordered while nobody was there to obey is not what anybody wants now.
+    while announcer.orders.try_recv().is_ok() {}
     // Silence is counted in looks of our own life: a pause that stops both of us is nobody's fault.
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -158,10 +161,15 @@ async fn talk(
             _ = announcer.stop.wait_for(|stop| *stop) => Wake::Stop,
             changed = announcer.stance.changed() => changed.map_or(Wake::Stop, |()| Wake::News),
             changed = announcer.decisions.changed() => changed.map_or(Wake::Stop, |()| Wake::News),
+            Some((peer, order)) = announcer.orders.recv() => Wake::Ordered(peer, order),
             frame = heard.recv() => Wake::Heard(frame),
             _ = looks.tick() => Wake::Look,
         };
         let frame = match wake {
+            Wake::Ordered(peer, order) => match say(writer, &ToGuardian::Order { peer, order }).await {
+                Ok(()) => continue,
+                Err(parted) => return parted,
+            },
             Wake::Stop => return stop(writer, heard).await,
             Wake::News => continue,
             Wake::Look if silent >= SILENCE => return Parted::Silent,
@@ -187,6 +195,7 @@ enum Wake {
     Stop,
     News,
     Look,
+    Ordered(PeerId, SessionOrder),
     Heard(Option<Result<FromGuardian, GuardianError>>),
 }
 
@@ -349,6 +358,7 @@ mod tests {
                     SessionChange::EndOfRib(family) => format!("end of rib {family:?}"),
                     other @ (SessionChange::Retained { .. }
                     | SessionChange::Refreshing(_)
+                    | SessionChange::Ordered { .. }
                     | SessionChange::Sweep(_)) => panic!("{other:?}"),
                 },
                 Input::Told(told) => format!("told {} of {}", told.changed, told.generation),

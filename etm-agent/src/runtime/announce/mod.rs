@@ -13,7 +13,7 @@ use crate::core::custody::{Epoch, Tenure};
 use crate::core::decision::Decision;
 use crate::core::input::{Input, SessionChange, SessionEvent};
 use crate::guardian::{GuardianError, connect, spawn};
-use crate::types::bgp::{PeerStatus, SessionState};
+use crate::types::bgp::{PeerStatus, SessionOrder, SessionState};
 use crate::types::{PeerId, Timestamp};
 use link::{Link, Parted};
 use std::io;
@@ -72,6 +72,8 @@ pub(super) struct Announcer {
     pub(super) adopt: watch::Sender<Timestamp>,
     pub(super) shown: watch::Sender<GuardianView>,
     pub(super) peers: Vec<(PeerId, watch::Sender<PeerStatus>)>,
+    /// What operators want of the guardian's sessions.
+    pub(super) orders: mpsc::Receiver<(PeerId, SessionOrder)>,
     pub(super) stop: watch::Receiver<bool>,
 }
 

@@ -1,16 +1,20 @@
 //! The guardian: a process of its own that announces what the agent decided, for as long as the agent's lease lasts.
 //!
 //! It owns the sessions with role inject. What may be announced is `core::custody`'s to say; this hands it events and
-//! time, and carries out what it orders. Never decides, never learns a route, never touches the kernel's routing.
+//! time, and carries out what it orders. Never decides, never learns a route, and touches the kernel's routing only to
+//! remove ETM's routes from the main table, where the configuration puts them there.
 
 mod post;
+mod sweep;
 mod visitor;
 
 use super::error::{AgentError, ExitStatus};
+use super::privilege;
 use super::sessions;
-use crate::config::Settings;
+use crate::config::{KernelMode, Settings};
 use crate::core::policy::Role;
-use crate::guardian::{Listener, Privileges, detach_from_parent, drop_privileges};
+use crate::datapath;
+use crate::guardian::{Listener, detach_from_parent};
 use crate::telemetry::{self, LogFormat};
 use post::Post;
 use std::io;
@@ -40,20 +44,18 @@ pub fn guard(settings: &Settings, log: LogFormat, keeper: Keeper) -> ExitStatus 
 }
 
 fn keep_guard(settings: &Settings, keeper: Keeper) -> Result<ExitStatus, AgentError> {
-    if sessions::named(settings, Role::Inject).is_empty() {
+    let routes = settings.kernel.mode == KernelMode::Main;
+    if sessions::named(settings, Role::Inject).is_empty() && !routes {
         return Err(AgentError::NothingToGuard);
     }
     sessions::check(settings)?;
+    datapath::check_clock()?;
     if keeper == Keeper::Agent {
         detach_from_parent();
     }
     let system = |doing| move |source| AgentError::System { doing, source };
     let lock = lock(settings.kernel.table)?;
-    let keep = match sessions::guardian_listens_low(settings) {
-        true => Privileges::BindService,
-        false => Privileges::None,
-    };
-    drop_privileges(keep)?;
+    privilege::settle_guardian(settings)?;
     // Two threads: a session that keeps one busy must not keep the lease from ending.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -71,7 +73,6 @@ fn keep_guard(settings: &Settings, keeper: Keeper) -> Result<ExitStatus, AgentEr
             version = env!("CARGO_PKG_VERSION"),
             pid = std::process::id(),
             socket = %settings.guardian.socket.display(),
-            privileges = ?keep,
             "guardian starts"
         );
         Post::take(settings, keeper, listener)?.keep(told_to_end).await

@@ -5,15 +5,16 @@ use super::super::clock::boottime;
 use super::super::error::{AgentError, ExitStatus};
 use super::super::sessions::{self, Prepared, Session};
 use super::Keeper;
+use super::sweep::Sweep;
 use super::visitor::{News, Visitor, VisitorId, visit};
-use crate::config::Settings;
+use crate::config::{KernelMode, Settings};
 use crate::core::custody::{Custody, Epoch, LOOK, Orders, Refusal, Terms};
 use crate::core::decision::Decision;
 use crate::core::input::{Input, SessionChange};
 use crate::core::policy::Role;
 use crate::datapath::OffSwitch;
 use crate::guardian::{FromGuardian, Listener, Process, Refused, Report, SessionReport, ToGuardian};
-use crate::types::bgp::PeerStatus;
+use crate::types::bgp::{PeerStatus, SessionOrder};
 use crate::types::{Generation, PeerId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -53,6 +54,7 @@ struct Parting {
 struct Guarded {
     name: String,
     status: watch::Receiver<PeerStatus>,
+    orders: mpsc::Sender<SessionOrder>,
     /// Newest generation that its peer acknowledged, whoever decided it.
     acknowledged: Option<Generation>,
     report: SessionReport,
@@ -80,6 +82,8 @@ pub(super) struct Post {
     decided: bool,
     parting: Option<Parting>,
     end: Option<End>,
+    /// Routes in the main table, where the configuration puts them there.
+    sweep: Option<Sweep>,
     /// The switch could not be read; said once.
     blind: bool,
     reported: Instant,
@@ -94,11 +98,11 @@ impl Post {
         let Prepared { sessions: prepared, listeners } =
             sessions::of(settings, Role::Inject, &inputs, &told_rx, &stop)?;
         let (mut sessions, mut guarded) = (JoinSet::new(), BTreeMap::new());
-        for Session { peer, name, status, future } in prepared {
+        for Session { peer, name, status, orders, future } in prepared {
             let shown = status.borrow().clone();
             let report =
                 SessionReport { status: shown, up: None, end_of_rib: Vec::new(), told: None, changed: 0 };
-            guarded.insert(peer, Guarded { name, status, acknowledged: None, report });
+            guarded.insert(peer, Guarded { name, status, orders, acknowledged: None, report });
             sessions.spawn(future);
         }
         let mut visits = JoinSet::new();
@@ -112,7 +116,12 @@ impl Post {
             digest: sessions::digest(settings),
             pin_root: settings.datapath.pin_root.clone(),
             listener,
-            custody: Custody::new(Terms { patience, adopt: settings.guardian.adopt, linger }),
+            custody: Custody::new(Terms {
+                lease: settings.kernel.lease,
+                patience,
+                adopt: settings.guardian.adopt,
+                linger,
+            }),
             told,
             guarded,
             inputs: received,
@@ -126,6 +135,7 @@ impl Post {
             decided: false,
             parting: None,
             end: None,
+            sweep: (settings.kernel.mode == KernelMode::Main).then(|| Sweep::new(settings.kernel.protocol)),
             blind: false,
             reported: Instant::now(),
         })
@@ -218,6 +228,7 @@ impl Post {
                 result
             }
             ToGuardian::Stop => return self.part(id, speaker),
+            ToGuardian::Order { peer, order } => return self.order(epoch.is_some(), peer, order),
         };
         match result {
             Ok(orders) => self.carry_out(orders),
@@ -251,6 +262,17 @@ impl Post {
         self.answer(id, FromGuardian::Joined(joined));
         self.carry_out(orders);
         self.publish();
+    }
+
+    /// Only the agent that is listened to speaks for operators here: others have its control socket.
+    fn order(&self, heard: bool, peer: PeerId, order: SessionOrder) {
+        let Some(session) = self.guarded.get(&peer).filter(|_| heard) else {
+            return tracing::warn!(%order, "an order for a session was not obeyed: it came from nobody, or for none");
+        };
+        tracing::info!(session = %session.name, %order, "an operator's order");
+        if session.orders.try_send(order).is_err() {
+            tracing::warn!(session = %session.name, "too many orders wait for it: this one is dropped");
+        }
     }
 
     /// An agent ends in order.
@@ -302,6 +324,7 @@ impl Post {
     }
 
     fn carry_out(&mut self, orders: Orders) {
+        self.sweep_routes();
         if let Some(decision) = orders.tell {
             if decision.announce.is_empty() && !self.told.borrow().announce.is_empty() {
                 tracing::warn!(until = %self.custody.until(), off = self.custody.is_off(), "everything is withdrawn");
@@ -322,6 +345,15 @@ impl Post {
         if orders.end {
             tracing::info!("no agent for {} s: the guardian ends", LINGER.as_secs());
             self.end = Some(End::Told);
+        }
+    }
+
+    /// Whatever changed what may be announced changed what may stand in the kernel.
+    fn sweep_routes(&mut self) {
+        let now = boottime();
+        let may_stand = self.custody.until() > now && !self.custody.is_off();
+        if let Some(work) = self.sweep.as_mut().and_then(|sweep| sweep.look(now, may_stand)) {
+            self.visits.spawn(work);
         }
     }
 
@@ -440,6 +472,9 @@ impl Post {
         let orders = self.custody.abandon(boottime());
         self.carry_out(orders);
         self.stop_sessions.send_replace(true);
+        if let Some(sweep) = &self.sweep {
+            sweep.finish().await;
+        }
         let deadline = Instant::now() + FAREWELL;
         let mut confirmed = true;
         loop {

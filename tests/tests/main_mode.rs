@@ -1,0 +1,206 @@
+//! Overrides as routes of the main table: they move packets, the daemon's routes stay as they are, and the guardian takes
+//! them away when nobody stands for them. Needs root.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "an unwrap is the assertion of a test")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use etm_tests::agent::{self, Agent, AgentOptions, Site};
+use etm_tests::clock::{boottime_ns, millis_between};
+use etm_tests::lab::{Lab, LabOptions};
+use etm_tests::poll::{pass_time, wait_until};
+use etm_tests::scene::{PATIENCE, Scene, before_transit, nanos, turn};
+use etm_tests::topology::{Provider, Role};
+use etm_tests::traces;
+use etm_tests::traffic::{Demand, FRAME, Generator, Sink};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const LEASE: Duration = Duration::from_secs(5);
+const SECOND: Duration = Duration::from_secs(1);
+/// The lease, and whether the guardian ends an agent that hangs.
+const USUAL: (&str, bool) = ("5s", true);
+
+fn write_config(lab: &Lab, (lease, kill_hung): (&'static str, bool)) -> PathBuf {
+    let options = AgentOptions { lease, kill_hung, ..AgentOptions::default() };
+    let text = agent::config(&Site::of(lab), &options);
+    agent::write_text(lab, &text.replace("inside = [\"in0\"]", "mode = \"main\"")).unwrap()
+}
+
+/// A scene in which ETM has relieved transit-a by routes in the main table, with room for all traffic wherever it goes.
+fn steered(how: (&'static str, bool)) -> Scene {
+    let lab = Lab::up(LabOptions::default()).unwrap();
+    let path = write_config(&lab, how);
+    let sink = Sink::start(&lab.namespace(Role::Sink)).unwrap();
+    let agent = Agent::start_by(&lab, &path, "info").unwrap();
+    wait_until("etm-agent to be ready", PATIENCE, || agent.ready(lab.table()))
+        .map_err(|error| agent.with_log(error))
+        .unwrap();
+    let flows = Demand::by_home(47.5, 7.0, 6.0).flows(lab.table(), FRAME);
+    let generator = Generator::start(&lab.namespace(Role::Content), &flows, FRAME).unwrap();
+    let scene = Scene { generator, sink, agent, lab };
+    let since_ns = boottime_ns();
+    scene.wait_overrides().unwrap();
+    scene.settle(since_ns, 45.0).unwrap();
+    assert!(takes_overrides(&scene), "nothing to lose");
+    scene
+}
+
+fn takes_overrides(scene: &Scene) -> bool {
+    let since_ns = boottime_ns();
+    pass_time(SECOND / 2);
+    scene.overridden_since(since_ns, &Provider::ALL) > 0
+}
+
+fn assert_plain(scene: &Scene, span: Duration) {
+    let since_ns = boottime_ns();
+    pass_time(span);
+    assert_eq!(scene.overridden_since(since_ns, &Provider::ALL), 0, "{:?}", traces::routes(&scene.lab));
+}
+
+/// The daemon's routes in the border's kernel.
+fn of_bird(scene: &Scene) -> String {
+    let border = scene.lab.namespace(Role::Border);
+    let show = |family| border.ip(&[family, "route", "show", "proto", "bird"]).unwrap();
+    show("-4") + &show("-6")
+}
+
+fn wait_no_routes(scene: &Scene, limit: Duration) {
+    wait_until("ETM's routes to be gone", limit, || {
+        let routes = traces::routes(&scene.lab).map_err(|error| error.to_string())?;
+        if routes.is_empty() { Ok(()) } else { Err(format!("{routes:?}")) }
+    })
+    .map_err(|error| scene.agent.with_log(error))
+    .unwrap();
+}
+
+#[test]
+fn overrides_stand_beside_the_daemons_routes_and_off_takes_them_away() {
+    let Some(_turn) = turn() else { return };
+    let scene = steered(USUAL);
+    let traces = scene.traces().unwrap();
+    assert_eq!((traces.rules.len(), traces.marking().len()), (0, 0), "{traces:#?}");
+    assert!(traces.routes.iter().all(|route| route.contains("metric 10")), "{:?}", traces.routes);
+    // What the border itself sends takes them too.
+    let moved = scene.agent.overrides().unwrap().remove(0);
+    let destination = scene.lab.table().address_in(moved.prefix).unwrap().to_string();
+    let got = scene.lab.namespace(Role::Border).ip(&["route", "get", &destination]).unwrap();
+    assert!(got.contains(&format!("dev {}", moved.interface)), "{got}");
+    let bird = of_bird(&scene);
+    let learnt = scene.lab.bird(Role::Border).routes("where source = RTS_INHERIT").unwrap();
+    assert_eq!(learnt, [], "the daemon takes none of them up");
+    let off_ns = boottime_ns();
+    assert!(scene.agent.off().unwrap().status.success());
+    wait_no_routes(&scene, SECOND.saturating_sub(Duration::from_nanos(boottime_ns() - off_ns)));
+    assert_plain(&scene, 2 * SECOND);
+    assert_eq!(of_bird(&scene), bird);
+    assert!(scene.agent.etm(&["on"]).unwrap().status.success());
+    scene.wait_overrides().unwrap();
+}
+
+#[test]
+fn an_agent_killed_leaves_its_routes_to_the_guardian_which_removes_them_when_the_lease_ends() {
+    let Some(_turn) = turn() else { return };
+    let mut scene = steered(USUAL);
+    let bird = of_bird(&scene);
+    let status = fs::read_to_string(format!("/proc/{}/status", scene.agent.guardian().unwrap())).unwrap();
+    let held = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap().trim();
+    // CAP_NET_ADMIN is number 12.
+    assert_eq!(held, "0000000000001000", "the guardian can change routes and do nothing else");
+    let kill_ns = boottime_ns();
+    scene.agent.signal(Signal::SIGKILL).unwrap();
+    scene.agent.wait_end(PATIENCE).unwrap();
+    assert!(takes_overrides(&scene), "the lease bridges a short absence");
+    wait_no_routes(&scene, LEASE + SECOND);
+    println!("agent killed: routes gone after {:.0} ms", millis_between(kill_ns, boottime_ns()));
+    assert_plain(&scene, 2 * SECOND);
+    let last_ns = scene.last_overridden_ns(&Provider::ALL).unwrap();
+    assert!(last_ns < kill_ns + nanos(LEASE + SECOND), "{} ns after the kill", last_ns - kill_ns);
+    assert_eq!(of_bird(&scene), bird);
+}
+
+#[test]
+fn an_agent_restarted_within_the_lease_adopts_its_routes_and_no_packet_moves() {
+    let Some(_turn) = turn() else { return };
+    let mut scene = steered(("20s", true));
+    let path = scene.lab.directory().join("etm.toml");
+    let kill_ns = boottime_ns();
+    scene.agent.signal(Signal::SIGKILL).unwrap();
+    scene.agent.wait_end(PATIENCE).unwrap();
+    scene.agent = Agent::start_by(&scene.lab, &path, "info").unwrap();
+    wait_until("etm-agent to be ready again", PATIENCE, || scene.agent.ready(scene.lab.table())).unwrap();
+    // Longer than what was left of the old lease: the new agent holds it now.
+    pass_time(Duration::from_secs(20));
+    assert_eq!(scene.sink.moves_since(kill_ns), [], "{}", scene.agent.log());
+    assert_eq!(scene.loss(kill_ns, before_transit()), 0.0);
+    assert!(takes_overrides(&scene), "{}", scene.agent.log());
+}
+
+#[test]
+fn a_hung_agent_loses_its_routes_when_the_lease_ends_and_finds_its_way_back() {
+    let Some(_turn) = turn() else { return };
+    let scene = steered(("5s", false));
+    let stop_ns = boottime_ns();
+    scene.agent.signal(Signal::SIGSTOP).unwrap();
+    wait_no_routes(&scene, LEASE + SECOND);
+    println!("agent stopped: routes gone after {:.0} ms", millis_between(stop_ns, boottime_ns()));
+    assert_plain(&scene, SECOND);
+    scene.agent.signal(Signal::SIGCONT).unwrap();
+    scene.wait_overrides().unwrap();
+    assert!(takes_overrides(&scene), "{}", scene.agent.log());
+}
+
+#[test]
+fn off_reaches_the_routes_of_a_hung_agent_within_a_second() {
+    let Some(_turn) = turn() else { return };
+    let scene = steered(USUAL);
+    scene.agent.signal(Signal::SIGSTOP).unwrap();
+    let off_ns = boottime_ns();
+    assert!(scene.agent.off().unwrap().status.success());
+    wait_no_routes(&scene, SECOND.saturating_sub(Duration::from_nanos(boottime_ns() - off_ns)));
+    assert_plain(&scene, SECOND);
+    scene.agent.signal(Signal::SIGCONT).unwrap();
+    assert_plain(&scene, 2 * SECOND);
+    assert_eq!(traces::routes(&scene.lab).unwrap(), Vec::<String>::new());
+}
+
+/// Nobody is left who could remove them: what this mode cannot do, and how it is mended.
+#[test]
+fn when_both_are_killed_the_routes_stay_until_the_next_start_or_detach() {
+    let Some(_turn) = turn() else { return };
+    let mut scene = steered(USUAL);
+    let guardian = scene.agent.guardian().unwrap();
+    scene.agent.signal(Signal::SIGKILL).unwrap();
+    kill(Pid::from_raw(guardian), Signal::SIGKILL).unwrap();
+    scene.agent.wait_end(PATIENCE).unwrap();
+    pass_time(LEASE + SECOND);
+    assert!(takes_overrides(&scene), "nobody removes them");
+    let path = scene.lab.directory().join("etm.toml");
+    scene.agent = Agent::start_by(&scene.lab, &path, "info").unwrap();
+    assert!(scene.agent.log().contains("their lease has ended"), "{}", scene.agent.log());
+    wait_until("etm-agent to be ready again", PATIENCE, || scene.agent.ready(scene.lab.table())).unwrap();
+    scene.wait_overrides().unwrap();
+    let guardian = scene.agent.guardian().unwrap();
+    scene.agent.signal(Signal::SIGKILL).unwrap();
+    kill(Pid::from_raw(guardian), Signal::SIGKILL).unwrap();
+    scene.agent.wait_end(PATIENCE).unwrap();
+    let ended = agent::run_to_end(&scene.lab, &[], &["detach", "--config", path.to_str().unwrap()], PATIENCE)
+        .unwrap();
+    assert_eq!(ended.status, Some(0), "{}", ended.said);
+    assert_plain(&scene, SECOND);
+    assert!(scene.traces().unwrap().is_empty(), "{:#?} {}", scene.traces().unwrap(), ended.said);
+}
+
+#[test]
+fn an_orderly_stop_leaves_nothing_in_the_main_table() {
+    let Some(_turn) = turn() else { return };
+    let mut scene = steered(USUAL);
+    scene.agent.signal(Signal::SIGTERM).unwrap();
+    let status = scene.agent.wait_end(PATIENCE).unwrap();
+    assert_eq!(status.code(), Some(0), "{}", scene.agent.log());
+    let traces = scene.traces().unwrap();
+    assert_eq!((&traces.routes[..], &traces.announced[..]), (&[][..], &[][..]));
+    assert_plain(&scene, SECOND);
+}
