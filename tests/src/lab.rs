@@ -370,7 +370,7 @@ fn extra_lines(role: Role) -> Vec<String> {
             format!("route replace {CONTENT_V4} via 10.4.1.1"),
             format!("route replace {CONTENT_V6} via fd00:4:1::1"),
         ],
-        Role::Core => Vec::new(),
+        Role::Core | Role::BorderB | Role::Reflector => Vec::new(),
     }
 }
 

@@ -32,4 +32,5 @@ pub mod table;
 pub mod topology;
 pub mod traces;
 pub mod traffic;
+pub mod two_borders;
 pub mod view;

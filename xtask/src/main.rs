@@ -4,6 +4,7 @@
 
 mod apt;
 mod build_ebpf;
+mod fuzz;
 mod lab;
 mod process;
 mod ratchet;
@@ -30,6 +31,7 @@ enum Command {
     Bench(lab::BenchArgs),
     Chaos(lab::ChaosArgs),
     Report(lab::ReportArgs),
+    Fuzz(fuzz::Args),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => lab::bench(&args),
         Command::Chaos(args) => lab::chaos(&args),
         Command::Report(args) => lab::report(&args),
+        Command::Fuzz(args) => fuzz::command(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("xtask: {error}");

@@ -369,13 +369,18 @@ async fn execute(command: &AgentCommand, ask: Ask<'_>) -> Result<String, ClientE
             off(&ask, &guardian, *force, pin_root).await
         }
         AgentCommand::On => ask.order("/v1/on").await,
-        AgentCommand::Mode { mode, confirm } => {
-            ask.said(orders::mode(ask.socket, *mode, *confirm).await?, orders::commanded)
-        }
-        AgentCommand::Provider { command } => {
-            ask.said(orders::provider(ask.socket, command).await?, orders::commanded)
-        }
+        AgentCommand::Mode { .. } | AgentCommand::Provider { .. } => ordered(command, ask).await,
     }
+}
+
+/// Orders that outlive the agent.
+async fn ordered(command: &AgentCommand, ask: Ask<'_>) -> Result<String, ClientError> {
+    let answer = match command {
+        AgentCommand::Mode { mode, confirm } => orders::mode(ask.socket, *mode, *confirm).await?,
+        AgentCommand::Provider { command } => orders::provider(ask.socket, command).await?,
+        _ => return Err(ClientError::Refused { error: "this is no order".to_owned() }),
+    };
+    if ask.json { json(&answer) } else { Ok(orders::commanded(&answer)) }
 }
 
 async fn explain(what: &str, ask: Ask<'_>) -> Result<String, ClientError> {
@@ -407,10 +412,6 @@ impl Ask<'_> {
         T: DeserializeOwned + Serialize,
     {
         let answer: T = control::get(self.socket, resource).await?;
-        if self.json { json(&answer) } else { Ok(render(&answer)) }
-    }
-
-    fn said<T: Serialize>(&self, answer: T, render: impl Fn(&T) -> String) -> Result<String, ClientError> {
         if self.json { json(&answer) } else { Ok(render(&answer)) }
     }
 

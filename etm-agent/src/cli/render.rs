@@ -1,7 +1,9 @@
 //! Answers as text for people: aligned columns, SI bits, no colour. Never the only way to a figure: `--json` has all.
 
 use crate::control::schema::{GuardianState, GuardianView, Ordered, PrivilegesView, Recording, Status};
-use crate::core::view::{BookState, EventView, ExplainView, OverrideView, PrefixView, Role, UplinkView};
+use crate::core::view::{
+    AnnouncedView, BookState, EventView, ExplainView, OverrideView, PrefixView, Role, UplinkView,
+};
 use crate::types::Timestamp;
 use std::fmt::Write;
 
@@ -130,7 +132,10 @@ pub(super) fn providers(uplinks: &[UplinkView]) -> String {
         .iter()
         .map(|uplink| {
             vec![
-                uplink.name.clone(),
+                uplink
+                    .border
+                    .as_ref()
+                    .map_or_else(|| uplink.name.clone(), |at| format!("{}@{at}", uplink.name)),
                 uplink.providers.join(","),
                 if uplink.up { "up" } else { "down" }.to_owned(),
                 uplink.billing.clone(),
@@ -200,6 +205,10 @@ pub(super) fn overrides(overrides: &[OverrideView]) -> String {
     let rows: Vec<Vec<String>> = overrides
         .iter()
         .map(|entry| {
+            let via = |gateway: String| match &entry.border {
+                Some(border) => format!("{}@{border}, by BGP", entry.interface),
+                None => format!("{gateway} dev {}", entry.interface),
+            };
             let gateway = entry.gateway.map_or_else(|| "-".to_owned(), |gateway| gateway.to_string());
             let state = match (&entry.refused, entry.enforced) {
                 (Some(why), _) => format!("refused: {why}"),
@@ -212,7 +221,7 @@ pub(super) fn overrides(overrides: &[OverrideView]) -> String {
                 entry.rate_bps.to_string(),
                 entry.from.clone(),
                 entry.to.clone(),
-                format!("{gateway} dev {}", entry.interface),
+                via(gateway),
                 entry.throws.to_string(),
                 state,
                 entry.reason.clone(),
@@ -235,6 +244,9 @@ pub(super) fn explain(view: &ExplainView) -> String {
     }
     if let Some(effect) = &view.effect {
         let _ = writeln!(text, "  effect: {effect}");
+    }
+    for router in &view.announced {
+        let _ = writeln!(text, "  announced: {}", announced(router));
     }
     if view.more_specifics > 0 {
         let _ = writeln!(text, "  {} more-specifics inside it go their own ways", view.more_specifics);
@@ -266,6 +278,22 @@ pub(super) fn explain(view: &ExplainView) -> String {
             &[3, 6],
             &rows,
         )
+}
+
+/// Sent and effective are different things.
+fn announced(view: &AnnouncedView) -> String {
+    let session = &view.session;
+    match (view.sent, view.effective, view.next_hop) {
+        (false, ..) => format!("{session} has not acknowledged it yet"),
+        (true, None, _) => format!("{session} was told; nobody reports by BMP what it made of that"),
+        (true, Some(true), Some(hop)) => format!("effective in {session}: its best route, by {hop}"),
+        (true, Some(true), None) => format!("effective in {session}"),
+        (true, Some(false), _) => {
+            format!(
+                "{session} was told and does not use it: another route is better there, or it was refused"
+            )
+        }
+    }
 }
 
 pub(super) fn events(events: &[EventView]) -> String {

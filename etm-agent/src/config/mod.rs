@@ -3,6 +3,7 @@
 
 mod billing;
 mod bmp;
+mod border;
 mod guardian;
 mod guards;
 pub mod offline;

@@ -28,6 +28,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) port: Vec<Port>,
     #[serde(default)]
+    pub(super) border: Vec<Border>,
+    #[serde(default)]
     pub(super) pin: Vec<Pin>,
     #[serde(default)]
     pub(super) forbid: Vec<Pin>,
@@ -247,9 +249,20 @@ pub(super) struct Interface {
     pub(super) limit: Option<Text>,
     pub(super) headroom: Option<Text>,
     pub(super) port: Option<Text>,
+    pub(super) border: Option<Text>,
     pub(super) commit: Option<Text>,
     #[serde(default)]
     pub(super) tiers: Vec<Tier>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Border {
+    pub(super) name: Text,
+    pub(super) session: Text,
+    pub(super) etm_learn: Option<Text>,
+    pub(super) etm_inject: Option<Text>,
+    pub(super) next_hops: Spanned<Vec<IpAddr>>,
 }
 
 #[derive(Debug, Deserialize)]

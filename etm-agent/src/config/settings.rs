@@ -183,6 +183,8 @@ pub struct SessionSettings {
     pub next_hops: Vec<IpAddr>,
     /// NEXT_HOP of announcements through particular exits.
     pub exit_next_hops: Vec<(ExitId, Vec<IpAddr>)>,
+    /// Exits of other borders: `next_hops` is not for them.
+    pub elsewhere: Vec<ExitId>,
     /// What protects the session and who opens it.
     pub transport: TransportSettings,
     /// What is taken from the peer.
@@ -236,6 +238,8 @@ pub enum KeySettings {
 /// What is taken from a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImportSettings {
+    /// Whether several routes per prefix are asked for (RFC 7911).
+    pub add_path: bool,
     /// Whether anything is taken: always from internal peers, from external ones only where the operator says so (RFC 8212).
     pub accept: bool,
     /// Whether an external peer's paths must begin with its AS.

@@ -5,7 +5,7 @@ use super::schema::Status;
 use crate::core::policy::Role;
 use crate::core::view::{BookState, GUARDS, Hold, Mode, State, StatusView};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, text};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use std::collections::BTreeSet;
@@ -47,7 +47,9 @@ pub(super) fn render(status: &Status) -> Result<String, fmt::Error> {
     snapshot.agent(status);
     snapshot.states(&status.decision);
     snapshot.decision(&status.decision);
+    snapshot.moves(&status.decision);
     snapshot.uplinks(&status.decision);
+    snapshot.books(&status.decision);
     snapshot.exits(&status.decision);
     snapshot.sessions(status);
     snapshot.certificate(&status.decision);
@@ -67,17 +69,23 @@ impl Collector for Snapshot {
             };
             let mut family = encoder.encode_descriptor(metric.name, metric.help, None, kind)?;
             for (labels, value) in &metric.lines {
-                let mut line = family.encode_family(labels)?;
-                match *value {
-                    Value::Counter(value) => {
-                        line.encode_counter::<Labels, u64, f64>(&value, None)?;
-                    }
-                    Value::Whole(value) => line.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))?,
-                    Value::Real(value) => line.encode_gauge(&value)?,
+                // An empty set of labels would be written as one.
+                if labels.is_empty() {
+                    write(&mut family, *value)?;
+                } else {
+                    write(&mut family.encode_family(labels)?, *value)?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+fn write(line: &mut MetricEncoder<'_>, value: Value) -> fmt::Result {
+    match value {
+        Value::Counter(value) => line.encode_counter::<Labels, u64, f64>(&value, None),
+        Value::Whole(value) => line.encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX)),
+        Value::Real(value) => line.encode_gauge(&value),
     }
 }
 
@@ -237,6 +245,9 @@ impl Snapshot {
                 seconds(age.saturating_mul(1_000)),
             );
         }
+    }
+
+    fn moves(&mut self, decision: &StatusView) {
         let moves = decision.moves;
         self.one(
             "moves_confirmed",
@@ -303,6 +314,10 @@ impl Snapshot {
                 decision.uplinks.iter().map(|uplink| (vec![("uplink", uplink.name.clone())], read(uplink)));
             self.add(name, help, lines.collect::<Vec<_>>());
         }
+    }
+
+    /// What is said of an uplink's traffic by kind.
+    fn books(&mut self, decision: &StatusView) {
         let uncounted = decision.uplinks.iter().flat_map(|uplink| {
             let of = |(reason, count): (&String, &crate::types::Count)| {
                 let labels = vec![("uplink", uplink.name.clone()), ("reason", reason.clone())];

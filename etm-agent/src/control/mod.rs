@@ -10,4 +10,4 @@ mod server;
 
 pub use access::{Access, Client, Grantee, Grants};
 pub use client::{ClientError, command, get, order};
-pub use server::{ControlError, Desks, Request, Socket, bind, serve, serve_metrics};
+pub use server::{ControlError, Desks, Request, Socket, bind, router, serve, serve_metrics};

@@ -122,9 +122,7 @@ pub struct Desks {
 pub async fn serve(mut socket: Socket, desks: Desks, stop: watch::Receiver<bool>) {
     let Some(listener) = socket.listener.take() else { return };
     let grants = std::mem::take(&mut socket.grants);
-    let Desks { requests, orders } = desks;
-    let routes = router(requests).nest("/v1", standing(orders)).fallback(unknown);
-    door::open(listener, grants, routes, stop).await;
+    door::open(listener, grants, router(desks), stop).await;
 }
 
 #[derive(Debug, Deserialize)]
@@ -246,7 +244,13 @@ fn bgp() -> Router<mpsc::Sender<Request>> {
         .route("/refresh", post(refresh))
 }
 
-fn router(requests: mpsc::Sender<Request>) -> Router {
+/// Everything that can be said, without a socket.
+pub fn router(desks: Desks) -> Router {
+    let Desks { requests, orders } = desks;
+    questions(requests).nest("/v1", standing(orders)).fallback(unknown)
+}
+
+fn questions(requests: mpsc::Sender<Request>) -> Router {
     type Requests = State<mpsc::Sender<Request>>;
     let prefixes = |State(requests): Requests, Parameters(Top { top }): Parameters<Top>| async move {
         ask(requests, Query::Prefixes { top: top.unwrap_or(20).min(MOST) }).await

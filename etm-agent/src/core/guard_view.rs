@@ -98,22 +98,3 @@ pub struct ExitSummary {
     /// What they ask for.
     pub moved_bps: BitRate,
 }
-
-/// What the last plan proves.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CertificateView {
-    /// When it was made, CLOCK_BOOTTIME nanoseconds.
-    pub at_ns: Timestamp,
-    /// Overload that it leaves, bit/s.
-    pub overload_bps: f64,
-    /// No plan leaves less, bit/s.
-    pub overload_bound_bps: f64,
-    /// Its cost, currency per month, overload at its price.
-    pub objective: f64,
-    /// No plan costs less.
-    pub objective_bound: f64,
-    /// What leaving everything where it is costs.
-    pub objective_stay: f64,
-    /// Share of the achievable saving that it realises; none where nothing is to gain.
-    pub realised: Option<f64>,
-}

@@ -4,12 +4,10 @@
 pub use super::audit::{Event, Weight};
 pub use super::conservation::{BookState, WindowReport, WorstWindows};
 pub use super::guard::{Hold, State};
-pub use super::guard_view::{
-    CertificateView, DrainView, ExitSummary, GUARDS, GuardView, MovesView, OrdersView, SurgeView,
-};
+pub use super::guard_view::{DrainView, ExitSummary, GUARDS, GuardView, MovesView, OrdersView, SurgeView};
 use super::input::Basis;
 pub use super::money_view::{
-    CandidatePrice, Conclusion, ExitView, LossView, Losses, MoveView, NodeView, PlanView,
+    CandidatePrice, CertificateView, Conclusion, ExitView, LossView, Losses, MoveView, NodeView, PlanView,
 };
 pub use super::policy::{Mode, Role};
 use crate::types::{BitRate, Count, Generation, PathId, PeerId, Prefix, RouteAttrs, Share, Timestamp};
@@ -112,6 +110,9 @@ pub struct SessionView {
 pub struct UplinkView {
     /// Interface name.
     pub name: String,
+    /// The other border that has it; none for this router's own.
+    #[serde(default)]
+    pub border: Option<String>,
     /// Providers behind it.
     pub providers: Vec<String>,
     /// Link is up.
@@ -122,7 +123,8 @@ pub struct UplinkView {
     pub capacity_bps: BitRate,
     /// Above this it is overloaded, bit/s.
     pub limit_bps: BitRate,
-    /// Offered over the last interval, bit/s.
+    /// Offered over the last interval, bit/s; of another border's what was sent there by announcements, as it was when it
+    /// left here.
     pub offered_bps: BitRate,
     /// Sent by the device over the last interval, bit/s.
     pub sent_bps: BitRate,
@@ -189,6 +191,9 @@ pub struct OverrideView {
     pub to: String,
     /// Interface of that exit.
     pub interface: String,
+    /// The other border that has it: announcements bring the traffic there, not this router's kernel.
+    #[serde(default)]
+    pub border: Option<String>,
     /// Next hop, while the link is up.
     pub gateway: Option<std::net::IpAddr>,
     /// Demand, bit/s.
@@ -285,6 +290,9 @@ pub struct ExplainView {
     pub more_specifics: usize,
     /// What the override does to the load of uplinks.
     pub effect: Option<String>,
+    /// What the inject sessions' routers know of it, in order of configuration.
+    #[serde(default)]
+    pub announced: Vec<AnnouncedView>,
     /// When the override was made.
     pub since_ns: Option<Timestamp>,
     /// The override is not given back before.

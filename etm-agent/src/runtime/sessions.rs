@@ -210,6 +210,7 @@ fn session_config(
         first_as: settings.import.first_as,
         link_local: settings.interface.is_some(),
     };
+    config.add_path = settings.import.add_path;
     config.max_routes = settings.import.max_routes.map(max_routes);
     config.retain = settings.import.retain;
     // Sessions of one start differ by number, two starts by time.
@@ -243,7 +244,8 @@ fn max_routes(settings: MaxRoutesSettings) -> MaxRoutes {
 }
 
 fn next_hops(settings: &SessionSettings) -> Result<NextHops, AgentError> {
-    let mut next_hops = NextHops::default();
+    let elsewhere = settings.elsewhere.iter().copied().collect();
+    let mut next_hops = NextHops { elsewhere, ..NextHops::default() };
     let refuse = |list: &[IpAddr]| AgentError::NextHops {
         session: settings.name.clone(),
         list: list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),

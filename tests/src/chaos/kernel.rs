@@ -2,6 +2,7 @@
 //! agent, whose work it judges.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -23,6 +24,9 @@ const RTM_DELROUTE: u16 = 25;
 const ROUTE_GROUPS: [u32; 2] = [7, 11];
 /// Room for a flood of notifications.
 const FOLLOW_BUFFER: usize = 128 << 20;
+const RTM_SETLINK: u16 = 19;
+const REQUEST_ACK: u16 = 5;
+const LINK_HEADER: usize = 16;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const REQUEST_DUMP: u16 = 0x301;
@@ -191,6 +195,47 @@ impl Follower {
                 Err(_) => return None,
             }
         }
+    }
+}
+
+/// Measures how long the kernel's routing lock keeps one waiting, which every network namespace of a box shares.
+pub struct LockMeter {
+    socket: Socket,
+}
+
+impl LockMeter {
+    /// Opens the socket inside `namespace`, where it stays.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or the kernel refuses the socket.
+    pub fn open(namespace: &Namespace) -> Result<Self, LabError> {
+        let socket = namespace.inside(|| {
+            let failed = || LabError::io("open the observer's netlink socket");
+            let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed())?;
+            socket.bind_auto().map_err(failed())?;
+            socket.connect(&SocketAddr::new(0, 0)).map_err(failed())?;
+            Ok(socket)
+        })?;
+        Ok(Self { socket })
+    }
+
+    /// Asks for a change of `lo` that changes nothing, and waits for the answer, which takes the lock.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn measure(&self) -> Result<Duration, LabError> {
+        let begun = Instant::now();
+        let mut bytes = Vec::with_capacity(HEADER + LINK_HEADER);
+        bytes.extend(32_u32.to_ne_bytes());
+        bytes.extend(RTM_SETLINK.to_ne_bytes());
+        bytes.extend(REQUEST_ACK.to_ne_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend([0, 0, 0, 0]);
+        bytes.extend(1_u32.to_ne_bytes());
+        bytes.extend([0; 8]);
+        let asked = self.socket.send(&bytes, 0).and_then(|_| self.socket.recv_from_full());
+        asked.map_err(LabError::io("measure the kernel's routing lock"))?;
+        Ok(begun.elapsed())
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::bird::Bird;
 use crate::chaos::judge::{Case, Changed, Expected, Findings, Heard, Hearing, Look, Violation, Window};
-use crate::chaos::kernel::{Follower, MAIN, OWN, Reader, Way};
+use crate::chaos::kernel::{Follower, LockMeter, MAIN, OWN, Reader, Way};
 use crate::chaos::timeline::{MS, Moment, Terms, Timeline};
 use crate::clock::boottime_ns;
 use crate::error::LabError;
@@ -170,6 +170,8 @@ struct Shared {
     hearings: Mutex<Vec<Hearing>>,
     timeline: Mutex<Timeline>,
     trouble: Mutex<Option<String>>,
+    /// Longest wait for the kernel's routing lock.
+    locked_out: Mutex<Duration>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -198,6 +200,8 @@ pub struct Seen {
     pub packets: (u64, u64),
     /// Longest time between two looks.
     pub longest_gap_ms: u64,
+    /// Longest wait for the kernel's routing lock, which all network namespaces of a box share.
+    pub locked_out: Duration,
 }
 
 impl Watch {
@@ -212,6 +216,7 @@ impl Watch {
             hearings: Mutex::default(),
             timeline: Mutex::default(),
             trouble: Mutex::default(),
+            locked_out: Mutex::default(),
         });
         let eyes = (Reader::open(&ground.border)?, Follower::open(&ground.border)?);
         let exceeded = ground.time_exceeded()?;
@@ -220,7 +225,9 @@ impl Watch {
         let looking = spawn("chaos-eyes", move || look_on(&eyes, &board))?;
         let (board, place) = (Arc::clone(&shared), ground.clone());
         let hearing = spawn("chaos-ears", move || hear_on(&place, &board))?;
-        Ok(Self { ground, shared, threads: vec![looking, hearing], start: boottime_ns(), exceeded })
+        let (board, meter) = (Arc::clone(&shared), LockMeter::open(&ground.border)?);
+        let metering = spawn("chaos-lock", move || meter_on(&meter, &board))?;
+        Ok(Self { ground, shared, threads: vec![looking, hearing, metering], start: boottime_ns(), exceeded })
     }
 
     /// Changes the diary.
@@ -288,6 +295,7 @@ impl Watch {
             windows: (windows.len() as u64 - findings.blind, findings.blind),
             packets: (sent, sent.saturating_sub(arrived)),
             longest_gap_ms: gaps.max().unwrap_or_default() / MS,
+            locked_out: *locked(&self.shared.locked_out),
             violations: findings.into_list(),
         })
     }
@@ -336,6 +344,22 @@ fn hear_on(ground: &Ground, shared: &Shared) {
         locked(&shared.hearings).push(hearing);
         count += 1;
         std::thread::sleep(PAUSE);
+    }
+}
+
+fn meter_on(meter: &LockMeter, shared: &Shared) {
+    while !shared.stop.load(Ordering::Relaxed) {
+        match meter.measure() {
+            Ok(span) => {
+                let mut longest = locked(&shared.locked_out);
+                *longest = span.max(*longest);
+            }
+            Err(error) => {
+                *locked(&shared.trouble) = Some(error.to_string());
+                return;
+            }
+        }
+        std::thread::sleep(PAUSE * 4);
     }
 }
 

@@ -4,14 +4,12 @@
 use super::super::audit::EventKind;
 use super::super::conservation::BookState;
 use super::super::input::{
-    EffectiveChange, EffectiveEvent, FibEvent, GatewayEvent, Installed, LinkEvent, RouteBatch, SessionChange,
-    SessionEvent, Told,
+    FibEvent, GatewayEvent, Installed, LinkEvent, RouteBatch, SessionChange, SessionEvent, Told,
 };
 use super::super::policy::Role;
 use super::super::rib::Presence;
 use super::{Controller, Session};
 use crate::types::{BitRate, Family, PeerId, Prefix, Timestamp};
-use std::collections::BTreeMap;
 
 /// Prefixes visited by one slice of clearing up: about a millisecond.
 pub(super) const CHORES: usize = 4096;
@@ -25,7 +23,7 @@ impl Controller {
         let Some(session) = self.sessions.get_mut(usize::from(event.peer.0)) else { return };
         match event.change {
             SessionChange::Up { families } => {
-                *session = Session { up: true, awaited: families, reason: None, told: None };
+                *session = Session { up: true, awaited: families, ..Session::default() };
                 self.audit.push(now, EventKind::SessionUp { session: name });
             }
             SessionChange::EndOfRib(family) => {
@@ -64,6 +62,22 @@ impl Controller {
                 self.settle(now);
             }
         }
+        if role == Role::Inject {
+            self.note_hearers(now);
+        }
+    }
+
+    /// Without anybody who hears our announcements there are no exits elsewhere.
+    fn note_hearers(&mut self, now: Timestamp) {
+        let mut sessions = self.policy.peers.iter().zip(&self.sessions).zip((0..=u16::MAX).map(PeerId));
+        // ETM elsewhere is told, but moves nothing by it.
+        let heard = sessions.any(|((peer, session), id)| {
+            peer.role == Role::Inject && session.up && !self.policy.is_border(id)
+        });
+        if self.topology.set_heard(heard) && self.topology.has_elsewhere() {
+            self.choices.forget_all();
+            self.settle(now);
+        }
     }
 
     fn session_down(&mut self, now: Timestamp, peer: PeerId, name: String, reason: String) {
@@ -84,9 +98,8 @@ impl Controller {
     }
 
     fn tables_complete(&self) -> bool {
-        let mut learn =
-            self.policy.peers.iter().zip(&self.sessions).filter(|(peer, _)| peer.role == Role::Learn);
-        learn.all(|(_, session)| session.up && session.awaited.is_empty())
+        let complete = |session: &Session| session.up && session.awaited.is_empty();
+        self.policy.own_sources().all(|(at, _)| self.sessions.get(at).is_some_and(complete))
     }
 
     /// Clearing up that can wait, `prefixes` prefixes of it: it must not hold up what cannot.
@@ -226,26 +239,10 @@ impl Controller {
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.told = Some(told.generation);
         if told.changed > 0 {
+            session.expect_effect(told.at);
             let session = self.policy.peers.get(index).map_or_else(String::new, |peer| peer.name.clone());
             let (generation, changed) = (told.generation, told.changed);
             self.audit.push(told.at, EventKind::PeerTold { session, generation, changed });
-        }
-    }
-
-    /// What a router chose, as its Loc-RIB shows it. Nothing is concluded from it but what is shown.
-    pub(super) fn note_effect(&mut self, event: EffectiveEvent) {
-        match event.change {
-            EffectiveChange::Unknown => drop(self.effects.remove(&event.peer)),
-            EffectiveChange::Watched => drop(self.effects.insert(event.peer, BTreeMap::new())),
-            EffectiveChange::Routes(changes) => {
-                let Some(seen) = self.effects.get_mut(&event.peer) else { return };
-                for (prefix, next_hop) in changes {
-                    match next_hop {
-                        Some(next_hop) => seen.insert(prefix, next_hop),
-                        None => seen.remove(&prefix),
-                    };
-                }
-            }
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod approve;
 mod browse;
+mod effects;
 mod explain;
 mod guards;
 mod holds;
@@ -30,11 +31,11 @@ use super::controls::Controls;
 use super::decision::{Adopted, Decision, KernelAction, LiveRow, Override, TableChange};
 use super::fib_view::FibView;
 use super::guard::{Hold, State};
-use super::guard_view::CertificateView;
 use super::input::{Input, Order, Released, RouteBatch, RouteChange, TableFill, UplinkSample};
 use super::money::Tree;
+use super::money_view::CertificateView;
 use super::overrides::Overrides;
-use super::policy::{Mode, Peer, Policy, Role};
+use super::policy::{Mode, Policy};
 use super::projection::Projection;
 use super::rate::Rates;
 use super::rib::Rib;
@@ -70,6 +71,10 @@ struct Session {
     awaited: Vec<Family>,
     reason: Option<String>,
     told: Option<Generation>,
+    /// When what was told last must be effective.
+    effect_due: Option<Timestamp>,
+    /// Announcements that were not effective when last looked at.
+    ineffective: usize,
 }
 
 /// An uplink's totals between two samples.
@@ -146,6 +151,8 @@ pub struct Controller {
     ineffective_ppm: u32,
     ineffective_run: u8,
     unsettled: BTreeMap<Prefix, Timestamp>,
+    /// What this border was seen to follow though it was announced to others, and when.
+    came_back: Option<(Timestamp, Prefix)>,
     barred: BTreeSet<Prefix>,
     refused: BTreeMap<Prefix, String>,
     unrelieved: BTreeSet<UplinkId>,
@@ -174,8 +181,7 @@ impl Controller {
             rib: Rib::new(&policy),
             fib: FibView::default(),
             slots: Slots::new(slot_capacity, adopted),
-            rates: Rates::new(uplinks, adopted)
-                .billed(policy.uplinks.iter().map(|uplink| uplink.billing).collect()),
+            rates: rates(&policy, adopted),
             conservation: Conservation::new(uplinks),
             overrides: Overrides::default(),
             audit: Audit::default(),
@@ -209,6 +215,7 @@ impl Controller {
             ineffective_ppm: 0,
             ineffective_run: 0,
             unsettled: BTreeMap::new(),
+            came_back: None,
             barred: BTreeSet::new(),
             refused: BTreeMap::new(),
             unrelieved: BTreeSet::new(),
@@ -271,9 +278,12 @@ impl Controller {
             Input::Told(told) => self.peer_answered(told),
             Input::Order(Order::Approve { id }) => judged = self.approve(now, id),
             Input::Order(Order::Reject { id }) => judged = self.reject(now, id),
-            Input::Effective(event) => self.note_effect(event),
+            Input::Effective(event) => self.note_effect(now, event),
             Input::Order(order) => self.order(now, order),
-            Input::Tick => self.do_chores(intake::CHORES),
+            Input::Tick => {
+                self.do_chores(intake::CHORES);
+                self.look_at_effects(now);
+            }
         }
         self.run_out(now);
         self.watch_leaks(now);
@@ -319,11 +329,10 @@ impl Controller {
         !self.holds.iter().any(|hold| hold.is_warm_up() || matches!(hold, Hold::SessionDown { .. }))
     }
 
-    /// True once every learn session is Established. Routers that report by BMP come when they come.
+    /// True once every learn session is Established. Other borders, and routers that report by BMP, come when they come.
     pub fn learning(&self) -> bool {
-        let learn = |peer: &Peer| peer.role == Role::Learn && !peer.monitored;
-        let learn = self.policy.peers.iter().zip(&self.sessions).filter(|(peer, _)| learn(peer));
-        learn.into_iter().all(|(_, session)| session.up)
+        let mut learn = self.policy.own_sources().filter(|(_, peer)| !peer.monitored);
+        learn.all(|(at, _)| self.sessions.get(at).is_some_and(|session| session.up))
     }
 
     fn grounds(&self) -> Grounds<'_> {
@@ -334,8 +343,10 @@ impl Controller {
     fn settle(&mut self, now: Timestamp) {
         self.changed = true;
         for (entry, why) in self.overrides.invalidate(&self.rib, &self.fib, &self.topology, &self.policy) {
-            if why == EndReason::TooManyMoreSpecifics {
-                self.barred.insert(entry.prefix);
+            match why {
+                EndReason::TooManyMoreSpecifics => drop(self.barred.insert(entry.prefix)),
+                EndReason::CameBack => self.came_back = Some((now, entry.prefix)),
+                _ => {}
             }
             self.ended(now, &entry, why);
         }
@@ -398,6 +409,12 @@ impl Controller {
 }
 
 /// Overrides of an earlier run, by next hop. Its throws are computed anew.
+/// Rates as each uplink's provider bills them.
+fn rates(policy: &Policy, adopted: &Adopted) -> Rates {
+    let billing = policy.uplinks.iter().map(|uplink| uplink.billing).collect();
+    Rates::new(policy.uplinks.len(), adopted).billed(billing)
+}
+
 fn inherited(adopted: &Adopted) -> BTreeMap<Prefix, IpAddr> {
     let via = |action: &KernelAction| match action {
         KernelAction::Via { gateway, .. } => Some(*gateway),

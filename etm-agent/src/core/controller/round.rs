@@ -1,13 +1,13 @@
 //! One round: a sample in, a placement out. Never touches what the guards say must stand still.
 
-use super::super::allocator::{Board, Caps, Memory, Placement, Room, Study, allocate};
+use super::super::allocator::{Board, Caps, Memory, Placement, Room, allocate};
 use super::super::audit::{EndReason, EventKind};
 use super::super::choices::Grounds;
 use super::super::conservation::BookState;
 use super::super::decision::{LiveRow, OverrideReason};
 use super::super::guard::Hold;
-use super::super::guard_view::CertificateView;
 use super::super::input::{Sample, UplinkSample};
+use super::super::money_view::certificate_view;
 use super::super::overrides::{Placed, Placing};
 use super::super::policy::Mode;
 use super::super::projection::{Projection, Sources, active_slots, ineffective, mismatch, project};
@@ -241,7 +241,7 @@ impl Controller {
             return;
         };
         self.plans += 1;
-        self.certificate = Some(certificate(now, &study));
+        self.certificate = Some(certificate_view(now, &study));
         match study.vetoes.first() {
             None => {
                 self.veto = None;
@@ -387,18 +387,5 @@ impl Controller {
         // Bytes and rate in one basis, that of the counters.
         let (count, rate) = (self.rates.count(slot, uplink), self.rates.counted_rate(slot, uplink));
         Some(LiveRow { prefix, uplink, count, rate })
-    }
-}
-
-fn certificate(at_ns: Timestamp, study: &Study) -> CertificateView {
-    let claim = &study.plan.certificate;
-    CertificateView {
-        at_ns,
-        overload_bps: claim.costs.overload_bps,
-        overload_bound_bps: claim.overload_bound_bps,
-        objective: claim.costs.objective,
-        objective_bound: claim.bound,
-        objective_stay: claim.stay,
-        realised: claim.realised,
     }
 }
