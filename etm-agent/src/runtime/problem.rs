@@ -380,7 +380,7 @@ exit = "transit-a"
     fn contracts_ports_and_prices_of_the_configuration_are_the_problem_s() {
         let text = CONFIG
             .replace("name = \"up-a\"\ncapacity = \"50Mbit\"", "name = \"up-a\"\ncapacity = \"50Mbit\"\nport = \"card\"\ncommit = \"10Mbit\"\ntiers = [{ up_to = \"30Mbit\", price = \"0.5\" }, { price = \"0.8\" }]")
-            + "[[port]]\nname = \"card\"\ncapacity = \"40Mbit\"\n[prices]\npreference = \"0.02\"\nholding = \"0.25\"\n";
+            + "[[port]]\nname = \"card\"\ncapacity = \"40Mbit\"\n[prices]\npreference = \"0.02\"\nhold = \"0.25\"\n";
         let settings = config::parse("test", &text).unwrap_or_else(|error| panic!("{error}"));
         let problem = problem(&settings, &mut Import::open(file().path()).unwrap(), &given()).unwrap();
         let exit = &problem.exits[0];

@@ -6,6 +6,7 @@
 //! Structure and figures: docs/adr/0010.
 
 mod attrs;
+mod footprint;
 mod routes;
 mod table;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use super::route_rules::{RouteRule, RouteRules, Verdict};
 use super::topology::Topology;
 use crate::types::{Community, ExitId, Family, PathId, PeerId, Prefix, PrefixMap, RouteAttrs};
 use attrs::{AttrStore, AttrsRef};
+pub use footprint::Footprint;
 use routes::{Eras, NIL, Route, Slab, SourceId, Sources};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -33,23 +35,6 @@ pub enum Presence {
     Vanished,
     /// It had and has routes, or neither.
     Kept,
-}
-
-/// Memory held, in bytes, and what for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Footprint {
-    /// Routes, void ones included while they are not cleared away.
-    pub routes: usize,
-    /// Prefixes, likewise.
-    pub prefixes: usize,
-    /// Different sets of attributes.
-    pub attribute_sets: usize,
-    /// Entries of routes, bytes.
-    pub route_bytes: usize,
-    /// Prefix index, bytes.
-    pub prefix_bytes: usize,
-    /// Attributes, bytes.
-    pub attribute_bytes: usize,
 }
 
 /// A walk over all prefixes that clears away void routes.
@@ -481,18 +466,6 @@ impl Rib {
     /// Announcements with ETM's community that stand on learn sessions: by whom, for what, with which next hop.
     pub fn came_back(&self) -> impl Iterator<Item = (PeerId, Prefix, IpAddr)> + '_ {
         self.returned.iter().map(|((peer, _, prefix), next_hop)| (*peer, *prefix, *next_hop))
-    }
-
-    /// What it holds and what that takes.
-    pub fn footprint(&self) -> Footprint {
-        Footprint {
-            routes: self.slab.len(),
-            prefixes: self.heads.len(),
-            attribute_sets: self.attrs.len(),
-            route_bytes: self.slab.memory() + self.sources.memory(),
-            prefix_bytes: self.heads.memory(),
-            attribute_bytes: self.attrs.memory(),
-        }
     }
 }
 
