@@ -18,6 +18,7 @@ use crate::command::cannot_start;
 use crate::error::LabError;
 use crate::http;
 use crate::lab::Lab;
+use crate::netns::Namespace;
 use crate::poll::wait_until;
 use crate::state::binary;
 use crate::topology::{BORDER_AS, ETM_INJECT_V4, ETM_LEARN, ETM_ROUTER_ID, Provider, Role};
@@ -244,6 +245,17 @@ pub fn run_to_end(
     Ok(Ended { status: ended.ok().and_then(|status| status.code()), said, took })
 }
 
+/// What one agent has for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its control socket.
+    pub socket: PathBuf,
+    /// Root of its pins.
+    pub pin_root: PathBuf,
+    /// Its log.
+    pub log: PathBuf,
+}
+
 /// A running agent. Dropping it kills it.
 #[derive(Debug)]
 pub struct Agent {
@@ -289,11 +301,45 @@ impl Agent {
     }
 
     fn start_logging(lab: &Lab, config: &Path, log_filter: &str, log: PathBuf) -> Result<Self, LabError> {
+        Self::launch(lab, &[], config, log_filter, log)
+    }
+
+    /// Starts `WRAPPER etm-agent run` and waits for nothing. The wrapper must become the agent (`exec`), or its process id
+    /// is another's.
+    ///
+    /// # Errors
+    /// The binaries are not built, or cannot be started.
+    pub fn launch(
+        lab: &Lab,
+        wrapper: &[String],
+        config: &Path,
+        log_filter: &str,
+        log: PathBuf,
+    ) -> Result<Self, LabError> {
+        let place = Place { socket: Site::of(lab).control_socket(), pin_root: lab.pin_root(), log };
+        Self::start_at((&lab.namespace(Role::Border), wrapper), place, config, log_filter)
+    }
+
+    /// Starts the agent in any namespace, with a configuration that says the same as `place`, and does not wait.
+    ///
+    /// # Errors
+    /// The binary is not built.
+    pub fn start_at(
+        (namespace, wrapper): (&Namespace, &[String]),
+        place: Place,
+        config: &Path,
+        log_filter: &str,
+    ) -> Result<Self, LabError> {
         let what = "start etm-agent";
+        let Place { socket, pin_root, log } = place;
         let file = File::options().create(true).append(true).open(&log).map_err(LabError::io(what))?;
-        let child = lab
-            .namespace(Role::Border)
-            .command(binary("etm-agent")?)
+        let words = wrapper.iter().map(PathBuf::from).chain([binary("etm-agent")?]);
+        let words: Vec<PathBuf> = words.collect();
+        let (program, rest) =
+            words.split_first().map_or_else(|| (PathBuf::new(), &[][..]), |(p, r)| (p.clone(), r));
+        let child = namespace
+            .command(program)
+            .args(rest)
             .arg("run")
             .arg("--config")
             .arg(config)
@@ -305,8 +351,7 @@ impl Agent {
             .process_group(0)
             .spawn()
             .map_err(|source| cannot_start(what, "nsenter", source))?;
-        let socket = Site::of(lab).control_socket();
-        Ok(Self { child, socket, pin_root: lab.pin_root(), log })
+        Ok(Self { child, socket, pin_root, log })
     }
 
     /// Reads one resource of the control socket.

@@ -10,7 +10,8 @@ use crate::topology::{BORDER_AS, CONTENT_V4, CONTENT_V6, ETM_INJECT_V4, ETM_LEAR
 
 /// Timers of every session: a lab must converge in seconds, and error back-off must not hide a
 /// session that could be up again.
-const TIMERS: &str = "connect retry time 1; connect delay time 1; error wait time 1, 2; error forget time 5;";
+pub const TIMERS: &str =
+    "connect retry time 1; connect delay time 1; error wait time 1, 2; error forget time 5;";
 
 /// The configuration of a router; `directory` holds its log and its included routes.
 pub fn of(role: Role, directory: &Path) -> String {
@@ -21,7 +22,7 @@ pub fn of(role: Role, directory: &Path) -> String {
         Role::TransitA => head + &provider(Provider::TransitA, directory),
         Role::TransitB => head + &provider(Provider::TransitB, directory),
         Role::Ix => head + &provider(Provider::Ix, directory),
-        Role::Content | Role::Sink => head,
+        Role::Content | Role::Sink | Role::BorderB | Role::Reflector => head,
     }
 }
 
@@ -40,7 +41,8 @@ pub fn routes(provider: Provider, table: &Table) -> String {
     format!("protocol static table4 {{\n  ipv4;\n{v4}}}\nprotocol static table6 {{\n  ipv6;\n{v6}}}\n")
 }
 
-fn head(role: Role, directory: &Path) -> String {
+/// What every configuration begins with.
+pub fn head(role: Role, directory: &Path) -> String {
     format!(
         "# Written by etm-lab for {role}.\n\
          log \"{}/{role}.log\" {{ info, remote, warning, error, auth, fatal, bug }};\n\

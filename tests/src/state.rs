@@ -193,7 +193,7 @@ fn processes_in(namespaces: &[String]) -> Vec<i32> {
 
 fn id_of_namespace(name: &str) -> Option<String> {
     let (id, role) = name.strip_prefix("etm-")?.split_once('-')?;
-    Role::ALL.iter().any(|r| r.name() == role).then(|| id.to_owned())
+    Role::EVERY.iter().any(|r| r.name() == role).then(|| id.to_owned())
 }
 
 fn names_in(directory: &Path) -> impl Iterator<Item = String> {

@@ -57,12 +57,28 @@ pub enum Role {
     Core,
     /// The rest of the Internet.
     Sink,
+    /// Second border router, of [`crate::two_borders`] only.
+    BorderB,
+    /// Route reflector, of [`crate::two_borders`] only.
+    Reflector,
 }
 
 impl Role {
-    /// Every role, in the order they are brought up.
+    /// Every role of the standard lab, in the order they are brought up.
     pub const ALL: [Self; 7] =
         [Self::Content, Self::Border, Self::TransitA, Self::TransitB, Self::Ix, Self::Core, Self::Sink];
+    /// Every role of any lab.
+    pub const EVERY: [Self; 9] = [
+        Self::Content,
+        Self::Border,
+        Self::TransitA,
+        Self::TransitB,
+        Self::Ix,
+        Self::Core,
+        Self::Sink,
+        Self::BorderB,
+        Self::Reflector,
+    ];
     /// The roles that run BIRD.
     pub const ROUTERS: [Self; 5] = [Self::Border, Self::TransitA, Self::TransitB, Self::Ix, Self::Core];
 
@@ -76,6 +92,8 @@ impl Role {
             Self::Ix => "ix",
             Self::Core => "core",
             Self::Sink => "sink",
+            Self::BorderB => "border-b",
+            Self::Reflector => "reflector",
         }
     }
 
@@ -88,6 +106,8 @@ impl Role {
             Self::TransitA => "10.255.1.1",
             Self::TransitB => "10.255.1.2",
             Self::Ix => "10.255.1.3",
+            Self::BorderB => "10.255.0.3",
+            Self::Reflector => "10.255.0.5",
         }
     }
 }

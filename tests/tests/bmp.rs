@@ -367,7 +367,7 @@ fn a_loc_rib_proves_that_an_announcement_is_effective() {
     let mut session = SessionConfig::new(PeerId(3), "core", ROUTER.parse().unwrap(), asn, asn, router_id);
     session.local = Some(ETM.parse().unwrap());
     session.port = 1790;
-    let next_hops = NextHops { v4: Some(ETM.parse().unwrap()), v6: None, per_exit: BTreeMap::new() };
+    let next_hops = NextHops { v4: Some(ETM.parse().unwrap()), v6: None, ..NextHops::default() };
     let inject = InjectConfig::new(OutPolicy { local_pref: DEFAULT_LOCAL_PREF, community }, next_hops);
     let (decisions, decided) = watch::channel(announce(1, &["198.18.5.0/24", "198.18.6.0/24"]));
     let mut config = router(View::PrePolicy);

@@ -29,6 +29,7 @@ enum Command {
     Lab(lab::LabArgs),
     Demo(lab::DemoArgs),
     Bench(lab::BenchArgs),
+    Chaos(lab::ChaosArgs),
     Report(lab::ReportArgs),
     Fuzz(fuzz::Args),
 }
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Lab(args) => lab::lab(&args),
         Command::Demo(args) => lab::demo(&args),
         Command::Bench(args) => lab::bench(&args),
+        Command::Chaos(args) => lab::chaos(&args),
         Command::Report(args) => lab::report(&args),
         Command::Fuzz(args) => fuzz::command(&args),
     };

@@ -1,6 +1,6 @@
 //! Answers as text for people: aligned columns, SI bits, no colour. Never the only way to a figure: `--json` has all.
 
-use crate::control::schema::{GuardianState, GuardianView, Ordered, Recording, Status};
+use crate::control::schema::{GuardianState, GuardianView, Ordered, PrivilegesView, Recording, Status};
 use crate::core::view::{
     AnnouncedView, BookState, EventView, ExplainView, OverrideView, PrefixView, Role, UplinkView,
 };
@@ -65,6 +65,7 @@ pub(super) fn status(status: &Status) -> String {
         decision.kernel_routes,
         if status.agent.switched_off { "off" } else { "on" }
     );
+    text += &privileges(&status.agent.privileges);
     let _ = writeln!(
         text,
         "{} plans made, {} vetoed; {} changes wait for approval",
@@ -76,6 +77,12 @@ pub(super) fn status(status: &Status) -> String {
     text += &sessions(status);
     text += "\n";
     text + &providers(&decision.uplinks)
+}
+
+fn privileges(view: &PrivilegesView) -> String {
+    let user = view.user.clone().unwrap_or_else(|| view.uid.to_string());
+    let gain = if view.no_new_privileges { "" } else { "; programs it starts may gain more" };
+    format!("runs as {user} with {}{gain}\n", view.capabilities.join(" "))
 }
 
 fn seconds_until(end: Timestamp, now: Timestamp) -> String {
@@ -125,7 +132,10 @@ pub(super) fn providers(uplinks: &[UplinkView]) -> String {
         .iter()
         .map(|uplink| {
             vec![
-                uplink.name.clone(),
+                uplink
+                    .border
+                    .as_ref()
+                    .map_or_else(|| uplink.name.clone(), |at| format!("{}@{at}", uplink.name)),
                 uplink.providers.join(","),
                 if uplink.up { "up" } else { "down" }.to_owned(),
                 uplink.billing.clone(),
@@ -195,6 +205,10 @@ pub(super) fn overrides(overrides: &[OverrideView]) -> String {
     let rows: Vec<Vec<String>> = overrides
         .iter()
         .map(|entry| {
+            let via = |gateway: String| match &entry.border {
+                Some(border) => format!("{}@{border}, by BGP", entry.interface),
+                None => format!("{gateway} dev {}", entry.interface),
+            };
             let gateway = entry.gateway.map_or_else(|| "-".to_owned(), |gateway| gateway.to_string());
             let state = match (&entry.refused, entry.enforced) {
                 (Some(why), _) => format!("refused: {why}"),
@@ -207,7 +221,7 @@ pub(super) fn overrides(overrides: &[OverrideView]) -> String {
                 entry.rate_bps.to_string(),
                 entry.from.clone(),
                 entry.to.clone(),
-                format!("{gateway} dev {}", entry.interface),
+                via(gateway),
                 entry.throws.to_string(),
                 state,
                 entry.reason.clone(),

@@ -39,7 +39,9 @@ impl Check {
     pub(super) fn uplinks(&mut self, interfaces: &[raw::Interface], ports: &[Port]) -> Vec<Uplink> {
         let mut seen = BTreeMap::new();
         let mut uplinks = Vec::new();
-        for interface in interfaces {
+        // This router's own first: they are the ones that the kernel has rows for.
+        let (own, elsewhere): (Vec<_>, Vec<_>) = interfaces.iter().partition(|one| one.border.is_none());
+        for interface in own.into_iter().chain(elsewhere) {
             let name = interface.name.get_ref();
             if seen.insert(name.clone(), ()).is_some() {
                 self.fault(interface.name.span(), format!("interface `{name}` is described twice"));

@@ -28,6 +28,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) port: Vec<Port>,
     #[serde(default)]
+    pub(super) border: Vec<Border>,
+    #[serde(default)]
     pub(super) pin: Vec<Pin>,
     #[serde(default)]
     pub(super) forbid: Vec<Pin>,
@@ -41,6 +43,25 @@ pub(super) struct Raw {
     pub(super) bmp: Option<Bmp>,
     #[serde(default)]
     pub(super) guardian: Guardian,
+    #[serde(default)]
+    pub(super) metrics: Metrics,
+    #[serde(default)]
+    pub(super) control: Control,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metrics {
+    pub(super) listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Control {
+    #[serde(default)]
+    pub(super) read: Vec<Text>,
+    #[serde(default)]
+    pub(super) write: Vec<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -61,6 +82,7 @@ pub(super) struct Agent {
     pub(super) stale_after: Option<Text>,
     pub(super) startup_timeout: Option<Text>,
     pub(super) control_socket: Option<String>,
+    pub(super) user: Option<Text>,
     pub(super) orders_file: Option<Text>,
     pub(super) bird_socket: Option<String>,
 }
@@ -227,9 +249,20 @@ pub(super) struct Interface {
     pub(super) limit: Option<Text>,
     pub(super) headroom: Option<Text>,
     pub(super) port: Option<Text>,
+    pub(super) border: Option<Text>,
     pub(super) commit: Option<Text>,
     #[serde(default)]
     pub(super) tiers: Vec<Tier>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Border {
+    pub(super) name: Text,
+    pub(super) session: Text,
+    pub(super) etm_learn: Option<Text>,
+    pub(super) etm_inject: Option<Text>,
+    pub(super) next_hops: Spanned<Vec<IpAddr>>,
 }
 
 #[derive(Debug, Deserialize)]

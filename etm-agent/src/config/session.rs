@@ -3,8 +3,8 @@
 
 use super::raw::{self, AcceptText, BeyondText, ConnectText};
 use super::settings::{
-    BeyondSettings, ImportSettings, KeySettings, MaxRoutesSettings, ReachSettings, SessionSettings,
-    TransportSettings,
+    BeyondSettings, BgpSettings, ImportSettings, KeySettings, MaxRoutesSettings, ReachSettings,
+    SessionSettings, TransportSettings,
 };
 use super::validate::Check;
 use crate::core::policy::{Exit, Role};
@@ -51,6 +51,7 @@ impl Check {
             router_id: self.router_id(router_id),
             next_hops: session.next_hops.clone(),
             exit_next_hops,
+            elsewhere: Vec::new(),
             transport: self.transport(session),
             import: self.import(session, external),
             announce_rate: self.announce_rate(session),
@@ -146,6 +147,7 @@ impl Check {
             None => !external,
         };
         ImportSettings {
+            add_path: true,
             accept,
             first_as: session.enforce_first_as.unwrap_or(true),
             role: session.bgp_role.as_ref().map(|role| *role.get_ref()),
@@ -183,13 +185,19 @@ impl Check {
 
     /// A border that prefers ETM's route takes the prefix away from its eBGP neighbours: NO_EXPORT, or a route learnt
     /// over iBGP, is not theirs to have.
-    pub(super) fn no_border(&mut self, raw: &[raw::Session], sessions: &[SessionSettings]) {
+    pub(super) fn no_border(&mut self, raw: &raw::Raw, bgp: Option<&BgpSettings>) {
+        let sessions = bgp.map_or(&[][..], |bgp| &bgp.sessions);
+        let is_etm = |session: &&raw::Session| {
+            let mut told = raw.border.iter().filter_map(|border| border.etm_inject.as_ref());
+            told.any(|name| name.get_ref() == session.name.get_ref())
+        };
         let learnt_from: Vec<IpAddr> = sessions
             .iter()
             .filter(|session| session.role == Role::Learn)
             .map(|session| session.peer)
             .collect();
-        for session in raw.iter().filter(|session| session.role == Role::Inject) {
+        let listed = raw.bgp.iter().flat_map(|bgp| &bgp.session);
+        for session in listed.filter(|session| session.role == Role::Inject && !is_etm(session)) {
             let Some(known) = sessions.iter().find(|known| known.name == *session.name.get_ref()) else {
                 continue;
             };

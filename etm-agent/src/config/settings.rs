@@ -26,6 +26,19 @@ pub struct Settings {
     pub bmp: Option<BmpSettings>,
     /// The process that announces.
     pub guardian: GuardianSettings,
+    /// Where metrics are served beside the control socket, if anywhere.
+    pub metrics: Option<SocketAddr>,
+    /// Who may ask and order.
+    pub control: ControlSettings,
+}
+
+/// Who may use the control socket besides root and the agent's own user: users, and groups as `@NAME`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ControlSettings {
+    /// May ask.
+    pub read: Vec<String>,
+    /// May ask and order.
+    pub write: Vec<String>,
 }
 
 /// The process that owns the sessions with role inject.
@@ -46,6 +59,8 @@ pub struct GuardianSettings {
 pub struct AgentSettings {
     /// Unix socket of the control API.
     pub control_socket: PathBuf,
+    /// User that the agent becomes when it is started as root.
+    pub user: Option<String>,
     /// What operators ordered and what outlives a restart: modes, drains.
     pub orders_file: PathBuf,
     /// The agent gives up when a learn session is not Established this long after the start.
@@ -168,6 +183,8 @@ pub struct SessionSettings {
     pub next_hops: Vec<IpAddr>,
     /// NEXT_HOP of announcements through particular exits.
     pub exit_next_hops: Vec<(ExitId, Vec<IpAddr>)>,
+    /// Exits of other borders: `next_hops` is not for them.
+    pub elsewhere: Vec<ExitId>,
     /// What protects the session and who opens it.
     pub transport: TransportSettings,
     /// What is taken from the peer.
@@ -221,6 +238,8 @@ pub enum KeySettings {
 /// What is taken from a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImportSettings {
+    /// Whether several routes per prefix are asked for (RFC 7911).
+    pub add_path: bool,
     /// Whether anything is taken: always from internal peers, from external ones only where the operator says so (RFC 8212).
     pub accept: bool,
     /// Whether an external peer's paths must begin with its AS.

@@ -1,10 +1,11 @@
 //! Good and bad configurations, and what is said about them.
 
 use super::*;
+use crate::config::settings::AgentSettings;
 use crate::core::billing::{Billing, Layer};
 use crate::core::policy::{Contract, Guards, Mode, PriceList, Role, Uplink};
 use crate::core::route_rules::Verdict;
-use crate::types::{BitRate, Community, Share, UplinkId};
+use crate::types::{BitRate, Community, ExitId, Family, Share, UplinkId};
 use std::time::Duration;
 
 const GOOD: &str = r#"
@@ -53,10 +54,12 @@ fn the_example_is_good_and_so_is_every_commented_default_in_it() {
     );
     assert_eq!(full.kernel, settings.kernel);
     assert_eq!(full.datapath, settings.datapath);
-    assert_eq!(full.agent, settings.agent);
+    // Who it runs as has no default: it stays who it is.
+    assert_eq!(AgentSettings { user: None, ..full.agent.clone() }, settings.agent);
     assert_eq!(full.record, settings.record);
     let bare = |settings: &Settings| -> Vec<Uplink> {
-        let uplinks = settings.policy.uplinks.iter().cloned();
+        let own = settings.policy.own_uplinks();
+        let uplinks = settings.policy.uplinks.iter().take(own).cloned();
         uplinks.map(|uplink| Uplink { port: None, contract: Contract::default(), ..uplink }).collect()
     };
     assert_eq!(bare(&full), bare(&settings));
@@ -79,7 +82,7 @@ fn a_small_file_gets_safe_defaults() {
     assert_eq!(settings.policy.interval, Duration::from_secs(1));
     let uplink = &settings.policy.uplinks[0];
     assert_eq!((uplink.capacity, uplink.limit), (BitRate(50_000_000), Share::percent(90)));
-    assert_eq!(settings.policy.uplink_of(crate::types::ExitId(0)), Some(UplinkId(0)));
+    assert_eq!(settings.policy.uplink_of(ExitId(0)), Some(UplinkId(0)));
     assert_eq!(settings.kernel.lease, Duration::from_secs(10));
 }
 
@@ -332,6 +335,50 @@ fn monitored_peers_are_sources_with_numbers_after_those_of_the_sessions() {
     assert_eq!((router.peers[0].peer.0, router.session.as_ref().unwrap().0.0), (2, 1));
 }
 
+/// A second border with one exit, `lines` in its table, and an inject session to `core`.
+fn with_border(lines: &str, core: &str) -> String {
+    with_session("peer = \"10.255.0.2\"\nlocal = \"10.255.1.1\"")
+        + &format!(
+            "[[bgp.session]]\nname = \"core\"\nrole = \"inject\"\npeer = \"{core}\"\nnext_hops = [\"10.255.0.1\", \"fd00::1\"]\n\
+             [[interface]]\nname = \"up-b\"\ncapacity = \"20Mbit\"\nborder = \"edge-b\"\n\
+             [[provider]]\nname = \"transit-b\"\nexits = [{{ interface = \"up-b\", gateways = [\"10.2.0.1\"] }}]\n\
+             [[border]]\nname = \"edge-b\"\n{lines}\n"
+        )
+}
+
+#[test]
+fn the_exits_of_another_border_have_next_hops_of_their_own() {
+    let text = with_border("session = \"s\"\nnext_hops = [\"10.255.0.2\"]", "10.255.0.4");
+    let settings = parse("etm.toml", &text).unwrap_or_else(|error| panic!("{error}"));
+    let (policy, sessions) = (&settings.policy, &settings.bgp.as_ref().unwrap().sessions);
+    assert_eq!((policy.uplinks.len(), policy.own_uplinks()), (2, 1));
+    let border = &policy.borders[0];
+    assert_eq!((border.session.0, &border.uplinks[..]), (0, &[UplinkId(1)][..]));
+    assert_eq!(border.families, [Family::V4], "there is no IPv6 next hop for it");
+    assert!(!sessions[0].import.add_path, "what it uses itself is its one route");
+    assert_eq!(sessions[1].exit_next_hops, [(ExitId(1), vec!["10.255.0.2".parse().unwrap()])]);
+    assert_eq!(sessions[1].elsewhere, [ExitId(1)]);
+}
+
+#[test]
+fn borders_that_cannot_be_meant_are_refused() {
+    let good = "session = \"s\"\nnext_hops = [\"10.255.0.2\"]";
+    let two = "session = \"s\"\nnext_hops = [\"10.0.0.1\", \"10.0.0.2\"]";
+    for (lines, core, words) in [
+        (&good.replace("\"s\"", "\"core\"")[..], "10.255.0.4", "with role \"learn\" is named `core`"),
+        ("session = \"s\"\nnext_hops = []", "10.255.0.4", "one address of the border per family"),
+        (two, "10.255.0.4", "one address of the border"),
+        (good, "10.255.0.2", "10.255.0.2 is border `edge-b`"),
+    ] {
+        let report = report(&with_border(lines, core));
+        assert!(report.contains(words), "{lines}: {report}");
+    }
+    let unknown = report(&GOOD.replace("limit =", "border = \"edge\"\nlimit ="));
+    assert!(unknown.contains("no [[border]] is named `edge`"), "{unknown}");
+    let bare = report(&format!("{GOOD}\n[[border]]\nname = \"edge\"\nsession = \"s\"\nnext_hops = []\n"));
+    assert!(bare.contains("border `edge` has no interface"), "{bare}");
+}
+
 #[test]
 fn guards_and_canary_are_read_and_nonsense_in_them_is_refused() {
     let text = format!(
@@ -350,7 +397,7 @@ fn guards_and_canary_are_read_and_nonsense_in_them_is_refused() {
         ("[policy.surge]\nfactor = 1", "at least twice"),
         ("[policy.canary]\nshare = \"0%\"", "above 0%"),
         ("[policy.canary]\nshare = \"101%\"", "at most 100%"),
-        ("[policy.canary]\nprefixes = [\"198.18.0.1/16\"]", "198.18.0.1/16"),
+        ("[policy.canary]\nprefixes = [\"nonsense\"]", "nonsense"),
         ("[policy]\nmax_moves_per_minute = 0", "observe"),
         ("[agent]\norders_file = \"here\"", "absolute path"),
     ] {

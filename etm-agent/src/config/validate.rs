@@ -8,7 +8,8 @@ use super::record;
 use super::report::Fault;
 use super::routes;
 use super::settings::{
-    BgpSettings, DatapathSettings, HookChoice, KernelMode, KernelSettings, SessionSettings, Settings,
+    BgpSettings, BmpSettings, DatapathSettings, HookChoice, KernelMode, KernelSettings, SessionSettings,
+    Settings,
 };
 use crate::core::decision::OWN_METRIC;
 use crate::core::policy::{Exit, Policy, Provider, Role, StaticRoute, Uplink};
@@ -33,11 +34,11 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     check.faults.extend(billing::settle(&raw.provider, &mut uplinks));
     let (providers, exits) = check.providers(&raw.provider, &uplinks);
     let kernel = check.kernel(&raw.kernel);
-    let bgp = raw.bgp.as_ref().map(|bgp| check.bgp(bgp, &exits, kernel.lease));
+    let mut bgp = raw.bgp.as_ref().map(|bgp| check.bgp(bgp, &exits, kernel.lease));
+    let borders = check.borders(raw, (&uplinks, &exits), bgp.as_mut());
     let bmp = raw.bmp.as_ref().map(|bmp| check.bmp(bmp, &providers, bgp.as_ref()));
     let community = check.community(raw.bgp.as_ref());
-    let (interval, stale_after) = check.times(&raw.agent);
-    check.lease_outlives(raw, interval, kernel.lease);
+    let (interval, stale_after) = check.times(raw, kernel.lease);
     let peers = bmp::peers(bgp.as_ref(), bmp.as_ref());
     let policy = Policy {
         route_rules: check.route_rules(&raw.policy, &peers),
@@ -58,7 +59,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         prices: check.prices(&raw.prices),
         max_throws: raw.kernel.max_throws.unwrap_or(256),
         community,
-        daemon_protocols: raw.kernel.daemon_protocols.clone().unwrap_or_else(|| DAEMON_PROTOCOLS.to_vec()),
+        daemon_protocols: daemon_protocols(&raw.kernel),
         own_metric: (kernel.mode == KernelMode::Main).then_some(OWN_METRIC),
         process: routes::process(&raw.policy.decision),
         stale_after,
@@ -66,24 +67,43 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         canary: check.canary(&raw.policy.canary),
         own_next_hops: guards::own_next_hops(bgp.as_ref()),
         uplinks,
+        borders,
         ports,
         providers,
         exits,
     };
     check.completeness(raw, &policy);
     check.tree(raw, &policy);
-    let agent = check.agent(&raw.agent);
-    let settings = Settings {
-        guardian: check.guardian(&raw.guardian, &agent.control_socket),
-        agent,
-        datapath: check.datapath(&raw.datapath),
-        record: record::settings(&raw.record, &mut check.faults),
-        policy,
-        kernel,
-        bgp,
-        bmp,
-    };
+    let settings = check.whole(raw, (policy, kernel), (bgp, bmp));
     if check.faults.is_empty() { Ok(settings) } else { Err(check.faults) }
+}
+
+impl Check {
+    /// With all that is no policy.
+    fn whole(
+        &mut self,
+        raw: &Raw,
+        (policy, kernel): (Policy, KernelSettings),
+        (bgp, bmp): (Option<BgpSettings>, Option<BmpSettings>),
+    ) -> Settings {
+        let agent = self.agent(&raw.agent);
+        Settings {
+            guardian: self.guardian(&raw.guardian, &agent.control_socket),
+            control: self.control(&raw.control),
+            agent,
+            datapath: self.datapath(&raw.datapath),
+            record: record::settings(&raw.record, &mut self.faults),
+            metrics: raw.metrics.listen,
+            policy,
+            kernel,
+            bgp,
+            bmp,
+        }
+    }
+}
+
+fn daemon_protocols(raw: &raw::Kernel) -> Vec<u8> {
+    raw.daemon_protocols.clone().unwrap_or_else(|| DAEMON_PROTOCOLS.to_vec())
 }
 
 pub(super) fn path(given: Option<&str>, default: &str) -> PathBuf {
@@ -151,7 +171,8 @@ impl Check {
     }
 
     /// Time between samples, and the age from which the last one is stale.
-    fn times(&mut self, agent: &raw::Agent) -> (Duration, Duration) {
+    fn times(&mut self, raw: &Raw, lease: Duration) -> (Duration, Duration) {
+        let agent = &raw.agent;
         let interval = self.duration(agent.interval.as_ref(), Duration::from_secs(1));
         let bounds = Duration::from_millis(100)..=Duration::from_secs(60);
         if let Some(text) = agent.interval.as_ref().filter(|_| !bounds.contains(&interval)) {
@@ -162,6 +183,7 @@ impl Check {
         if let Some(text) = agent.stale_after.as_ref().filter(|_| stale_after < interval * 2) {
             self.fault(text.span(), "a sample cannot be stale before two intervals have passed");
         }
+        self.lease_outlives(raw, interval, lease);
         (interval, stale_after)
     }
 
@@ -378,7 +400,6 @@ impl Check {
             let settings = self.session(session, raw, exits);
             sessions.extend(settings);
         }
-        self.no_border(&raw.session, &sessions);
         BgpSettings {
             asn: Asn(*raw.asn.get_ref()),
             local_pref: raw.local_pref.unwrap_or(1_000_000),

@@ -1,7 +1,7 @@
 //! When the decision must stand still. Each reason has a name that operators see.
 //! Never undoes anything: a frozen decision keeps what it has, and only what became invalid is removed.
 
-use crate::types::Family;
+use crate::types::{Family, Prefix};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -64,6 +64,11 @@ pub enum Hold {
     },
     /// ETM's own announcement was learnt back on a learn session.
     OwnRouteReturned,
+    /// This border follows an announcement that was for others: somebody passes it on to borders.
+    AnnouncementCameBack {
+        /// Of what.
+        prefix: Prefix,
+    },
     /// The traffic of the last moves did not follow: no more are made for a while.
     MovesUnconfirmed {
         /// How many in a row.
@@ -78,7 +83,7 @@ pub enum Hold {
 
 impl Hold {
     /// Every reason's name, as `Hold::name` says it.
-    pub const NAMES: [&'static str; 14] = [
+    pub const NAMES: [&'static str; 15] = [
         "session-down",
         "awaiting-end-of-rib",
         "awaiting-kernel-table",
@@ -91,6 +96,7 @@ impl Hold {
         "uplink-not-counted",
         "table-full",
         "own-route-returned",
+        "announcement-came-back",
         "moves-unconfirmed",
         "plan-vetoed",
     ];
@@ -110,6 +116,7 @@ impl Hold {
             Hold::UplinkNotCounted { .. } => "uplink-not-counted",
             Hold::TableFull { .. } => "table-full",
             Hold::OwnRouteReturned => "own-route-returned",
+            Hold::AnnouncementCameBack { .. } => "announcement-came-back",
             Hold::MovesUnconfirmed { .. } => "moves-unconfirmed",
             Hold::PlanVetoed { .. } => "plan-vetoed",
         }
@@ -159,6 +166,10 @@ impl fmt::Display for Hold {
             Hold::TableFull { refused } => {
                 write!(f, "the kernel's prefix table is full, {refused} prefixes have no row: raise datapath.prefixes")
             }
+            Hold::AnnouncementCameBack { prefix } => write!(
+                f,
+                "the announcement of {prefix} came back to this border: let the route reflector not pass routes with ETM's community to borders"
+            ),
             Hold::MovesUnconfirmed { failures } => write!(
                 f,
                 "the traffic of the last {failures} moves was not seen on their new exits: no more are made for a while \
@@ -195,6 +206,17 @@ pub enum State {
 }
 
 impl State {
+    /// Every state.
+    pub const ALL: [State; 7] = [
+        State::Off,
+        State::Leak,
+        State::WarmUp,
+        State::Frozen,
+        State::Observing,
+        State::Approving,
+        State::Steering,
+    ];
+
     /// The word shown to operators.
     pub fn as_str(self) -> &'static str {
         match self {

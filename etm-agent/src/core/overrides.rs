@@ -3,7 +3,7 @@
 
 use super::audit::EndReason;
 use super::decision::{Announcement, KernelAction, Override, OverrideReason};
-use super::fib_view::FibView;
+use super::fib_view::{FibView, NotOurs};
 use super::policy::Policy;
 use super::preference::Candidate;
 use super::rib::Rib;
@@ -113,8 +113,8 @@ impl Overrides {
         let mut ended = Vec::new();
         let all: Vec<Override> = self.iter().cloned().collect();
         for entry in all {
-            let live =
-                rib.candidates(entry.prefix, topology).iter().any(|candidate| candidate.exit == entry.to);
+            let candidates = rib.candidates(entry.prefix, topology);
+            let live = candidates.iter().any(|candidate| candidate.exit == entry.to);
             let why = if !live {
                 Some(EndReason::ExitLost)
             } else {
@@ -125,6 +125,12 @@ impl Overrides {
                             kept.from = home;
                         }
                         None
+                    }
+                    Err(NotOurs::UnknownExit)
+                        if topology.is_elsewhere(entry.to)
+                            && candidates.iter().any(|candidate| candidate.exit == entry.from) =>
+                    {
+                        Some(EndReason::CameBack)
                     }
                     Err(_) => Some(EndReason::NotOursToOverride),
                 }
@@ -150,6 +156,14 @@ impl Overrides {
     pub fn kernel(&self, rib: &Rib, fib: &FibView, topology: &Topology) -> BTreeMap<Prefix, KernelAction> {
         let mut actions = BTreeMap::new();
         for entry in self.iter() {
+            if topology.is_elsewhere(entry.to) {
+                // What comes here nevertheless leaves here, also where an override around it is not for it: a router that
+                // sends it on to another border could get it back.
+                if self.is_inside_another(entry.prefix, topology) {
+                    actions.insert(entry.prefix, KernelAction::Throw);
+                }
+                continue;
+            }
             let Some((gateway, ifindex)) = next_hop(entry, rib, topology) else {
                 // Between the loss of a link and the end of its overrides: plain routing, not a covering override.
                 actions.insert(entry.prefix, KernelAction::Throw);
@@ -163,10 +177,19 @@ impl Overrides {
         actions
     }
 
+    /// True where this router's kernel has an override around `prefix`.
+    fn is_inside_another(&self, prefix: Prefix, topology: &Topology) -> bool {
+        let around = self.map.covering(prefix).into_iter();
+        around.filter(|(cover, _)| *cover != prefix).any(|(_, entry)| !topology.is_elsewhere(entry.to))
+    }
+
     /// The announcements: each override with the attributes of the route it uses.
     pub fn announcements(&self, rib: &Rib, topology: &Topology) -> BTreeMap<Prefix, Announcement> {
         let mut announcements = BTreeMap::new();
-        for entry in self.iter() {
+        // With other borders around, what is sent here is not drawn here: of a prefix that leaves by two borders, what
+        // leaves by the other one is not ours to move.
+        let told = |entry: &&Override| !topology.has_elsewhere() || topology.is_elsewhere(entry.to);
+        for entry in self.iter().filter(told) {
             let candidates = rib.candidates(entry.prefix, topology);
             // A covering route serves in this router's kernel: nobody announced the prefix with its attributes.
             let own = |candidate: &&Candidate| (candidate.exit, candidate.prefix) == (entry.to, entry.prefix);

@@ -2,7 +2,9 @@
 
 use super::billing::Billing;
 use super::route_rules::RouteRule;
-use crate::types::{Asn, BitRate, Community, ExitId, PeerId, Prefix, Price, ProviderId, Share, UplinkId};
+use crate::types::{
+    Asn, BitRate, Community, ExitId, Family, PeerId, Prefix, Price, ProviderId, Share, UplinkId,
+};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -193,6 +195,24 @@ pub struct Peer {
     pub monitored: bool,
 }
 
+/// Another border router of this network. Its exits are used by announcing to what is behind both, never by this
+/// router's kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Border {
+    /// Name the operator gave.
+    pub name: String,
+    /// The learn session with it. It announces there what it uses itself (RFC 4271 section 9.1.3), and nothing else.
+    pub session: PeerId,
+    /// The learn session with ETM there, by which it says what it sent here.
+    pub etm_learn: Option<PeerId>,
+    /// The inject session with ETM there, by which it is told what was sent to it.
+    pub etm_inject: Option<PeerId>,
+    /// Its interfaces towards providers; what they carry is not counted here.
+    pub uplinks: Vec<UplinkId>,
+    /// Families in which every inject session has a next hop for its exits.
+    pub families: Vec<Family>,
+}
+
 /// How routes to one prefix are compared, where RFC 4271 leaves a choice. The default is what that RFC says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecisionProcess {
@@ -294,8 +314,10 @@ pub struct Policy {
     pub mode: Mode,
     /// Time between two samples.
     pub interval: Duration,
-    /// Indexed by `UplinkId`.
+    /// Indexed by `UplinkId`: this router's own first, then those of other borders.
     pub uplinks: Vec<Uplink>,
+    /// Other borders.
+    pub borders: Vec<Border>,
     /// What uplinks share.
     pub ports: Vec<Port>,
     /// Indexed by `ProviderId`.
@@ -372,6 +394,33 @@ impl Policy {
         self.forbidden.iter().any(|pin| pin.exit == exit && pin.prefix.covers(prefix))
     }
 
+    /// The other border that has `uplink`; none for this router's own.
+    pub fn border_of(&self, uplink: UplinkId) -> Option<&Border> {
+        self.borders.iter().find(|border| border.uplinks.contains(&uplink))
+    }
+
+    /// The other border that has `exit`; none for this router's own.
+    pub fn border_of_exit(&self, exit: ExitId) -> Option<&Border> {
+        self.border_of(self.uplink_of(exit)?)
+    }
+
+    /// True where `peer` is another border, or ETM there: its absence takes its exits away, and nothing else depends on it.
+    pub fn is_border(&self, peer: PeerId) -> bool {
+        let one = Some(peer);
+        self.borders.iter().any(|at| [Some(at.session), at.etm_learn, at.etm_inject].contains(&one))
+    }
+
+    /// Learn sessions that this router's own decisions depend on, with their positions: all but those with other borders.
+    pub fn own_sources(&self) -> impl Iterator<Item = (usize, &Peer)> + '_ {
+        let learn = self.peers.iter().enumerate().filter(|(_, peer)| peer.role == Role::Learn);
+        learn.filter(|(at, _)| u16::try_from(*at).is_ok_and(|at| !self.is_border(PeerId(at))))
+    }
+
+    /// How many uplinks are this router's own: the first ones.
+    pub fn own_uplinks(&self) -> usize {
+        self.uplinks.len() - self.borders.iter().map(|border| border.uplinks.len()).sum::<usize>()
+    }
+
     /// The uplink of `exit`.
     pub fn uplink_of(&self, exit: ExitId) -> Option<UplinkId> {
         self.exits.get(exit.index()).map(|exit| exit.uplink)
@@ -403,6 +452,7 @@ pub(crate) mod tests {
             mode: Mode::Enforce,
             interval: Duration::from_secs(1),
             uplinks: vec![uplink("up-a"), uplink("up-b")],
+            borders: Vec::new(),
             ports: Vec::new(),
             providers: ["transit-a", "transit-b"]
                 .map(|name| Provider {

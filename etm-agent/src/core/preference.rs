@@ -1,7 +1,7 @@
 //! Which of several routes to one prefix plain BGP prefers (RFC 4271 section 9.1.2), and what decided.
 //! Never looks at load: preference is routing's, not ETM's.
 //!
-//! Left out: interior cost to the next hop (section 9.1.2.2 e), for ETM is on the router that has the exits.
+//! Of interior cost (section 9.1.2.2 e) only that an exit of this router is nearer than one of another.
 
 use super::policy::DecisionProcess;
 use crate::types::{Asn, ExitId, Origin, PathId, PeerId, Prefix};
@@ -29,6 +29,8 @@ pub struct Standing {
     pub neighbour: Option<Asn>,
     /// Learnt from a peer of another AS.
     pub external: bool,
+    /// The exit is another border's.
+    pub elsewhere: bool,
     /// ORIGINATOR_ID, where the route was reflected; who was not comes first.
     pub router_id: Option<Ipv4Addr>,
     /// Length of CLUSTER_LIST.
@@ -72,6 +74,8 @@ pub enum DecidedBy {
     Med,
     /// Section 9.1.2.2 d: from another AS before from our own.
     External,
+    /// Section 9.1.2.2 e: an exit of this router before one of another border.
+    InteriorCost,
     /// Section 9.1.2.2 f, ORIGINATOR_ID in its place (RFC 4456 section 9).
     RouterId,
     /// RFC 4456 section 9.
@@ -92,6 +96,7 @@ impl DecidedBy {
             DecidedBy::Origin => "ORIGIN",
             DecidedBy::Med => "MED",
             DecidedBy::External => "eBGP before iBGP",
+            DecidedBy::InteriorCost => "interior cost (this router's own exits first)",
             DecidedBy::RouterId => "BGP identifier",
             DecidedBy::ClusterList => "CLUSTER_LIST length",
             DecidedBy::PeerAddress => "address of the peer",
@@ -117,6 +122,7 @@ fn steps(a: &Candidate, b: &Candidate, process: DecisionProcess, with_med: bool)
         (x.origin.cmp(&y.origin), DecidedBy::Origin),
         (when(with_med, med(x.med).cmp(&med(y.med))), DecidedBy::Med),
         (y.external.cmp(&x.external), DecidedBy::External),
+        (x.elsewhere.cmp(&y.elsewhere), DecidedBy::InteriorCost),
         (when(process.router_id, x.router_id.cmp(&y.router_id)), DecidedBy::RouterId),
         (when(process.cluster_list, x.cluster_hops.cmp(&y.cluster_hops)), DecidedBy::ClusterList),
         (when(process.peer_address, x.address.cmp(&y.address)), DecidedBy::PeerAddress),
@@ -225,6 +231,7 @@ mod tests {
             neighbour: Some(Asn(64600 + u32::from(exit))),
             external: false,
             router_id: None,
+            elsewhere: false,
             cluster_hops: 0,
             address: None,
         };

@@ -98,13 +98,19 @@ pub fn project(now: Timestamp, offered: &[BitRate], sources: &Sources<'_>) -> Pr
     for slot in active_slots(sources.rates, sources.slots, sources.overrides) {
         let Some(choice) = sources.choices.get(slot) else { continue };
         let demand = sources.rates.demand(slot);
-        projection.total += demand;
+        let away = unseen(choice.prefix, demand, sources);
+        projection.total += demand + away;
         let Some(mut item) = item(now, choice, slot, sources) else { continue };
         for (uplink, load) in base.iter_mut().enumerate() {
             let uplink = UplinkId(u16::try_from(uplink).unwrap_or(u16::MAX));
             *load = load.saturating_sub(sources.rates.rate(slot, uplink));
         }
-        item.rate = demand;
+        item.rate = demand + away;
+        if away > BitRate::ZERO {
+            item.smoothed = item.smoothed.max(away);
+            // What is usual is learnt from what is seen.
+            item.usual = None;
+        }
         if sources.policy.canary.is_partial() {
             keep_home(&mut item, sources, &mut base);
         }
@@ -129,6 +135,14 @@ pub fn project(now: Timestamp, offered: &[BitRate], sources: &Sources<'_>) -> Pr
     }
     (projection.loads, projection.base) = (loads, base);
     projection
+}
+
+/// Demand that announcements took to another border and that is not counted here any more: as much as it was when it was
+/// seen last. Nothing here tells of its growth or end; it counts until it is given back.
+fn unseen(prefix: Prefix, seen: BitRate, sources: &Sources<'_>) -> BitRate {
+    let entry = if sources.overrides.is_empty() { None } else { sources.overrides.get(prefix) };
+    let entry = entry.filter(|entry| sources.topology.is_elsewhere(entry.to));
+    entry.map_or(BitRate::ZERO, |entry| entry.rate.saturating_sub(seen))
 }
 
 /// Of a canary only a share of the flows can be sent elsewhere: the rest stays at home whatever is decided.
@@ -216,6 +230,12 @@ pub fn ineffective(sources: &Sources<'_>, unsettled: &BTreeMap<Prefix, Timestamp
         let Some(slot) = sources.slots.get(entry.prefix) else { continue };
         let Some(to) = sources.topology.uplink_of(entry.to) else { continue };
         let demand = sources.rates.demand(slot);
+        if sources.topology.is_elsewhere(entry.to) {
+            // Its effect is that it is gone from here.
+            judged += entry.rate.max(demand);
+            elsewhere += demand;
+            continue;
+        }
         judged += demand;
         elsewhere += demand.saturating_sub(sources.rates.rate(slot, to));
     }

@@ -2,8 +2,8 @@
 //! Never decides anything; it only answers.
 
 use super::input::{GatewayEvent, LinkEvent};
-use super::policy::Policy;
-use crate::types::{Asn, ExitId, IfIndex, PeerId, UplinkId};
+use super::policy::{Border, Policy};
+use crate::types::{Asn, ExitId, Family, IfIndex, PeerId, Prefix, UplinkId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,6 +19,15 @@ pub struct Topology {
     /// By `PeerId`: of another AS or not, and the address.
     peers: Vec<(bool, Option<IpAddr>)>,
     links: Vec<Link>,
+    /// By `ExitId`: the session of the other border that has it.
+    elsewhere: Vec<Option<PeerId>>,
+    /// By `ExitId`, of another border: families in which it can be announced. None while only a part of the flows may be
+    /// moved: a router that hears an announcement moves them all.
+    families: Vec<Vec<Family>>,
+    /// Somebody behind this border hears our announcements.
+    heard: bool,
+    /// Sessions with ETM on other borders.
+    etms: Vec<PeerId>,
     /// Next hops that do not answer.
     silent: BTreeSet<IpAddr>,
 }
@@ -60,7 +69,14 @@ impl Topology {
                 .iter()
                 .map(|exit| policy.providers.get(exit.provider.index())?.asn)
                 .collect(),
-            links: vec![Link::default(); policy.uplinks.len()],
+            links: (0..policy.uplinks.len()).map(|index| unseen_link(index, policy)).collect(),
+            elsewhere: border_per_exit(policy).map(|border| border.map(|border| border.session)).collect(),
+            families: border_per_exit(policy)
+                .map(|border| border.filter(|_| !policy.canary.is_partial()))
+                .map(|border| border.map_or_else(Vec::new, |border| border.families.clone()))
+                .collect(),
+            heard: false,
+            etms: policy.borders.iter().filter_map(|border| border.etm_learn).collect(),
             silent: BTreeSet::new(),
         }
     }
@@ -68,6 +84,45 @@ impl Topology {
     /// The same with links as known.
     pub fn with_links(policy: &Policy, links: Vec<Link>) -> Topology {
         Topology { links, ..Topology::new(policy) }
+    }
+
+    /// Takes note whether anybody hears our announcements; true where that is news.
+    pub fn set_heard(&mut self, heard: bool) -> bool {
+        std::mem::replace(&mut self.heard, heard) != heard
+    }
+
+    /// True where `exit` is another border's: traffic gets there by announcements only.
+    pub fn is_elsewhere(&self, exit: ExitId) -> bool {
+        self.session_of(exit).is_some()
+    }
+
+    /// Sessions by which ETM on other borders says what it sent here.
+    pub fn etms(&self) -> &[PeerId] {
+        &self.etms
+    }
+
+    /// True where some exit is another border's.
+    pub fn has_elsewhere(&self) -> bool {
+        self.elsewhere.iter().any(Option::is_some)
+    }
+
+    fn session_of(&self, exit: ExitId) -> Option<PeerId> {
+        self.elsewhere.get(exit.index()).copied().flatten()
+    }
+
+    /// True where `peer` may offer routes through `exit`. Another border speaks for its own exits, and nobody else does:
+    /// a route that it does not announce itself is one that it does not use, and might send back here.
+    pub fn speaks_for(&self, peer: PeerId, exit: ExitId) -> bool {
+        match self.session_of(exit) {
+            Some(border) => border == peer,
+            None => !self.elsewhere.contains(&Some(peer)),
+        }
+    }
+
+    /// True where traffic for `prefix` can be got to `exit`, as far as announcements are needed for it.
+    pub fn can_reach(&self, prefix: Prefix, exit: ExitId) -> bool {
+        let families = || self.families.get(exit.index()).is_some_and(|of| of.contains(&prefix.family()));
+        !self.is_elsewhere(exit) || self.heard && families()
     }
 
     /// Takes note of a link report; true where `up` or the index changed.
@@ -147,5 +202,19 @@ impl Topology {
     /// The address of `peer`, where it has one.
     pub fn address_of(&self, peer: PeerId) -> Option<IpAddr> {
         self.peers.get(usize::from(peer.0)).and_then(|(_, address)| *address)
+    }
+}
+
+/// Of each exit, the other border that has it.
+fn border_per_exit(policy: &Policy) -> impl Iterator<Item = Option<&Border>> + '_ {
+    policy.exits.iter().map(|exit| policy.border_of(exit.uplink))
+}
+
+/// The links of other borders are seen by what these announce: routes through a dead one are gone.
+fn unseen_link(index: usize, policy: &Policy) -> Link {
+    let uplink = UplinkId(u16::try_from(index).unwrap_or(u16::MAX));
+    match policy.border_of(uplink) {
+        Some(_) => Link { ifindex: None, up: true, known: true },
+        None => Link::default(),
     }
 }

@@ -4,10 +4,10 @@
 pub use super::audit::{Event, Weight};
 pub use super::conservation::{BookState, WindowReport, WorstWindows};
 pub use super::guard::{Hold, State};
-pub use super::guard_view::{DrainView, GUARDS, GuardView, MovesView, OrdersView, SurgeView};
+pub use super::guard_view::{DrainView, ExitSummary, GUARDS, GuardView, MovesView, OrdersView, SurgeView};
 use super::input::Basis;
 pub use super::money_view::{
-    CandidatePrice, Conclusion, ExitView, LossView, Losses, MoveView, NodeView, PlanView,
+    CandidatePrice, CertificateView, Conclusion, ExitView, LossView, Losses, MoveView, NodeView, PlanView,
 };
 pub use super::policy::{Mode, Role};
 use crate::types::{BitRate, Count, Generation, PathId, PeerId, Prefix, RouteAttrs, Share, Timestamp};
@@ -41,6 +41,12 @@ pub struct StatusView {
     /// How many there are.
     #[serde(default)]
     pub surging: usize,
+    /// Exits at a glance, in order of configuration.
+    #[serde(default)]
+    pub exits: Vec<ExitSummary>,
+    /// What the last plan proves; none before the first.
+    #[serde(default)]
+    pub certificate: Option<CertificateView>,
     /// Number of the current decision.
     pub generation: Generation,
     /// Number of the decision that the kernel follows.
@@ -104,6 +110,9 @@ pub struct SessionView {
 pub struct UplinkView {
     /// Interface name.
     pub name: String,
+    /// The other border that has it; none for this router's own.
+    #[serde(default)]
+    pub border: Option<String>,
     /// Providers behind it.
     pub providers: Vec<String>,
     /// Link is up.
@@ -114,7 +123,8 @@ pub struct UplinkView {
     pub capacity_bps: BitRate,
     /// Above this it is overloaded, bit/s.
     pub limit_bps: BitRate,
-    /// Offered over the last interval, bit/s.
+    /// Offered over the last interval, bit/s; of another border's what was sent there by announcements, as it was when it
+    /// left here.
     pub offered_bps: BitRate,
     /// Sent by the device over the last interval, bit/s.
     pub sent_bps: BitRate,
@@ -181,6 +191,9 @@ pub struct OverrideView {
     pub to: String,
     /// Interface of that exit.
     pub interface: String,
+    /// The other border that has it: announcements bring the traffic there, not this router's kernel.
+    #[serde(default)]
+    pub border: Option<String>,
     /// Next hop, while the link is up.
     pub gateway: Option<std::net::IpAddr>,
     /// Demand, bit/s.

@@ -4,7 +4,7 @@ use super::transport::Transport;
 use crate::proto::bgp::{Import, OutPolicy, Speaker};
 use crate::types::bgp::BgpRole;
 use crate::types::{Asn, ExitId, Family, PeerId, RouterId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ pub struct SessionConfig {
     pub seed: u64,
     /// What is taken from the peer (role learn).
     pub import: Import,
+    /// Several routes per prefix are asked for (RFC 7911, role learn).
+    pub add_path: bool,
     /// How many routes the peer may announce (role learn); none for any number.
     pub max_routes: Option<MaxRoutes>,
     /// Longest time to keep the routes of a peer that restarts (RFC 4724, role learn); zero to keep none. The peer's
@@ -201,6 +203,7 @@ impl SessionConfig {
             retry_max: Duration::from_secs(10),
             seed: u64::from(peer.0),
             import: Import { accept: local_as == peer_as, ..Import::default() },
+            add_path: true,
             max_routes: None,
             retain: Duration::from_secs(120),
             stale: Duration::from_secs(180),
@@ -263,7 +266,7 @@ impl SessionConfig {
             peer_as: self.peer_as,
             router_id: self.router_id,
             hold_time: self.hold_time,
-            add_path_receive: learns,
+            add_path_receive: learns && self.add_path,
             helps_restart: learns && !self.retain.is_zero(),
             role: self.role,
             strict_role: self.strict_role,
@@ -280,6 +283,8 @@ pub struct NextHops {
     pub v6: Option<IpAddr>,
     /// For single exits.
     pub per_exit: BTreeMap<(ExitId, Family), IpAddr>,
+    /// Exits of other routers: without an entry of their own there is no way to them.
+    pub elsewhere: BTreeSet<ExitId>,
 }
 
 impl NextHops {
@@ -291,6 +296,7 @@ impl NextHops {
                 Family::V4 => self.v4,
                 Family::V6 => self.v6,
             };
+            let default = default.filter(|_| !self.elsewhere.contains(&exit));
             let next_hop = self.per_exit.get(&(exit, family)).copied().or(default);
             next_hop.filter(|addr| Family::of(*addr) == family)
         };

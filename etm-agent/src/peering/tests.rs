@@ -478,7 +478,12 @@ async fn an_inject_session_learns_nothing() {
 fn next_hops_are_a_function_of_exit_and_family() {
     let v4: IpAddr = "192.0.2.1".parse().unwrap();
     let own: IpAddr = "192.0.2.9".parse().unwrap();
-    let hops = NextHops { v4: Some(v4), v6: Some(v4), per_exit: [((ExitId(2), Family::V4), own)].into() };
+    let hops = NextHops {
+        v4: Some(v4),
+        v6: Some(v4),
+        per_exit: [((ExitId(2), Family::V4), own)].into(),
+        elsewhere: [ExitId(3)].into(),
+    };
     assert_eq!(hops.of(ExitId(1), Family::V4, false), Some(v4));
     assert_eq!(hops.of(ExitId(2), Family::V4, false), Some(own));
     assert_eq!(hops.of(ExitId(2), Family::V6, false), None);

@@ -49,7 +49,8 @@ pub(super) struct Interfaces {
 /// Finds every interface of the configuration.
 pub(super) async fn interfaces(settings: &Settings) -> Result<Interfaces, AgentError> {
     fib::check_privileges()?;
-    let names: Vec<String> = settings.policy.uplinks.iter().map(|uplink| uplink.name.clone()).collect();
+    let own = settings.policy.uplinks.iter().take(settings.policy.own_uplinks());
+    let names: Vec<String> = own.map(|uplink| uplink.name.clone()).collect();
     let all: Vec<String> = names.iter().chain(&settings.kernel.inside).cloned().collect();
     let mut uplinks = resolve(&all).await?;
     let inside = uplinks.split_off(names.len());

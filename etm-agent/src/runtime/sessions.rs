@@ -89,6 +89,15 @@ pub(super) fn guardian_listens_low(settings: &Settings) -> bool {
     })
 }
 
+/// True where a session with role learn, or the BMP station, waits for others on a port that needs a privilege.
+pub(super) fn agent_listens_low(settings: &Settings) -> bool {
+    let bgp = settings.bgp.as_ref().is_some_and(|bgp| {
+        let mut learn = bgp.sessions.iter().filter(|session| session.role == Role::Learn);
+        bgp.listen_port < 1024 && learn.any(|session| session.transport.listens)
+    });
+    bgp || settings.bmp.as_ref().is_some_and(|bmp| bmp.listen.iter().any(|listen| listen.port() < 1024))
+}
+
 /// What a guardian and its agent must have read alike: everything that shapes a session with role inject.
 pub(super) fn digest(settings: &Settings) -> u64 {
     let mut digest = DefaultHasher::new();
@@ -201,6 +210,7 @@ fn session_config(
         first_as: settings.import.first_as,
         link_local: settings.interface.is_some(),
     };
+    config.add_path = settings.import.add_path;
     config.max_routes = settings.import.max_routes.map(max_routes);
     config.retain = settings.import.retain;
     // Sessions of one start differ by number, two starts by time.
@@ -234,7 +244,8 @@ fn max_routes(settings: MaxRoutesSettings) -> MaxRoutes {
 }
 
 fn next_hops(settings: &SessionSettings) -> Result<NextHops, AgentError> {
-    let mut next_hops = NextHops::default();
+    let elsewhere = settings.elsewhere.iter().copied().collect();
+    let mut next_hops = NextHops { elsewhere, ..NextHops::default() };
     let refuse = |list: &[IpAddr]| AgentError::NextHops {
         session: settings.name.clone(),
         list: list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),

@@ -99,6 +99,14 @@ impl Sink {
     /// # Errors
     /// The namespace cannot be entered, or the sockets refuse an option.
     pub fn start(namespace: &Namespace) -> Result<Self, LabError> {
+        Self::start_behind(namespace, &Provider::ALL)
+    }
+
+    /// The same behind these providers only.
+    ///
+    /// # Errors
+    /// See [`Self::start`].
+    pub fn start_behind(namespace: &Namespace, providers: &[Provider]) -> Result<Self, LabError> {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             book: Mutex::default(),
@@ -106,7 +114,7 @@ impl Sink {
         });
         let (interfaces, sockets) = namespace.inside(|| {
             let mut interfaces = BTreeMap::new();
-            for provider in Provider::ALL {
+            for provider in providers.iter().copied() {
                 let name = provider.sink_interface();
                 let index =
                     if_nametoindex(name).map_err(LabError::errno(format!("find interface {name}")))?;

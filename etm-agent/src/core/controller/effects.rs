@@ -62,7 +62,7 @@ impl Controller {
                         .push(now, EventKind::AnnouncementsIneffective { session, prefixes, first, after_s });
                 }
                 None if before > 0 => {
-                    self.audit.push(now, EventKind::AnnouncementsEffective { session: name })
+                    self.audit.push(now, EventKind::AnnouncementsEffective { session: name });
                 }
                 _ => {}
             }

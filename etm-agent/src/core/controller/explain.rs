@@ -5,7 +5,7 @@ use super::super::preference::{Candidate, compare};
 use super::super::route_rules::Verdict;
 use super::super::view::{CandidatePrice, CandidateView, ExplainView};
 use super::Controller;
-use crate::types::{BitRate, ExitId, PathId, PeerId, Prefix, RouteAttrs};
+use crate::types::{BitRate, ExitId, PathId, PeerId, Prefix, RouteAttrs, UplinkId};
 use std::sync::Arc;
 
 impl Controller {
@@ -32,10 +32,11 @@ impl Controller {
         let entry = self.overrides.get(prefix);
         let exit = entry.map(|entry| entry.to).or(home.ok());
         let rate = self.slots.get(prefix).map_or(BitRate::ZERO, |slot| self.rates.demand(slot));
-        let (verdict, because) = match entry {
+        let (verdict, mut because) = match entry {
             Some(_) => self.why_moved(prefix),
             None => self.why_not_moved(prefix, home),
         };
+        because.extend(self.surge_note(prefix));
         ExplainView {
             asked,
             prefix: Some(prefix),
@@ -61,8 +62,7 @@ impl Controller {
     fn effect(&self, from: ExitId, to: ExitId, rate: BitRate) -> String {
         let load = |exit: ExitId| {
             let uplink = self.topology.uplink_of(exit).unwrap_or_default();
-            let offered = self.meters.get(uplink.index()).map_or(BitRate::ZERO, |meter| meter.offered);
-            (self.uplink_name(uplink), offered)
+            (self.uplink_name(uplink), self.load_of(uplink))
         };
         let ((home, left), (exit, carried)) = (load(from), load(to));
         if !self.enforcing() {
@@ -85,6 +85,7 @@ impl Controller {
         if let Some(reason) = self.refused.get(&prefix) {
             because.push(format!("but the kernel refused the route: {reason}"));
         }
+        because.extend(self.why_elsewhere(prefix));
         if self.confirmations.is_watched(prefix) {
             because.push("the counters have not shown its traffic there yet".to_owned());
         }
@@ -93,6 +94,28 @@ impl Controller {
             entry.since, entry.hold_until
         ));
         (format!("{prefix} {verb} through {to} instead of {from}"), because)
+    }
+
+    /// How traffic gets to an exit of another border, and what tells that it does.
+    fn why_elsewhere(&self, prefix: Prefix) -> Vec<String> {
+        let Some(entry) = self.overrides.get(prefix) else { return Vec::new() };
+        let Some(border) = self.policy.border_of_exit(entry.to) else { return Vec::new() };
+        let told: Vec<String> =
+            self.announced(prefix).into_iter().filter(|one| one.sent).map(|one| one.session).collect();
+        let told = if told.is_empty() { "nobody yet".to_owned() } else { told.join(", ") };
+        let seen = self.slots.get(prefix).map_or(BitRate::ZERO, |slot| self.rates.demand(slot));
+        vec![
+            format!(
+                "{} is an exit of border {}: BGP alone leads there, this router's kernel goes on as plain routing says; told: {told}",
+                self.exit_name(entry.to),
+                border.name
+            ),
+            format!(
+                "{} announces {prefix} through that exit itself, so it will not send it back",
+                border.name
+            ),
+            format!("of {} when it was moved, {seen} is still seen here", entry.rate),
+        ]
     }
 
     fn why_not_moved(&self, prefix: Prefix, home: Result<ExitId, NotOurs>) -> (String, Vec<String>) {
@@ -107,6 +130,9 @@ impl Controller {
                 format!("{prefix} is left to plain routing and is never overridden as things are")
             }
         };
+        if self.rib.is_guest(prefix, &self.topology) {
+            because.push("ETM on another border sent it here: it is not sent back".to_owned());
+        }
         if self.policy.excludes(prefix) {
             because.push("it is inside a prefix of `policy.exclude`".to_owned());
         }
@@ -149,12 +175,15 @@ impl Controller {
                 closed.until.since(now).as_secs()
             ));
         }
-        if let Some(usual) = self.slots.get(prefix).and_then(|slot| self.surges.usual(slot)) {
-            because.push(format!(
-                "it asks for many times its usual {usual}: the rest does not count for money until it lasts"
-            ));
-        }
         because
+    }
+
+    /// That what it asks for is not believed yet.
+    fn surge_note(&self, prefix: Prefix) -> Option<String> {
+        let usual = self.slots.get(prefix).and_then(|slot| self.surges.usual(slot))?;
+        Some(format!(
+            "it asks for many times its usual {usual}: the rest does not count for money until it lasts"
+        ))
     }
 
     fn why_home_suffices(&self, prefix: Prefix, home: ExitId) -> Vec<String> {
@@ -261,6 +290,9 @@ impl Controller {
     ) -> String {
         let candidate = &ranked[rank];
         let mut notes = Vec::new();
+        notes.extend(
+            self.policy.border_of_exit(candidate.exit).map(|at| format!("an exit of border {}", at.name)),
+        );
         if candidate.prefix != prefix {
             notes.push(format!("a route for {} that covers it", candidate.prefix));
         }
@@ -285,10 +317,18 @@ impl Controller {
     fn room_note(&self, exit: ExitId, rate: BitRate) -> String {
         let Some(uplink) = self.topology.uplink_of(exit) else { return String::new() };
         let Some(configured) = self.policy.uplinks.get(uplink.index()) else { return String::new() };
-        let offered = self.meters.get(uplink.index()).map_or(BitRate::ZERO, |meter| meter.offered);
+        let offered = self.load_of(uplink);
         let room = configured.fill_rate().saturating_sub(offered);
         let word = if rate <= room { "has room for it" } else { "has no room for it" };
         format!("{} {word}: {room} free", configured.name)
+    }
+
+    /// What an uplink carries, as far as it is known here.
+    fn load_of(&self, uplink: UplinkId) -> BitRate {
+        if self.policy.border_of(uplink).is_some() {
+            return self.sent_to(uplink);
+        }
+        self.meters.get(uplink.index()).map_or(BitRate::ZERO, |meter| meter.offered)
     }
 
     /// Why the operator's word keeps a route from being a candidate, if it does.
@@ -305,6 +345,13 @@ impl Controller {
             None => "its next hop is none of the configured exits".to_owned(),
             Some(exit) if ranked.iter().any(|candidate| candidate.exit == exit) => {
                 "a better route uses the same exit".to_owned()
+            }
+            Some(exit) if self.topology.is_elsewhere(exit) => {
+                let border =
+                    self.policy.border_of_exit(exit).map_or("another", |border| border.name.as_str());
+                format!(
+                    "an exit of border {border}, which does not announce it itself, or sent it here; or nobody behind it hears ETM"
+                )
             }
             Some(exit) => {
                 let uplink = self.topology.uplink_of(exit).unwrap_or_default();

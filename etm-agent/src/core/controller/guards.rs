@@ -9,7 +9,8 @@ use super::super::overrides::{Placed, Placing};
 use super::super::projection::active_slots;
 use super::super::surge;
 use super::Controller;
-use crate::types::{ExitId, Prefix, Timestamp};
+use crate::types::{ExitId, PeerId, Prefix, Timestamp};
+use std::net::IpAddr;
 
 impl Controller {
     /// Watches a move until the counters show its traffic on the new exit.
@@ -38,12 +39,17 @@ impl Controller {
             interval: self.policy.interval,
             most: !self.policy.canary.is_partial(),
         };
-        let (slots, rates, topology) = (&self.slots, &self.rates, &self.topology);
+        let (slots, rates, topology, overrides) = (&self.slots, &self.rates, &self.topology, &self.overrides);
         let see = |prefix: Prefix, exit: ExitId| {
             let (Some(slot), Some(uplink)) = (slots.get(prefix), topology.uplink_of(exit)) else {
                 return Seen::default();
             };
-            Seen { there: rates.rate(slot, uplink), all: rates.demand(slot) }
+            let (there, all) = (rates.rate(slot, uplink), rates.demand(slot));
+            match overrides.get(prefix).filter(|entry| entry.to == exit && topology.is_elsewhere(exit)) {
+                // What is not seen here any more is there.
+                Some(entry) => Seen { there: entry.rate.saturating_sub(all), all: entry.rate.max(all) },
+                None => Seen { there, all },
+            }
         };
         for missed in self.confirmations.judge(at, terms, see) {
             self.take_back(now, &missed);
@@ -100,8 +106,10 @@ impl Controller {
             return;
         }
         let own = &self.policy.own_next_hops;
-        let Some((peer, prefix, next_hop)) = self.rib.came_back().find(|(_, _, hop)| own.contains(hop))
-        else {
+        let etms = self.topology.etms();
+        // What ETM on another border sent here is no leak.
+        let leak = |(peer, _, hop): &(PeerId, Prefix, IpAddr)| own.contains(hop) && !etms.contains(peer);
+        let Some((peer, prefix, next_hop)) = self.rib.came_back().find(leak) else {
             return;
         };
         let session = self.policy.peers.get(usize::from(peer.0)).map_or("static", |peer| peer.name.as_str());

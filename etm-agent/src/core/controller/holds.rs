@@ -2,7 +2,6 @@
 
 use super::super::audit::EventKind;
 use super::super::guard::Hold;
-use super::super::policy::Role;
 use super::round::MISMATCH_SAMPLES;
 use super::{Controller, uplink_id};
 use crate::types::Timestamp;
@@ -43,10 +42,8 @@ impl Controller {
 
     pub(super) fn find_holds(&self, now: Timestamp) -> Vec<Hold> {
         let mut holds = Vec::new();
-        for (peer, session) in self.policy.peers.iter().zip(&self.sessions) {
-            if peer.role != Role::Learn {
-                continue;
-            }
+        for (at, peer) in self.policy.own_sources() {
+            let Some(session) = self.sessions.get(at) else { continue };
             if !session.up {
                 let reason = session.reason.clone().unwrap_or_else(|| "connecting".to_owned());
                 holds.push(Hold::SessionDown { session: peer.name.clone(), reason });
@@ -89,6 +86,8 @@ impl Controller {
         if self.rib.returned(&self.topology) > 0 {
             holds.push(Hold::OwnRouteReturned);
         }
+        let lately = self.came_back.filter(|(at, _)| now.since(*at) < self.policy.hold);
+        holds.extend(lately.map(|(_, prefix)| Hold::AnnouncementCameBack { prefix }));
         if let Some((failures, _)) = self.confirmations.pause() {
             holds.push(Hold::MovesUnconfirmed { failures });
         }
@@ -98,7 +97,8 @@ impl Controller {
 
     /// Uplinks that are up and were missing from the last samples. One miss may be an interface that just came or goes.
     fn uncounted_uplinks(&self) -> impl Iterator<Item = Hold> + '_ {
-        let missing = self.meters.iter().enumerate().filter(|(index, meter)| {
+        let own = self.meters.iter().enumerate().take(self.policy.own_uplinks());
+        let missing = own.filter(|(index, meter)| {
             meter.missed >= MISMATCH_SAMPLES && self.topology.link(uplink_id(*index)).up
         });
         missing.map(|(index, _)| Hold::UplinkNotCounted { uplink: self.uplink_name(uplink_id(index)) })

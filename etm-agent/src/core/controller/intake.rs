@@ -62,6 +62,22 @@ impl Controller {
                 self.settle(now);
             }
         }
+        if role == Role::Inject {
+            self.note_hearers(now);
+        }
+    }
+
+    /// Without anybody who hears our announcements there are no exits elsewhere.
+    fn note_hearers(&mut self, now: Timestamp) {
+        let mut sessions = self.policy.peers.iter().zip(&self.sessions).zip((0..=u16::MAX).map(PeerId));
+        // ETM elsewhere is told, but moves nothing by it.
+        let heard = sessions.any(|((peer, session), id)| {
+            peer.role == Role::Inject && session.up && !self.policy.is_border(id)
+        });
+        if self.topology.set_heard(heard) && self.topology.has_elsewhere() {
+            self.choices.forget_all();
+            self.settle(now);
+        }
     }
 
     fn session_down(&mut self, now: Timestamp, peer: PeerId, name: String, reason: String) {
@@ -82,9 +98,8 @@ impl Controller {
     }
 
     fn tables_complete(&self) -> bool {
-        let mut learn =
-            self.policy.peers.iter().zip(&self.sessions).filter(|(peer, _)| peer.role == Role::Learn);
-        learn.all(|(_, session)| session.up && session.awaited.is_empty())
+        let complete = |session: &Session| session.up && session.awaited.is_empty();
+        self.policy.own_sources().all(|(at, _)| self.sessions.get(at).is_some_and(complete))
     }
 
     /// Clearing up that can wait, `prefixes` prefixes of it: it must not hold up what cannot.

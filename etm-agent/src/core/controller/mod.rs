@@ -33,8 +33,9 @@ use super::fib_view::FibView;
 use super::guard::{Hold, State};
 use super::input::{Input, Order, Released, RouteBatch, RouteChange, TableFill, UplinkSample};
 use super::money::Tree;
+use super::money_view::CertificateView;
 use super::overrides::Overrides;
-use super::policy::{Mode, Peer, Policy, Role};
+use super::policy::{Mode, Policy};
 use super::projection::Projection;
 use super::rate::Rates;
 use super::rib::Rib;
@@ -130,6 +131,9 @@ pub struct Controller {
     plans: u64,
     vetoes: u64,
     veto: Option<String>,
+    /// For views.
+    #[serde(skip)]
+    certificate: Option<CertificateView>,
     /// Why there is nothing to plan with.
     #[serde(skip)]
     fault: Option<String>,
@@ -147,6 +151,8 @@ pub struct Controller {
     ineffective_ppm: u32,
     ineffective_run: u8,
     unsettled: BTreeMap<Prefix, Timestamp>,
+    /// What this border was seen to follow though it was announced to others, and when.
+    came_back: Option<(Timestamp, Prefix)>,
     barred: BTreeSet<Prefix>,
     refused: BTreeMap<Prefix, String>,
     unrelieved: BTreeSet<UplinkId>,
@@ -175,8 +181,7 @@ impl Controller {
             rib: Rib::new(&policy),
             fib: FibView::default(),
             slots: Slots::new(slot_capacity, adopted),
-            rates: Rates::new(uplinks, adopted)
-                .billed(policy.uplinks.iter().map(|uplink| uplink.billing).collect()),
+            rates: rates(&policy, adopted),
             conservation: Conservation::new(uplinks),
             overrides: Overrides::default(),
             audit: Audit::default(),
@@ -195,6 +200,7 @@ impl Controller {
             plans: 0,
             vetoes: 0,
             veto: None,
+            certificate: None,
             fault,
             off,
             stopping: false,
@@ -209,6 +215,7 @@ impl Controller {
             ineffective_ppm: 0,
             ineffective_run: 0,
             unsettled: BTreeMap::new(),
+            came_back: None,
             barred: BTreeSet::new(),
             refused: BTreeMap::new(),
             unrelieved: BTreeSet::new(),
@@ -322,11 +329,10 @@ impl Controller {
         !self.holds.iter().any(|hold| hold.is_warm_up() || matches!(hold, Hold::SessionDown { .. }))
     }
 
-    /// True once every learn session is Established. Routers that report by BMP come when they come.
+    /// True once every learn session is Established. Other borders, and routers that report by BMP, come when they come.
     pub fn learning(&self) -> bool {
-        let learn = |peer: &Peer| peer.role == Role::Learn && !peer.monitored;
-        let learn = self.policy.peers.iter().zip(&self.sessions).filter(|(peer, _)| learn(peer));
-        learn.into_iter().all(|(_, session)| session.up)
+        let mut learn = self.policy.own_sources().filter(|(_, peer)| !peer.monitored);
+        learn.all(|(at, _)| self.sessions.get(at).is_some_and(|session| session.up))
     }
 
     fn grounds(&self) -> Grounds<'_> {
@@ -337,8 +343,10 @@ impl Controller {
     fn settle(&mut self, now: Timestamp) {
         self.changed = true;
         for (entry, why) in self.overrides.invalidate(&self.rib, &self.fib, &self.topology, &self.policy) {
-            if why == EndReason::TooManyMoreSpecifics {
-                self.barred.insert(entry.prefix);
+            match why {
+                EndReason::TooManyMoreSpecifics => drop(self.barred.insert(entry.prefix)),
+                EndReason::CameBack => self.came_back = Some((now, entry.prefix)),
+                _ => {}
             }
             self.ended(now, &entry, why);
         }
@@ -401,6 +409,12 @@ impl Controller {
 }
 
 /// Overrides of an earlier run, by next hop. Its throws are computed anew.
+/// Rates as each uplink's provider bills them.
+fn rates(policy: &Policy, adopted: &Adopted) -> Rates {
+    let billing = policy.uplinks.iter().map(|uplink| uplink.billing).collect();
+    Rates::new(policy.uplinks.len(), adopted).billed(billing)
+}
+
 fn inherited(adopted: &Adopted) -> BTreeMap<Prefix, IpAddr> {
     let via = |action: &KernelAction| match action {
         KernelAction::Via { gateway, .. } => Some(*gateway),

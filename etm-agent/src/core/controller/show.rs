@@ -4,12 +4,12 @@ use super::super::audit::Event;
 use super::super::conservation::WorstWindows;
 use super::super::input::Uncounted;
 use super::super::overrides::next_hop;
-use super::super::policy::Role;
+use super::super::policy::{Border, Role};
 use super::super::view::{
     AnnouncedView, EventView, OverrideView, PrefixUplinkView, PrefixView, SessionView, StatusView, UplinkView,
 };
 use super::{Controller, uplink_id};
-use crate::types::{BitRate, Count, PeerId, Prefix, SlotId, Timestamp};
+use crate::types::{BitRate, Count, PeerId, Prefix, SlotId, Timestamp, UplinkId};
 
 impl Controller {
     /// `etm status`.
@@ -27,6 +27,8 @@ impl Controller {
             moves: self.moves_view(now),
             surges,
             surging,
+            exits: self.exit_summaries(),
+            certificate: self.certificate,
             generation: self.decision.generation,
             kernel_generation: self.installed,
             overrides: self.overrides.len(),
@@ -34,7 +36,7 @@ impl Controller {
             plans: self.plans,
             plan_vetoes: self.vetoes,
             moved_bps: self.overrides.moved(),
-            offered_bps: uplinks.iter().map(|uplink| uplink.offered_bps).sum(),
+            offered_bps: self.meters.iter().map(|meter| meter.offered).sum(),
             prefixes: self.rib.prefixes(),
             prefixes_counted: self.slots.len(),
             prefixes_refused: self.slots.refused() + self.table.refused,
@@ -82,18 +84,23 @@ impl Controller {
         let last = meter.last.unwrap_or_default();
         let uncounted: Count = last.uncounted.iter().fold(Count::default(), |sum, count| sum + *count);
         let book = self.conservation.book(id);
+        let border = self.policy.border_of(id);
+        let talks =
+            |border: &Border| self.sessions.get(usize::from(border.session.0)).is_some_and(|one| one.up);
+        let offered_bps = if border.is_some() { self.sent_to(id) } else { meter.offered };
         UplinkView {
             name: uplink.name.clone(),
+            border: border.map(|border| border.name.clone()),
             providers,
-            up: self.topology.link(id).up,
+            up: self.topology.link(id).up && border.is_none_or(talks),
             billing: uplink.billing.to_string(),
             capacity_bps: uplink.capacity,
             limit_bps: uplink.limit_rate(),
-            offered_bps: meter.offered,
+            offered_bps,
             sent_bps: meter.sent,
             dropped_packets: last.device.dropped,
             projected_bps: self.projected.get(index).copied().unwrap_or_default(),
-            utilization_ppm: meter.offered.share_of(uplink.capacity),
+            utilization_ppm: offered_bps.share_of(uplink.capacity),
             counted: last.after.since(uncounted),
             uncounted: Uncounted::ALL
                 .iter()
@@ -105,6 +112,12 @@ impl Controller {
             window: book.map(|book| book.report()).unwrap_or_default(),
             worst: book.map(|book| book.worst()).unwrap_or_default(),
         }
+    }
+
+    /// What announcements bring to another border's uplink, as it was when it was seen here last.
+    pub(super) fn sent_to(&self, uplink: UplinkId) -> BitRate {
+        let there = self.overrides.iter().filter(|entry| self.policy.uplink_of(entry.to) == Some(uplink));
+        if self.enforcing() { there.map(|entry| entry.rate).sum() } else { BitRate::ZERO }
     }
 
     /// `etm prefixes`: the busiest first.
@@ -155,6 +168,7 @@ impl Controller {
             from: self.exit_name(entry.from),
             to: self.exit_name(entry.to),
             interface: self.uplink_name(self.topology.uplink_of(entry.to).unwrap_or_default()),
+            border: self.policy.border_of_exit(entry.to).map(|border| border.name.clone()),
             gateway: next_hop(entry, &self.rib, &self.topology).map(|(gateway, _)| gateway),
             rate_bps: entry.rate,
             reason: self.reason_text(&entry.reason),

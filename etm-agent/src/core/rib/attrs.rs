@@ -396,6 +396,11 @@ impl AttrsRef<'_> {
         })
     }
 
+    /// True where the AS_PATH holds an AS_SET.
+    pub(super) fn has_set(&self) -> bool {
+        self.segments().any(|(set, _)| set)
+    }
+
     /// RFC 4271 section 9.1.2.2 a.
     pub(super) fn hops(&self) -> u32 {
         self.segments().map(|(set, members)| if set { 1 } else { short(members.len()) }).sum()

@@ -5,8 +5,8 @@
 //! entries are cleared away later, a slice at a time (`clear_away`). No answer ever shows a void route.
 //! Structure and figures: docs/adr/0010.
 
+mod admit;
 mod attrs;
-mod footprint;
 mod routes;
 mod table;
 #[cfg(test)]
@@ -17,9 +17,9 @@ use super::policy::{DecisionProcess, Policy};
 use super::preference::{AttrsId, Candidate, Standing, ranked};
 use super::route_rules::{RouteRule, RouteRules, Verdict};
 use super::topology::Topology;
-use crate::types::{Community, ExitId, Family, PathId, PeerId, Prefix, PrefixMap, RouteAttrs};
-use attrs::{AttrStore, AttrsRef};
-pub use footprint::Footprint;
+use crate::types::{Community, Family, PathId, PeerId, Prefix, PrefixMap, RouteAttrs};
+use admit::admissible;
+use attrs::AttrStore;
 use routes::{Eras, NIL, Route, Slab, SourceId, Sources};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -35,6 +35,23 @@ pub enum Presence {
     Vanished,
     /// It had and has routes, or neither.
     Kept,
+}
+
+/// Memory held, in bytes, and what for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Routes, void ones included while they are not cleared away.
+    pub routes: usize,
+    /// Prefixes, likewise.
+    pub prefixes: usize,
+    /// Different sets of attributes.
+    pub attribute_sets: usize,
+    /// Entries of routes, bytes.
+    pub route_bytes: usize,
+    /// Prefix index, bytes.
+    pub prefix_bytes: usize,
+    /// Attributes, bytes.
+    pub attribute_bytes: usize,
 }
 
 /// A walk over all prefixes that clears away void routes.
@@ -339,7 +356,8 @@ impl Rib {
         for (cover, head) in around.filter(|(cover, _)| *cover != prefix) {
             let usable = self.live_chain(cover.family(), *head).filter_map(|route| {
                 let candidate = self.candidate(cover, route, topology)?;
-                topology.is_covering(candidate.exit).then_some(candidate)
+                let here = topology.is_covering(candidate.exit) && !topology.is_elsewhere(candidate.exit);
+                here.then_some(candidate)
             });
             let ranked = ranked(usable.collect(), self.process);
             let new = |candidate: &Candidate| candidates.iter().all(|known| known.exit != candidate.exit);
@@ -352,10 +370,11 @@ impl Rib {
         let attrs = self.attrs.get(route.attrs);
         let next_hop = attrs.next_hop();
         let exit = topology.exit_of(next_hop).filter(|_| !topology.is_silent(next_hop))?;
-        if !admissible(attrs, exit, topology) || !topology.link(topology.uplink_of(exit)?).up {
+        let (peer, path_id) = self.sources.get(route.source);
+        let guest = topology.is_elsewhere(exit) && self.is_guest(prefix, topology);
+        if guest || !admissible(attrs, (prefix, peer, exit), topology) {
             return None;
         }
-        let (peer, path_id) = self.sources.get(route.source);
         let local_pref = match self.rule(prefix, route).map(|rule| rule.verdict) {
             Some(Verdict::Deny) => return None,
             Some(Verdict::Accept { preference }) => preference.unwrap_or_else(|| attrs.local_pref()),
@@ -368,6 +387,7 @@ impl Rib {
             med: attrs.med(),
             neighbour: attrs.first_as(),
             external: topology.is_external(peer),
+            elsewhere: topology.is_elsewhere(exit),
             router_id: attrs.originator(),
             cluster_hops: attrs.cluster_hops(),
             address: topology.address_of(peer),
@@ -457,24 +477,15 @@ impl Rib {
         after.filter(|(prefix, head)| self.is_live(*prefix, **head)).map(|(prefix, _)| prefix)
     }
 
-    /// How many announcements of ETM's own stand on learn sessions. ETM announces next hops of this side; a route with
-    /// its community and an exit for next hop is a provider's, who chose the community: no candidate either, and no alarm.
-    pub fn returned(&self, topology: &Topology) -> usize {
-        self.returned.values().filter(|next_hop| topology.exit_of(**next_hop).is_none()).count()
+    /// What it holds and what that takes.
+    pub fn footprint(&self) -> Footprint {
+        Footprint {
+            routes: self.slab.len(),
+            prefixes: self.heads.len(),
+            attribute_sets: self.attrs.len(),
+            route_bytes: self.slab.memory() + self.sources.memory(),
+            prefix_bytes: self.heads.memory(),
+            attribute_bytes: self.attrs.memory(),
+        }
     }
-
-    /// Announcements with ETM's community that stand on learn sessions: by whom, for what, with which next hop.
-    pub fn came_back(&self) -> impl Iterator<Item = (PeerId, Prefix, IpAddr)> + '_ {
-        self.returned.iter().map(|((peer, _, prefix), next_hop)| (*peer, *prefix, *next_hop))
-    }
-}
-
-/// What a provider may be used for: paths that begin with its AS where that is known, and no blackhole (RFC 7999).
-fn admissible(attrs: AttrsRef<'_>, exit: ExitId, topology: &Topology) -> bool {
-    let by_provider = match (topology.asn_of(exit), attrs.first_as()) {
-        (Some(asn), Some(first)) => asn == first,
-        // A static candidate has no path; without a configured AS nothing can be said.
-        (_, None) | (None, _) => true,
-    };
-    by_provider && !attrs.is_blackhole()
 }

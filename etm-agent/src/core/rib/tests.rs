@@ -5,6 +5,7 @@ use super::*;
 use crate::core::input::LinkEvent;
 use crate::core::policy::Exit;
 use crate::core::policy::tests::two_exits;
+use crate::types::ExitId;
 use crate::types::{AsPath, Asn, IfIndex, UplinkId};
 use proptest::prelude::*;
 

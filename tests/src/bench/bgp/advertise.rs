@@ -129,7 +129,7 @@ fn speak(
     let (inputs, mut received) = mpsc::channel::<Input>(64);
     let community = Community(AS << 16 | 179);
     let out = OutPolicy { local_pref: DEFAULT_LOCAL_PREF, community };
-    let next_hops = NextHops { v4: Some(IpAddr::V4(ETM)), v6: None, per_exit: BTreeMap::new() };
+    let next_hops = NextHops { v4: Some(IpAddr::V4(ETM)), v6: None, ..NextHops::default() };
     let inject = InjectConfig::new(out, next_hops);
     runtime.block_on(async {
         let session = run_inject(config, inject, decisions, Ports { inputs, status, stop, clock });

@@ -1,0 +1,46 @@
+//! Whether a route may serve as a candidate, beside the operator's rules, and what came with ETM's own community.
+//! Never says how good a route is.
+
+use super::Rib;
+use super::attrs::AttrsRef;
+use crate::core::topology::Topology;
+use crate::types::{ExitId, PathId, PeerId, Prefix};
+use std::net::IpAddr;
+
+/// True where a route of `peer` may be used through `exit` as things are.
+pub(super) fn admissible(
+    attrs: AttrsRef<'_>,
+    (prefix, peer, exit): (Prefix, PeerId, ExitId),
+    topology: &Topology,
+) -> bool {
+    let by_provider = match (topology.asn_of(exit), attrs.first_as()) {
+        (Some(asn), Some(first)) => asn == first,
+        // A static candidate has no path; without a configured AS nothing can be said.
+        (_, None) | (None, _) => true,
+    };
+    let linked = topology.uplink_of(exit).is_some_and(|uplink| topology.link(uplink).up);
+    let usable = by_provider && linked && !attrs.is_blackhole();
+    // What cannot be announced (RFC 9774) cannot be used elsewhere.
+    let sendable = || !topology.is_elsewhere(exit) || !attrs.has_set();
+    usable && topology.speaks_for(peer, exit) && topology.can_reach(prefix, exit) && sendable()
+}
+
+impl Rib {
+    /// How many announcements of ETM's own stand on learn sessions. ETM announces next hops of this side; a route with
+    /// its community and an exit for next hop is a provider's, who chose the community: no candidate either, and no alarm.
+    pub fn returned(&self, topology: &Topology) -> usize {
+        let told = |from: &PeerId| topology.etms().contains(from);
+        let returned = self.returned.iter().filter(|((from, ..), _)| !told(from));
+        returned.filter(|(_, next_hop)| topology.exit_of(**next_hop).is_none()).count()
+    }
+
+    /// True where ETM on another border sent `prefix` here.
+    pub fn is_guest(&self, prefix: Prefix, topology: &Topology) -> bool {
+        topology.etms().iter().any(|etm| self.returned.contains_key(&(*etm, PathId(0), prefix)))
+    }
+
+    /// Announcements with ETM's community that stand on learn sessions: by whom, for what, with which next hop.
+    pub fn came_back(&self) -> impl Iterator<Item = (PeerId, Prefix, IpAddr)> + '_ {
+        self.returned.iter().map(|((peer, _, prefix), next_hop)| (*peer, *prefix, *next_hop))
+    }
+}
