@@ -4,6 +4,7 @@
 //! time, and carries out what it orders. Never decides, never learns a route, and touches the kernel's routing only to
 //! remove ETM's routes from the main table, where the configuration puts them there.
 
+mod guarded;
 mod post;
 mod sweep;
 mod visitor;

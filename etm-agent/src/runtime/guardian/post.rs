@@ -7,6 +7,7 @@ use super::super::clock::boottime;
 use super::super::error::{AgentError, ExitStatus};
 use super::super::sessions::{self, Prepared, Session};
 use super::Keeper;
+use super::guarded::Guarded;
 use super::sweep::Sweep;
 use super::visitor::{News, Visitor, VisitorId, visit};
 use crate::config::{KernelMode, Settings};
@@ -16,7 +17,7 @@ use crate::core::input::Input;
 use crate::core::policy::Role;
 use crate::datapath::OffSwitch;
 use crate::guardian::{FromGuardian, Listener, Process, Refused, Report, SessionReport, ToGuardian};
-use crate::types::bgp::{PeerStatus, SessionOrder};
+use crate::types::bgp::SessionOrder;
 use crate::types::{Generation, PeerId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -50,16 +51,6 @@ struct Parting {
     visitor: VisitorId,
     generation: Generation,
     deadline: Instant,
-}
-
-/// A session and what is known of it.
-struct Guarded {
-    name: String,
-    status: watch::Receiver<PeerStatus>,
-    orders: mpsc::Sender<SessionOrder>,
-    /// Newest generation that its peer acknowledged, whoever decided it.
-    acknowledged: Option<Generation>,
-    report: SessionReport,
 }
 
 /// The guardian at its post.
@@ -268,12 +259,11 @@ impl Post {
 
     /// Only the agent that is listened to speaks for operators here: others have its control socket.
     fn order(&self, heard: bool, peer: PeerId, order: SessionOrder) {
-        let Some(session) = self.guarded.get(&peer).filter(|_| heard) else {
-            return tracing::warn!(%order, "an order for a session was not obeyed: it came from nobody, or for none");
-        };
-        tracing::info!(session = %session.name, %order, "an operator's order");
-        if session.orders.try_send(order).is_err() {
-            tracing::warn!(session = %session.name, "too many orders wait for it: this one is dropped");
+        match self.guarded.get(&peer).filter(|_| heard) {
+            Some(session) => session.obey(order),
+            None => {
+                tracing::warn!(%order, "an order for a session is not obeyed: it came from nobody, or for none")
+            }
         }
     }
 
