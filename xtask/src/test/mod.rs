@@ -36,11 +36,21 @@ const CARGO_LIMIT: Duration = Duration::from_secs(3600);
 const UNIT_LIMIT: Duration = Duration::from_secs(600);
 const LAB_LIMIT: Duration = Duration::from_secs(1800);
 /// All targets share this time: they run at once.
-const FUZZ_SECONDS: u32 = 20;
+const FUZZ_SECONDS: u32 = 10;
 
 /// Lab tests that mostly wait for a lease, a timer or a peer to run out: they leave most of both cores idle, so two of
 /// them go side by side, the longest first. What measures or sends at a pace is not among them.
-const CALM: &[&str] = &["guardian", "failsafe", "replay", "bgp_interop", "bad_input", "bmp"];
+const CALM: &[&str] = &[
+    "guardian",
+    "failsafe",
+    "main_mode",
+    "replay",
+    "bgp_interop",
+    "bad_requests",
+    "bad_input",
+    "privileges",
+    "bmp",
+];
 const LANES: usize = 2;
 
 /// Entry point of the command.
