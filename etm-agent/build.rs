@@ -51,9 +51,10 @@ fn core_digest() -> io::Result<u64> {
     Ok(digest)
 }
 
-/// `ebpf/etm.bpf.o` in the target directory, which cargo marks with a tag.
+/// `ebpf/etm.bpf.o` in the target directory, where cargo keeps what it knows of the compiler; the tag it leaves there
+/// is missing where the directory was made before.
 fn usual_object(out: &Path) -> io::Result<PathBuf> {
-    let target = out.ancestors().find(|dir| dir.join("CACHEDIR.TAG").is_file());
+    let target = out.ancestors().find(|dir| dir.join(".rustc_info.json").is_file());
     let target = match target {
         Some(target) => target.to_path_buf(),
         None => package()?.join("../target"),

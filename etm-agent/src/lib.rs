@@ -2,7 +2,7 @@
 //!
 //! Layers, each importing only those above it in this list (checked by `cargo xtask tidy`):
 //! `types`; `proto`, `core`, `config` (pure); `datapath`, `fib`, `peering`, `guardian`, `bmp`, `mrt`, `control`,
-//! `recording`, `telemetry` (one outside thing each); `runtime` (composition); `cli`.
+//! `recording`, `telemetry`, `privileges` (one outside thing each); `runtime` (composition); `cli`.
 
 pub mod bmp;
 pub mod cli;
@@ -14,6 +14,7 @@ pub mod fib;
 pub mod guardian;
 pub mod mrt;
 pub mod peering;
+pub mod privileges;
 pub mod proto;
 pub mod recording;
 pub mod runtime;

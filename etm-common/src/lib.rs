@@ -5,6 +5,7 @@
 //! a layout, a name or a number raises [`names::ABI_VERSION`].
 #![no_std]
 
+pub mod canary;
 mod layout;
 pub mod limits;
 pub mod names;

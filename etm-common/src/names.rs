@@ -73,6 +73,8 @@ pub const XDP_PROGRAM: &str = "etm_xdp";
 pub const GLOBAL_SLOTS: &str = "ETM_SLOTS";
 /// Read-only global of the programs: 1 looks up in the derived arrays, 0 in the tries alone.
 pub const GLOBAL_FAST: &str = "ETM_FAST";
+/// Read-only global of the programs: flows whose hash is below it are marked ([`crate::canary`]).
+pub const GLOBAL_CANARY: &str = "ETM_CANARY";
 /// Read-only global of the programs, by the convention of aya-log: 0 is silent, 4 is debug.
 pub const GLOBAL_LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 

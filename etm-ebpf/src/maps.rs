@@ -86,3 +86,7 @@ pub static ETM_SLOTS: Global<u32> = Global::new(1);
 /// Whether the derived arrays are used. In .rodata: the verifier removes the other way.
 #[unsafe(no_mangle)]
 pub static ETM_FAST: Global<u32> = Global::new(1);
+
+/// Which flows are marked. In .rodata: with all of them the verifier removes the look at addresses.
+#[unsafe(no_mangle)]
+pub static ETM_CANARY: Global<u32> = Global::new(etm_common::canary::ALL);

@@ -301,8 +301,23 @@ impl Agent {
     }
 
     fn start_logging(lab: &Lab, config: &Path, log_filter: &str, log: PathBuf) -> Result<Self, LabError> {
+        Self::launch(lab, &[], config, log_filter, log)
+    }
+
+    /// Starts `WRAPPER etm-agent run` and waits for nothing. The wrapper must become the agent (`exec`), or its process id
+    /// is another's.
+    ///
+    /// # Errors
+    /// The binaries are not built, or cannot be started.
+    pub fn launch(
+        lab: &Lab,
+        wrapper: &[String],
+        config: &Path,
+        log_filter: &str,
+        log: PathBuf,
+    ) -> Result<Self, LabError> {
         let place = Place { socket: Site::of(lab).control_socket(), pin_root: lab.pin_root(), log };
-        Self::start_at(&lab.namespace(Role::Border), place, config, log_filter)
+        Self::start_at((&lab.namespace(Role::Border), wrapper), place, config, log_filter)
     }
 
     /// Starts the agent in any namespace, with a configuration that says the same as `place`, and does not wait.
@@ -310,7 +325,7 @@ impl Agent {
     /// # Errors
     /// The binary is not built.
     pub fn start_at(
-        namespace: &Namespace,
+        (namespace, wrapper): (&Namespace, &[String]),
         place: Place,
         config: &Path,
         log_filter: &str,
@@ -318,8 +333,13 @@ impl Agent {
         let what = "start etm-agent";
         let Place { socket, pin_root, log } = place;
         let file = File::options().create(true).append(true).open(&log).map_err(LabError::io(what))?;
+        let words = wrapper.iter().map(PathBuf::from).chain([binary("etm-agent")?]);
+        let words: Vec<PathBuf> = words.collect();
+        let (program, rest) =
+            words.split_first().map_or_else(|| (PathBuf::new(), &[][..]), |(p, r)| (p.clone(), r));
         let child = namespace
-            .command(binary("etm-agent")?)
+            .command(program)
+            .args(rest)
             .arg("run")
             .arg("--config")
             .arg(config)

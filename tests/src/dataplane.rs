@@ -10,6 +10,7 @@ use aya::maps::{Array, HashMap, MapData};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
 use etm_agent::datapath::{self, Datapath, DatapathConfig, Hook, KernelLogLevel, Opened};
+use etm_agent::types::Share;
 use etm_common::{Uplink, names, near};
 use nix::sched::{CloneFlags, unshare};
 
@@ -105,6 +106,7 @@ impl Root {
             fast_path: size.fast_path,
             uplinks: (0..size.uplinks).map(|uplink| uplink.to_string()).collect(),
             hook: Hook::Auto,
+            canary: Share::ONE,
             kernel_log: KernelLogLevel::Off,
         }
     }

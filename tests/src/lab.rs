@@ -206,12 +206,20 @@ impl Lab {
     /// # Errors
     /// A file cannot be written, or BIRD refuses it.
     pub fn announce(&mut self, table: Table) -> Result<(), LabError> {
-        self.table = table;
+        self.set_table(table)?;
         for provider in Provider::ALL {
-            self.write_routes(provider)?;
             self.bird(provider.role()).configure()?;
         }
         Ok(())
+    }
+
+    /// Changes what the providers are to announce; they do so once they are told to configure themselves, or started.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn set_table(&mut self, table: Table) -> Result<(), LabError> {
+        self.table = table;
+        Provider::ALL.into_iter().try_for_each(|provider| self.write_routes(provider))
     }
 
     /// Starts the BIRD of a router.
@@ -254,7 +262,10 @@ impl Lab {
     }
 
     /// What is missing to convergence, if anything.
-    fn missing(&self) -> Result<Option<String>, LabError> {
+    ///
+    /// # Errors
+    /// A BIRD or `ip` does not answer.
+    pub fn missing(&self) -> Result<Option<String>, LabError> {
         let protocols = self.bird(Role::Border).protocols()?;
         let session_names = Provider::ALL
             .into_iter()

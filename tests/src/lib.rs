@@ -12,6 +12,7 @@ pub mod agent;
 pub mod bench;
 pub mod bird;
 pub mod bird_config;
+pub mod chaos;
 pub mod clock;
 pub mod command;
 pub mod daemons;

@@ -207,7 +207,7 @@ impl TwoBorders {
         fs::create_dir_all(&parent).map_err(LabError::io(what))?;
         let path = parent.join("etm.toml");
         write(&path, &etm::config(self, side, options))?;
-        let mut agent = Agent::start_at(&self.namespace(side.role()), place, &path, "info")?;
+        let mut agent = Agent::start_at((&self.namespace(side.role()), &[]), place, &path, "info")?;
         wait_until("etm-agent to answer", Duration::from_secs(15), || match agent.ended() {
             Some(status) => Ok(Err(agent.died(status))),
             None => agent.get("/v1/status").map(Ok).map_err(|error| error.to_string()),

@@ -107,6 +107,19 @@ fn without_cap_bpf_it_says_which_capabilities_it_needs() {
 }
 
 #[test]
+fn a_clock_that_is_not_the_kernels_is_refused() {
+    let Some(_turn) = turn() else { return };
+    let lab = lab();
+    let path = agent::write_config(&lab, &AgentOptions::default()).unwrap();
+    let wrapper = ["unshare", "--time", "--boottime", "86400", "--fork"];
+    for command in ["run", "guardian", "check"] {
+        let arguments = [command, "--config", path.to_str().unwrap()];
+        let ended = run_to_end(&lab, &wrapper, &arguments, LIMIT).unwrap();
+        assert_ended(&lab, &ended, PRIVILEGE, &["86400 s", "time namespace"]);
+    }
+}
+
+#[test]
 fn a_pin_root_outside_a_bpf_file_system_is_refused() {
     let Some(_turn) = turn() else { return };
     let lab = lab();

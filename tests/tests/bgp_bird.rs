@@ -209,7 +209,12 @@ async fn inject(
         Family::V6 => "fd00:9::1",
     };
     let address = |family| Some(next_hop(family).parse().unwrap());
-    let next_hops = NextHops { v4: address(Family::V4), v6: address(Family::V6), per_exit: BTreeMap::new() };
+    let next_hops = NextHops {
+        v4: address(Family::V4),
+        v6: address(Family::V6),
+        per_exit: BTreeMap::new(),
+        elsewhere: BTreeSet::new(),
+    };
     let inject = InjectConfig::new(out, next_hops);
     config.check_inject(&inject).unwrap();
     let session = run_inject(config, inject, decisions, Ports { inputs, status, stop, clock });

@@ -8,7 +8,7 @@ use aya::{Ebpf, TestRun as _, TestRunOptions};
 use etm_agent::core::decision::TableChange;
 use etm_agent::core::input::{SlotCount, Uncounted};
 use etm_agent::datapath::{self, Datapath, DatapathConfig, Hook, KernelLogLevel, Opened};
-use etm_agent::types::{Count, Prefix, PrefixMap, SlotId, UplinkId};
+use etm_agent::types::{Count, Prefix, PrefixMap, Share, SlotId, UplinkId};
 use etm_common::names;
 use etm_tests::dataplane::{LOOPBACK, Loading, Root, turn};
 use std::collections::BTreeMap;
@@ -34,6 +34,7 @@ fn open(root: &Path, fast_path: bool) -> Opened {
         fast_path,
         uplinks: vec!["up".into()],
         hook: Hook::Auto,
+        canary: Share::ONE,
         kernel_log: KernelLogLevel::Off,
     };
     Datapath::open(&config).unwrap()

@@ -20,17 +20,19 @@ use nix::unistd::Pid;
 
 const LEASE: Duration = Duration::from_secs(5);
 const SECOND: Duration = Duration::from_secs(1);
+/// The lease, and whether the guardian ends an agent that hangs.
+const USUAL: (&str, bool) = ("5s", true);
 
-fn write_config(lab: &Lab, kill_hung: bool) -> PathBuf {
-    let options = AgentOptions { lease: "5s", kill_hung, ..AgentOptions::default() };
+fn write_config(lab: &Lab, (lease, kill_hung): (&'static str, bool)) -> PathBuf {
+    let options = AgentOptions { lease, kill_hung, ..AgentOptions::default() };
     let text = agent::config(&Site::of(lab), &options);
     agent::write_text(lab, &text.replace("inside = [\"in0\"]", "mode = \"main\"")).unwrap()
 }
 
 /// A scene in which ETM has relieved transit-a by routes in the main table, with room for all traffic wherever it goes.
-fn steered(kill_hung: bool) -> Scene {
+fn steered(how: (&'static str, bool)) -> Scene {
     let lab = Lab::up(LabOptions::default()).unwrap();
-    let path = write_config(&lab, kill_hung);
+    let path = write_config(&lab, how);
     let sink = Sink::start(&lab.namespace(Role::Sink)).unwrap();
     let agent = Agent::start_by(&lab, &path, "info").unwrap();
     wait_until("etm-agent to be ready", PATIENCE, || agent.ready(lab.table()))
@@ -77,7 +79,7 @@ fn wait_no_routes(scene: &Scene, limit: Duration) {
 #[test]
 fn overrides_stand_beside_the_daemons_routes_and_off_takes_them_away() {
     let Some(_turn) = turn() else { return };
-    let scene = steered(true);
+    let scene = steered(USUAL);
     let traces = scene.traces().unwrap();
     assert_eq!((traces.rules.len(), traces.marking().len()), (0, 0), "{traces:#?}");
     assert!(traces.routes.iter().all(|route| route.contains("metric 10")), "{:?}", traces.routes);
@@ -101,7 +103,7 @@ fn overrides_stand_beside_the_daemons_routes_and_off_takes_them_away() {
 #[test]
 fn an_agent_killed_leaves_its_routes_to_the_guardian_which_removes_them_when_the_lease_ends() {
     let Some(_turn) = turn() else { return };
-    let mut scene = steered(true);
+    let mut scene = steered(USUAL);
     let bird = of_bird(&scene);
     let status = fs::read_to_string(format!("/proc/{}/status", scene.agent.guardian().unwrap())).unwrap();
     let held = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap().trim();
@@ -122,14 +124,15 @@ fn an_agent_killed_leaves_its_routes_to_the_guardian_which_removes_them_when_the
 #[test]
 fn an_agent_restarted_within_the_lease_adopts_its_routes_and_no_packet_moves() {
     let Some(_turn) = turn() else { return };
-    let mut scene = steered(true);
+    let mut scene = steered(("20s", true));
     let path = scene.lab.directory().join("etm.toml");
     let kill_ns = boottime_ns();
     scene.agent.signal(Signal::SIGKILL).unwrap();
     scene.agent.wait_end(PATIENCE).unwrap();
     scene.agent = Agent::start_by(&scene.lab, &path, "info").unwrap();
     wait_until("etm-agent to be ready again", PATIENCE, || scene.agent.ready(scene.lab.table())).unwrap();
-    pass_time(LEASE + SECOND);
+    // Longer than what was left of the old lease: the new agent holds it now.
+    pass_time(Duration::from_secs(20));
     assert_eq!(scene.sink.moves_since(kill_ns), [], "{}", scene.agent.log());
     assert_eq!(scene.loss(kill_ns, before_transit()), 0.0);
     assert!(takes_overrides(&scene), "{}", scene.agent.log());
@@ -138,7 +141,7 @@ fn an_agent_restarted_within_the_lease_adopts_its_routes_and_no_packet_moves() {
 #[test]
 fn a_hung_agent_loses_its_routes_when_the_lease_ends_and_finds_its_way_back() {
     let Some(_turn) = turn() else { return };
-    let scene = steered(false);
+    let scene = steered(("5s", false));
     let stop_ns = boottime_ns();
     scene.agent.signal(Signal::SIGSTOP).unwrap();
     wait_no_routes(&scene, LEASE + SECOND);
@@ -152,7 +155,7 @@ fn a_hung_agent_loses_its_routes_when_the_lease_ends_and_finds_its_way_back() {
 #[test]
 fn off_reaches_the_routes_of_a_hung_agent_within_a_second() {
     let Some(_turn) = turn() else { return };
-    let scene = steered(true);
+    let scene = steered(USUAL);
     scene.agent.signal(Signal::SIGSTOP).unwrap();
     let off_ns = boottime_ns();
     assert!(scene.agent.off().unwrap().status.success());
@@ -167,7 +170,7 @@ fn off_reaches_the_routes_of_a_hung_agent_within_a_second() {
 #[test]
 fn when_both_are_killed_the_routes_stay_until_the_next_start_or_detach() {
     let Some(_turn) = turn() else { return };
-    let mut scene = steered(true);
+    let mut scene = steered(USUAL);
     let guardian = scene.agent.guardian().unwrap();
     scene.agent.signal(Signal::SIGKILL).unwrap();
     kill(Pid::from_raw(guardian), Signal::SIGKILL).unwrap();
@@ -193,7 +196,7 @@ fn when_both_are_killed_the_routes_stay_until_the_next_start_or_detach() {
 #[test]
 fn an_orderly_stop_leaves_nothing_in_the_main_table() {
     let Some(_turn) = turn() else { return };
-    let mut scene = steered(true);
+    let mut scene = steered(USUAL);
     scene.agent.signal(Signal::SIGTERM).unwrap();
     let status = scene.agent.wait_end(PATIENCE).unwrap();
     assert_eq!(status.code(), Some(0), "{}", scene.agent.log());

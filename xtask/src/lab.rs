@@ -1,4 +1,4 @@
-//! `cargo xtask lab`, `demo` and `bench`: build what they show, then become `etm-lab`, which does the work.
+//! `cargo xtask lab`, `demo`, `bench` and `chaos`: build what they show, then become `etm-lab`, which does the work.
 //!
 //! Standard output belongs to `etm-lab` alone, so that `--json` stays clean; everything said here goes to standard error.
 
@@ -48,6 +48,18 @@ pub(crate) struct BenchArgs {
     args: Vec<OsString>,
 }
 
+/// Break things at random under an observer that knows what must hold: `[--seed N] [--rounds N] [--json]`.
+///
+/// Builds in release mode, then runs `etm-lab chaos` in network namespaces of its own (docs/chaos.md). Exit status 1
+/// where an invariant was broken; a round is played again by its seed. Needs root.
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct ChaosArgs {
+    /// Options of `etm-lab chaos`, e.g. `--seed 7 --rounds 1`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
 /// Figures for docs, from data that is not in the repository: `views --data DIR [--json]`.
 ///
 /// Builds in release mode, then runs `etm-lab report`. Needs no root and no eBPF.
@@ -72,6 +84,11 @@ pub(crate) fn demo(args: &DemoArgs) -> Result<ExitCode> {
 /// Entry point of `cargo xtask bench`.
 pub(crate) fn bench(args: &BenchArgs) -> Result<ExitCode> {
     become_etm_lab("bench", &args.args)
+}
+
+/// Entry point of `cargo xtask chaos`.
+pub(crate) fn chaos(args: &ChaosArgs) -> Result<ExitCode> {
+    become_etm_lab("chaos", &args.args)
 }
 
 /// Entry point of `cargo xtask report`.

@@ -4,6 +4,7 @@
 
 mod apt;
 mod build_ebpf;
+mod fuzz;
 mod lab;
 mod process;
 mod ratchet;
@@ -28,7 +29,9 @@ enum Command {
     Lab(lab::LabArgs),
     Demo(lab::DemoArgs),
     Bench(lab::BenchArgs),
+    Chaos(lab::ChaosArgs),
     Report(lab::ReportArgs),
+    Fuzz(fuzz::Args),
 }
 
 fn main() -> ExitCode {
@@ -40,7 +43,9 @@ fn main() -> ExitCode {
         Command::Lab(args) => lab::lab(&args),
         Command::Demo(args) => lab::demo(&args),
         Command::Bench(args) => lab::bench(&args),
+        Command::Chaos(args) => lab::chaos(&args),
         Command::Report(args) => lab::report(&args),
+        Command::Fuzz(args) => fuzz::command(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("xtask: {error}");

@@ -12,7 +12,6 @@ use crate::control::schema::{
 };
 use crate::control::{self, ClientError};
 use crate::core::view::{ExitView, ExplainView, LossView, Losses, PlanView};
-use crate::runtime;
 use crate::types::Prefix;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
@@ -202,7 +201,7 @@ pub fn main() -> ExitCode {
             until: *until,
             json: args.json,
         }),
-        Command::Doctor { pin_root } => examine(pin_root, args.json),
+        Command::Doctor { pin_root } => doctor::run(pin_root, &args.socket, args.json),
         Command::Bgp { command } => ask_bgp(command, Where { socket: &args.socket, json: args.json }),
         Command::Mrt { command } => read_mrt(command, args.json),
         Command::Agent(command) => ask_agent(command, Ask { socket: &args.socket, json: args.json }),
@@ -254,7 +253,7 @@ fn read_mrt(command: &MrtCommand, as_json: bool) -> ExitCode {
 }
 
 /// None where not even a runtime can be had, after saying so.
-fn on_this_thread<T>(work: impl Future<Output = T>) -> Option<T> {
+pub(super) fn on_this_thread<T>(work: impl Future<Output = T>) -> Option<T> {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => Some(runtime.block_on(work)),
         Err(error) => {
@@ -268,9 +267,10 @@ fn unanswered(error: &ClientError) -> ExitCode {
     complain(error);
     match error {
         ClientError::Unreachable { .. } | ClientError::Silent { .. } => ExitCode::from(UNREACHABLE),
-        ClientError::Protocol { .. } | ClientError::Form { .. } | ClientError::Refused { .. } => {
-            ExitCode::FAILURE
-        }
+        ClientError::Protocol { .. }
+        | ClientError::Form { .. }
+        | ClientError::Refused { .. }
+        | ClientError::Denied { .. } => ExitCode::FAILURE,
     }
 }
 
@@ -299,22 +299,7 @@ fn replayed(wanted: &replay::Wanted) -> ExitCode {
 }
 
 /// Fails where something keeps ETM from running.
-fn examine(pin_root: &Path, as_json: bool) -> ExitCode {
-    let found = runtime::examine(pin_root);
-    let text = if as_json { json(&found) } else { Ok(doctor::render(&found)) };
-    match text {
-        Ok(text) => {
-            let shown = show(&text);
-            if found.problems.is_empty() { shown } else { ExitCode::FAILURE }
-        }
-        Err(error) => {
-            complain(&error);
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn show(text: &str) -> ExitCode {
+pub(super) fn show(text: &str) -> ExitCode {
     match std::io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader has seen enough (`etm events | head`).
@@ -323,7 +308,7 @@ fn show(text: &str) -> ExitCode {
     }
 }
 
-fn complain(text: impl std::fmt::Display) {
+pub(super) fn complain(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "etm: {text}");
 }
 
@@ -384,13 +369,18 @@ async fn execute(command: &AgentCommand, ask: Ask<'_>) -> Result<String, ClientE
             off(&ask, &guardian, *force, pin_root).await
         }
         AgentCommand::On => ask.order("/v1/on").await,
-        AgentCommand::Mode { mode, confirm } => {
-            ask.said(orders::mode(ask.socket, *mode, *confirm).await?, orders::commanded)
-        }
-        AgentCommand::Provider { command } => {
-            ask.said(orders::provider(ask.socket, command).await?, orders::commanded)
-        }
+        AgentCommand::Mode { .. } | AgentCommand::Provider { .. } => ordered(command, ask).await,
     }
+}
+
+/// Orders that outlive the agent.
+async fn ordered(command: &AgentCommand, ask: Ask<'_>) -> Result<String, ClientError> {
+    let answer = match command {
+        AgentCommand::Mode { mode, confirm } => orders::mode(ask.socket, *mode, *confirm).await?,
+        AgentCommand::Provider { command } => orders::provider(ask.socket, command).await?,
+        _ => return Err(ClientError::Refused { error: "this is no order".to_owned() }),
+    };
+    if ask.json { json(&answer) } else { Ok(orders::commanded(&answer)) }
 }
 
 async fn explain(what: &str, ask: Ask<'_>) -> Result<String, ClientError> {
@@ -422,10 +412,6 @@ impl Ask<'_> {
         T: DeserializeOwned + Serialize,
     {
         let answer: T = control::get(self.socket, resource).await?;
-        if self.json { json(&answer) } else { Ok(render(&answer)) }
-    }
-
-    fn said<T: Serialize>(&self, answer: T, render: impl Fn(&T) -> String) -> Result<String, ClientError> {
         if self.json { json(&answer) } else { Ok(render(&answer)) }
     }
 

@@ -1,10 +1,67 @@
-//! `etm doctor` as text: what was found, what is used, what is in the way. Never finds anything out itself.
+//! `etm doctor`: what was found, what is used, what is in the way, and what the agent that runs may do. Never finds anything
+//! of the machine out itself.
 
-use crate::runtime::{Findings, Interface};
+use super::client::{complain, json, on_this_thread, show as print};
+use crate::control::schema::{PrivilegesView, Status};
+use crate::control::{self, ClientError};
+use crate::runtime::{self, Findings, Interface};
+use serde::Serialize;
 use std::fmt::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Everything that is shown.
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    found: &'a Findings,
+    /// Of the agent that answers; none where none does.
+    agent: Option<PrivilegesView>,
+}
+
+/// Examines the machine and asks the agent, if one runs.
+pub(super) fn run(pin_root: &Path, socket: &Path, as_json: bool) -> ExitCode {
+    let found = runtime::examine(pin_root);
+    let asked: Option<Result<Status, ClientError>> = on_this_thread(control::get(socket, "/v1/status"));
+    let agent = asked.and_then(Result::ok).map(|status| status.agent.privileges);
+    let text = if as_json {
+        json(&Report { found: &found, agent })
+    } else {
+        Ok(render(&found) + &render_agent(agent.as_ref()))
+    };
+    match text {
+        Ok(text) => {
+            let shown = print(&text);
+            if found.problems.is_empty() { shown } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn render_agent(agent: Option<&PrivilegesView>) -> String {
+    let Some(view) = agent else {
+        return "\nagent\n  none answers here: run as root or as its user, or name its socket (-s)\n"
+            .to_owned();
+    };
+    let yes = |true_of_it: bool| if true_of_it { "yes" } else { "no" };
+    let list = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(" ") };
+    format!(
+        "\nagent\n  user               {} ({})\n  capabilities       {}\n  bounding set       {}\n  \
+         no new privileges  {}\n  root is nobody     {}\n",
+        view.user.as_deref().unwrap_or("-"),
+        view.uid,
+        list(&view.capabilities),
+        list(&view.bounding),
+        yes(view.no_new_privileges),
+        yes(view.root_is_nobody)
+    )
+}
 
 /// The findings, for people.
-pub(super) fn render(found: &Findings) -> String {
+fn render(found: &Findings) -> String {
     let mut text = format!("kernel {}\n\ncapabilities of this process\n", found.kernel);
     // Writing to a String cannot fail.
     for capability in &found.capabilities {

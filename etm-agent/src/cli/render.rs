@@ -1,7 +1,9 @@
 //! Answers as text for people: aligned columns, SI bits, no colour. Never the only way to a figure: `--json` has all.
 
-use crate::control::schema::{GuardianState, GuardianView, Ordered, Recording, Status};
-use crate::core::view::{BookState, EventView, ExplainView, OverrideView, PrefixView, Role, UplinkView};
+use crate::control::schema::{GuardianState, GuardianView, Ordered, PrivilegesView, Recording, Status};
+use crate::core::view::{
+    AnnouncedView, BookState, EventView, ExplainView, OverrideView, PrefixView, Role, UplinkView,
+};
 use crate::types::Timestamp;
 use std::fmt::Write;
 
@@ -63,6 +65,7 @@ pub(super) fn status(status: &Status) -> String {
         decision.kernel_routes,
         if status.agent.switched_off { "off" } else { "on" }
     );
+    text += &privileges(&status.agent.privileges);
     let _ = writeln!(
         text,
         "{} plans made, {} vetoed; {} changes wait for approval",
@@ -74,6 +77,12 @@ pub(super) fn status(status: &Status) -> String {
     text += &sessions(status);
     text += "\n";
     text + &providers(&decision.uplinks)
+}
+
+fn privileges(view: &PrivilegesView) -> String {
+    let user = view.user.clone().unwrap_or_else(|| view.uid.to_string());
+    let gain = if view.no_new_privileges { "" } else { "; programs it starts may gain more" };
+    format!("runs as {user} with {}{gain}\n", view.capabilities.join(" "))
 }
 
 fn seconds_until(end: Timestamp, now: Timestamp) -> String {
@@ -236,6 +245,9 @@ pub(super) fn explain(view: &ExplainView) -> String {
     if let Some(effect) = &view.effect {
         let _ = writeln!(text, "  effect: {effect}");
     }
+    for router in &view.announced {
+        let _ = writeln!(text, "  announced: {}", announced(router));
+    }
     if view.more_specifics > 0 {
         let _ = writeln!(text, "  {} more-specifics inside it go their own ways", view.more_specifics);
     }
@@ -266,6 +278,22 @@ pub(super) fn explain(view: &ExplainView) -> String {
             &[3, 6],
             &rows,
         )
+}
+
+/// Sent and effective are different things.
+fn announced(view: &AnnouncedView) -> String {
+    let session = &view.session;
+    match (view.sent, view.effective, view.next_hop) {
+        (false, ..) => format!("{session} has not acknowledged it yet"),
+        (true, None, _) => format!("{session} was told; nobody reports by BMP what it made of that"),
+        (true, Some(true), Some(hop)) => format!("effective in {session}: its best route, by {hop}"),
+        (true, Some(true), None) => format!("effective in {session}"),
+        (true, Some(false), _) => {
+            format!(
+                "{session} was told and does not use it: another route is better there, or it was refused"
+            )
+        }
+    }
 }
 
 pub(super) fn events(events: &[EventView]) -> String {

@@ -1,8 +1,8 @@
-//! The tables of the two processes, `agent` and `guardian`. Never looks whether one of them runs.
+//! The tables of the two processes, `agent` and `guardian`, and of who may talk to the agent, `control`. Never looks whether one of them runs.
 
 use super::guards::orders_file;
 use super::raw;
-use super::settings::{AgentSettings, GuardianSettings};
+use super::settings::{AgentSettings, ControlSettings, GuardianSettings};
 use super::validate::{Check, path};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,10 +12,21 @@ impl Check {
     pub(super) fn agent(&mut self, raw: &raw::Agent) -> AgentSettings {
         AgentSettings {
             control_socket: path(raw.control_socket.as_deref(), "/run/etm/etm.sock"),
+            user: raw.user.as_ref().map(|user| user.get_ref().clone()),
             orders_file: orders_file(self, raw.orders_file.as_ref()),
             startup_timeout: self.duration(raw.startup_timeout.as_ref(), Duration::from_secs(30)),
             bird_socket: raw.bird_socket.as_ref().map(PathBuf::from),
         }
+    }
+
+    pub(super) fn control(&mut self, raw: &raw::Control) -> ControlSettings {
+        let mut names = |list: &[raw::Text]| -> Vec<String> {
+            for text in list.iter().filter(|text| text.get_ref().trim_start_matches('@').is_empty()) {
+                self.fault(text.span(), "a user is written as its name, a group as @NAME");
+            }
+            list.iter().map(|text| text.get_ref().clone()).collect()
+        };
+        ControlSettings { read: names(&raw.read), write: names(&raw.write) }
     }
 
     pub(super) fn guardian(&mut self, raw: &raw::Guardian, control_socket: &Path) -> GuardianSettings {

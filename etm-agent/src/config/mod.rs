@@ -19,8 +19,9 @@ mod validate;
 pub use report::ConfigError;
 pub use settings::{
     AgentSettings, BeyondSettings, BgpSettings, BmpPeerSettings, BmpRouterSettings, BmpSettings,
-    DatapathSettings, GuardianSettings, HookChoice, ImportSettings, KernelMode, KernelSettings, KeySettings,
-    MaxRoutesSettings, ReachSettings, RecordSettings, SessionSettings, Settings, TransportSettings,
+    ControlSettings, DatapathSettings, GuardianSettings, HookChoice, ImportSettings, KernelMode,
+    KernelSettings, KeySettings, MaxRoutesSettings, ReachSettings, RecordSettings, SessionSettings, Settings,
+    TransportSettings,
 };
 
 /// The documented configuration: every key with its default, commented out where it is optional.

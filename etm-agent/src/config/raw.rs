@@ -43,6 +43,25 @@ pub(super) struct Raw {
     pub(super) bmp: Option<Bmp>,
     #[serde(default)]
     pub(super) guardian: Guardian,
+    #[serde(default)]
+    pub(super) metrics: Metrics,
+    #[serde(default)]
+    pub(super) control: Control,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metrics {
+    pub(super) listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Control {
+    #[serde(default)]
+    pub(super) read: Vec<Text>,
+    #[serde(default)]
+    pub(super) write: Vec<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -63,6 +82,7 @@ pub(super) struct Agent {
     pub(super) stale_after: Option<Text>,
     pub(super) startup_timeout: Option<Text>,
     pub(super) control_socket: Option<String>,
+    pub(super) user: Option<Text>,
     pub(super) orders_file: Option<Text>,
     pub(super) bird_socket: Option<String>,
 }

@@ -26,6 +26,19 @@ pub struct Settings {
     pub bmp: Option<BmpSettings>,
     /// The process that announces.
     pub guardian: GuardianSettings,
+    /// Where metrics are served beside the control socket, if anywhere.
+    pub metrics: Option<SocketAddr>,
+    /// Who may ask and order.
+    pub control: ControlSettings,
+}
+
+/// Who may use the control socket besides root and the agent's own user: users, and groups as `@NAME`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ControlSettings {
+    /// May ask.
+    pub read: Vec<String>,
+    /// May ask and order.
+    pub write: Vec<String>,
 }
 
 /// The process that owns the sessions with role inject.
@@ -46,6 +59,8 @@ pub struct GuardianSettings {
 pub struct AgentSettings {
     /// Unix socket of the control API.
     pub control_socket: PathBuf,
+    /// User that the agent becomes when it is started as root.
+    pub user: Option<String>,
     /// What operators ordered and what outlives a restart: modes, drains.
     pub orders_file: PathBuf,
     /// The agent gives up when a learn session is not Established this long after the start.

@@ -8,7 +8,8 @@ use super::record;
 use super::report::Fault;
 use super::routes;
 use super::settings::{
-    BgpSettings, DatapathSettings, HookChoice, KernelMode, KernelSettings, SessionSettings, Settings,
+    BgpSettings, BmpSettings, DatapathSettings, HookChoice, KernelMode, KernelSettings, SessionSettings,
+    Settings,
 };
 use crate::core::decision::OWN_METRIC;
 use crate::core::policy::{Exit, Policy, Provider, Role, StaticRoute, Uplink};
@@ -58,7 +59,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         prices: check.prices(&raw.prices),
         max_throws: raw.kernel.max_throws.unwrap_or(256),
         community,
-        daemon_protocols: raw.kernel.daemon_protocols.clone().unwrap_or_else(|| DAEMON_PROTOCOLS.to_vec()),
+        daemon_protocols: daemon_protocols(&raw.kernel),
         own_metric: (kernel.mode == KernelMode::Main).then_some(OWN_METRIC),
         process: routes::process(&raw.policy.decision),
         stale_after,
@@ -73,18 +74,36 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     };
     check.completeness(raw, &policy);
     check.tree(raw, &policy);
-    let agent = check.agent(&raw.agent);
-    let settings = Settings {
-        guardian: check.guardian(&raw.guardian, &agent.control_socket),
-        agent,
-        datapath: check.datapath(&raw.datapath),
-        record: record::settings(&raw.record, &mut check.faults),
-        policy,
-        kernel,
-        bgp,
-        bmp,
-    };
+    let settings = check.whole(raw, (policy, kernel), (bgp, bmp));
     if check.faults.is_empty() { Ok(settings) } else { Err(check.faults) }
+}
+
+impl Check {
+    /// With all that is no policy.
+    fn whole(
+        &mut self,
+        raw: &Raw,
+        (policy, kernel): (Policy, KernelSettings),
+        (bgp, bmp): (Option<BgpSettings>, Option<BmpSettings>),
+    ) -> Settings {
+        let agent = self.agent(&raw.agent);
+        Settings {
+            guardian: self.guardian(&raw.guardian, &agent.control_socket),
+            control: self.control(&raw.control),
+            agent,
+            datapath: self.datapath(&raw.datapath),
+            record: record::settings(&raw.record, &mut self.faults),
+            metrics: raw.metrics.listen,
+            policy,
+            kernel,
+            bgp,
+            bmp,
+        }
+    }
+}
+
+fn daemon_protocols(raw: &raw::Kernel) -> Vec<u8> {
+    raw.daemon_protocols.clone().unwrap_or_else(|| DAEMON_PROTOCOLS.to_vec())
 }
 
 pub(super) fn path(given: Option<&str>, default: &str) -> PathBuf {

@@ -28,6 +28,12 @@ pub enum ClientError {
         /// The system's answer.
         source: io::Error,
     },
+    /// We may not open the socket.
+    #[error("not let in at {}: root and the agent's user may, and who control.read or control.write of the agent's configuration names", path.display())]
+    Denied {
+        /// The socket.
+        path: PathBuf,
+    },
     /// Somebody listens and does not answer.
     #[error("the agent on {} does not answer: it hangs or is stopped", path.display())]
     Silent {
@@ -96,7 +102,10 @@ async fn exchange(
     resource: &str,
 ) -> Result<(StatusCode, Vec<u8>), ClientError> {
     let protocol = |source| ClientError::Protocol { path: socket.to_owned(), source };
-    let unreachable = |source| ClientError::Unreachable { path: socket.to_owned(), source };
+    let unreachable = |source: io::Error| match source.kind() {
+        io::ErrorKind::PermissionDenied => ClientError::Denied { path: socket.to_owned() },
+        _ => ClientError::Unreachable { path: socket.to_owned(), source },
+    };
     let stream = UnixStream::connect(socket).await.map_err(unreachable)?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(protocol)?;

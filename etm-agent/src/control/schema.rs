@@ -22,6 +22,7 @@
 //! | `POST /v1/bgp/reset?peer=NAME&message=TEXT`, `POST /v1/bgp/shutdown` likewise | `BgpOrdered` |
 //! | `POST /v1/bgp/start?peer=NAME`, `POST /v1/bgp/refresh?peer=NAME&family=ipv4` | `BgpOrdered` |
 //! | `GET /v1/record`, `POST /v1/record/start`, `POST /v1/record/stop` | `Recording` |
+//! | `GET /metrics` | OpenMetrics text (docs/metrics.md) |
 //! | `POST /v1/off`, `POST /v1/on` | `Ordered` |
 //! | `POST /v1/mode?mode=M`, `POST /v1/mode?mode=M&confirm_s=N`, `POST /v1/mode/confirm` | `Commanded` |
 //! | `POST /v1/drain?provider=P`, `POST /v1/drain?provider=P&for_s=N`, `POST /v1/undrain?provider=P` | `Commanded` |
@@ -231,10 +232,30 @@ pub struct AgentView {
     pub packets_plain: u64,
     /// Directory of the pins.
     pub pin_root: String,
+    /// What the process may do.
+    #[serde(default)]
+    pub privileges: PrivilegesView,
     /// Duration of a decision round, microseconds: median, 99th percentile, longest.
     pub round_us: Quantiles,
     /// Duration of a reading of all counters, microseconds.
     pub sample_us: Quantiles,
+}
+
+/// What a process may do, as it found after it had dropped the rest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrivilegesView {
+    /// User.
+    pub uid: u32,
+    /// Its name, where it has one.
+    pub user: Option<String>,
+    /// Capabilities in effect.
+    pub capabilities: Vec<String>,
+    /// What a program started from here could have at most.
+    pub bounding: Vec<String>,
+    /// No program started from here gains any (prctl(2), PR_SET_NO_NEW_PRIVS).
+    pub no_new_privileges: bool,
+    /// User 0 has none by being user 0 (capabilities(7), SECBIT_NOROOT).
+    pub root_is_nobody: bool,
 }
 
 /// The guardian as the agent sees it.
@@ -434,4 +455,40 @@ pub struct Recording {
 pub struct Problem {
     /// In words that say what to do.
     pub error: String,
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::core::controller::Controller;
+    use crate::core::decision::Adopted;
+    use crate::core::policy::tests::two_exits;
+
+    /// A status as an agent has it that steers and knows nothing yet.
+    pub(in crate::control) fn status() -> Status {
+        let controller = Controller::new(two_exits(), 1_000, &Adopted::default(), false);
+        let mut decision = controller.status(Timestamp(1));
+        decision.state = State::Steering;
+        let agent = AgentView {
+            version: "0".to_owned(),
+            pid: 1,
+            started_ns: Timestamp(1),
+            lease_until_ns: Timestamp(2),
+            switched_off: false,
+            packets_marked: 0,
+            packets_plain: 0,
+            pin_root: String::new(),
+            privileges: PrivilegesView::default(),
+            round_us: Quantiles::default(),
+            sample_us: Quantiles::default(),
+        };
+        Status { agent, decision, guardian: Some(GuardianView::default()), peers: Vec::new() }
+    }
+
+    #[test]
+    fn a_status_is_read_back_as_it_was_written() {
+        let status = status();
+        let text = serde_json::to_string(&status).unwrap();
+        assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
+    }
 }

@@ -1,6 +1,8 @@
 //! The server's end: one socket, one router, every question a message to the decision with a reply slot.
 //! Never waits for a slow decision beyond a bound, and never queues an operator's order silently.
 
+use super::access::Grants;
+use super::door;
 use super::schema::{Answer, Problem, Query};
 use crate::core::controller::Browse;
 use crate::core::policy::Mode;
@@ -8,6 +10,7 @@ use crate::types::bgp::{MESSAGE_LIMIT, SessionOrder};
 use crate::types::{Family, Prefix};
 use axum::extract::{Query as Parameters, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -28,8 +31,10 @@ const MOST: usize = 10_000;
 /// Longest time that an order may be given for: a year.
 const LONGEST_ORDER_S: u64 = 366 * 86_400;
 
-/// Who may talk to the socket: its owner and group.
+/// Who may open the socket: its owner and group. Whether they may ask is another question.
 const SOCKET_MODE: u32 = 0o660;
+/// The same where others were given access: the kernel says who they are.
+const SOCKET_MODE_OTHERS: u32 = 0o666;
 
 /// A question with the slot for its answer.
 #[derive(Debug)]
@@ -69,6 +74,7 @@ pub enum ControlError {
 #[derive(Debug)]
 pub struct Socket {
     listener: Option<UnixListener>,
+    grants: Grants,
     path: PathBuf,
 }
 
@@ -80,7 +86,7 @@ impl Drop for Socket {
 }
 
 /// Binds the socket, in place of one that nobody answers on any more.
-pub fn bind(path: &Path) -> Result<Socket, ControlError> {
+pub fn bind(path: &Path, grants: Grants) -> Result<Socket, ControlError> {
     let failed = |source| ControlError::Io { path: path.to_owned(), source };
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(failed)?;
@@ -97,8 +103,9 @@ pub fn bind(path: &Path) -> Result<Socket, ControlError> {
         Err(error) => return Err(failed(error)),
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
-    let socket = Socket { listener: Some(listener), path: path.to_owned() };
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(failed)?;
+    let mode = if grants.others() { SOCKET_MODE_OTHERS } else { SOCKET_MODE };
+    let socket = Socket { listener: Some(listener), grants, path: path.to_owned() };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
     Ok(socket)
 }
 
@@ -112,17 +119,10 @@ pub struct Desks {
 }
 
 /// Answers requests until `stop`.
-pub async fn serve(mut socket: Socket, desks: Desks, mut stop: watch::Receiver<bool>) {
+pub async fn serve(mut socket: Socket, desks: Desks, stop: watch::Receiver<bool>) {
     let Some(listener) = socket.listener.take() else { return };
-    let Desks { requests, orders } = desks;
-    let routes = router(requests).nest("/v1", standing(orders)).fallback(unknown);
-    let server = axum::serve(listener, routes).with_graceful_shutdown(async move {
-        // A sender that is gone means stop as well.
-        let _ = stop.wait_for(|stop| *stop).await;
-    });
-    if let Err(error) = server.await {
-        tracing::error!(%error, "control socket failed");
-    }
+    let grants = std::mem::take(&mut socket.grants);
+    door::open(listener, grants, router(desks), stop).await;
 }
 
 #[derive(Debug, Deserialize)]
@@ -244,7 +244,13 @@ fn bgp() -> Router<mpsc::Sender<Request>> {
         .route("/refresh", post(refresh))
 }
 
-fn router(requests: mpsc::Sender<Request>) -> Router {
+/// Everything that can be said, without a socket.
+pub fn router(desks: Desks) -> Router {
+    let Desks { requests, orders } = desks;
+    questions(requests).nest("/v1", standing(orders)).fallback(unknown)
+}
+
+fn questions(requests: mpsc::Sender<Request>) -> Router {
     type Requests = State<mpsc::Sender<Request>>;
     let prefixes = |State(requests): Requests, Parameters(Top { top }): Parameters<Top>| async move {
         ask(requests, Query::Prefixes { top: top.unwrap_or(20).min(MOST) }).await
@@ -266,6 +272,7 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
         }
     };
     Router::new()
+        .route("/metrics", get(metrics))
         .route("/v1/status", get(|State(requests): Requests| ask(requests, Query::Status)))
         .route("/v1/providers", get(|State(requests): Requests| ask(requests, Query::Providers)))
         .route("/v1/overrides", get(|State(requests): Requests| ask(requests, Query::Overrides)))
@@ -358,12 +365,47 @@ async fn explain(requests: mpsc::Sender<Request>, which: Which) -> Response {
     }
 }
 
-async fn ask(requests: mpsc::Sender<Request>, query: Query) -> Response {
+/// What a scrape gets.
+async fn metrics(State(requests): State<mpsc::Sender<Request>>) -> Response {
+    match answered(requests, Query::Status).await {
+        Ok(Ok(Answer::Status(status))) => match super::metrics::render(&status) {
+            Ok(text) => ([(CONTENT_TYPE, super::metrics::CONTENT_TYPE)], text).into_response(),
+            Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "the metrics have no form as text"),
+        },
+        _ => problem(StatusCode::SERVICE_UNAVAILABLE, "the agent is busy or stopping; scrape again"),
+    }
+}
+
+/// Serves `GET /metrics`, and nothing else, over TCP until `stop`: no order and no other question is heard here.
+pub async fn serve_metrics(
+    listener: tokio::net::TcpListener,
+    requests: mpsc::Sender<Request>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let routes = Router::new().route("/metrics", get(metrics)).fallback(unknown).with_state(requests);
+    let server = axum::serve(listener, routes).with_graceful_shutdown(async move {
+        let _ = stop.wait_for(|stop| *stop).await;
+    });
+    if let Err(error) = server.await {
+        tracing::error!(%error, "the metrics' socket failed");
+    }
+}
+
+type Answered = Result<Result<Answer, oneshot::error::RecvError>, tokio::time::error::Elapsed>;
+
+/// Asks the decision; without room in its queue the slot is gone at once.
+async fn answered(requests: mpsc::Sender<Request>, query: Query) -> Answered {
     let (reply, answer) = oneshot::channel();
-    if requests.try_send(Request { query, reply }).is_err() {
+    // The slot of a request that finds no room is dropped with it.
+    drop(requests.try_send(Request { query, reply }));
+    tokio::time::timeout(PATIENCE, answer).await
+}
+
+async fn ask(requests: mpsc::Sender<Request>, query: Query) -> Response {
+    if requests.capacity() == 0 || requests.is_closed() {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "the agent is busy or stopping; try again");
     }
-    match tokio::time::timeout(PATIENCE, answer).await {
+    match answered(requests, query).await {
         Ok(Ok(Answer::Failed(why))) => (StatusCode::SERVICE_UNAVAILABLE, Json(why)).into_response(),
         Ok(Ok(Answer::Refused(why))) => (StatusCode::CONFLICT, Json(why)).into_response(),
         Ok(Ok(Answer::Missing(why))) => (StatusCode::NOT_FOUND, Json(why)).into_response(),
@@ -376,7 +418,7 @@ async fn ask(requests: mpsc::Sender<Request>, query: Query) -> Response {
     }
 }
 
-fn problem(status: StatusCode, error: impl Into<String>) -> Response {
+pub(super) fn problem(status: StatusCode, error: impl Into<String>) -> Response {
     (status, Json(Problem { error: error.into() })).into_response()
 }
 
@@ -386,12 +428,18 @@ mod tests {
     use super::super::schema::{Ordered, Providers};
     use super::*;
     use crate::core::guard::State as Doing;
+    use std::os::unix::fs::MetadataExt;
+
+    /// Access for whoever runs the test.
+    fn own() -> Grants {
+        Grants { own: std::fs::metadata("/proc/self").unwrap().uid(), ..Grants::default() }
+    }
 
     /// A server whose decision answers the questions it understands.
     async fn with_server<T>(test: impl AsyncFnOnce(&Path) -> T) -> T {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("etm.sock");
-        let socket = bind(&path).unwrap();
+        let socket = bind(&path, own()).unwrap();
         let (requests, mut questions) = mpsc::channel::<Request>(4);
         let (stop, stopped) = watch::channel(false);
         let decision = tokio::spawn(async move {
@@ -442,13 +490,13 @@ mod tests {
     async fn a_socket_in_use_is_left_alone_and_a_dead_one_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("etm.sock");
-        let alive = bind(&path).unwrap();
-        assert!(matches!(bind(&path), Err(ControlError::InUse { .. })));
+        let alive = bind(&path, own()).unwrap();
+        assert!(matches!(bind(&path, own()), Err(ControlError::InUse { .. })));
         drop(alive);
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        bind(&path).unwrap();
+        bind(&path, own()).unwrap();
         std::fs::write(&path, "a file").unwrap();
-        assert!(matches!(bind(&path), Err(ControlError::NotASocket { .. })));
+        assert!(matches!(bind(&path, own()), Err(ControlError::NotASocket { .. })));
     }
 }

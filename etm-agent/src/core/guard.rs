@@ -206,6 +206,17 @@ pub enum State {
 }
 
 impl State {
+    /// Every state.
+    pub const ALL: [State; 7] = [
+        State::Off,
+        State::Leak,
+        State::WarmUp,
+        State::Frozen,
+        State::Observing,
+        State::Approving,
+        State::Steering,
+    ];
+
     /// The word shown to operators.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -81,3 +81,20 @@ pub struct SurgeView {
     /// Since when.
     pub since_ns: Timestamp,
 }
+
+/// An exit at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitSummary {
+    /// Its name.
+    pub name: String,
+    /// Whose it is.
+    pub provider: String,
+    /// Its link is up.
+    pub up: bool,
+    /// Its provider is drained.
+    pub drained: bool,
+    /// Overrides that lead there.
+    pub overrides: usize,
+    /// What they ask for.
+    pub moved_bps: BitRate,
+}

@@ -265,6 +265,39 @@ pub fn plan_view(tree: &Tree, study: &Study, committed: f64) -> PlanView {
     }
 }
 
+/// What the last plan proves.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CertificateView {
+    /// When it was made, CLOCK_BOOTTIME nanoseconds.
+    pub at_ns: Timestamp,
+    /// Overload that it leaves, bit/s.
+    pub overload_bps: f64,
+    /// No plan leaves less, bit/s.
+    pub overload_bound_bps: f64,
+    /// Its cost, currency per month, overload at its price.
+    pub objective: f64,
+    /// No plan costs less.
+    pub objective_bound: f64,
+    /// What leaving everything where it is costs.
+    pub objective_stay: f64,
+    /// Share of the achievable saving that it realises; none where nothing is to gain.
+    pub realised: Option<f64>,
+}
+
+/// What a plan proves.
+pub fn certificate_view(at_ns: Timestamp, study: &Study) -> CertificateView {
+    let claim = &study.plan.certificate;
+    CertificateView {
+        at_ns,
+        overload_bps: claim.costs.overload_bps,
+        overload_bound_bps: claim.overload_bound_bps,
+        objective: claim.costs.objective,
+        objective_bound: claim.bound,
+        objective_stay: claim.stay,
+        realised: claim.realised,
+    }
+}
+
 /// What an exit costs a prefix now; `rank` counts the exits that plain routing likes better than it.
 pub fn candidate_price(
     tree: &Tree,

@@ -4,10 +4,10 @@
 pub use super::audit::{Event, Weight};
 pub use super::conservation::{BookState, WindowReport, WorstWindows};
 pub use super::guard::{Hold, State};
-pub use super::guard_view::{DrainView, GUARDS, GuardView, MovesView, OrdersView, SurgeView};
+pub use super::guard_view::{DrainView, ExitSummary, GUARDS, GuardView, MovesView, OrdersView, SurgeView};
 use super::input::Basis;
 pub use super::money_view::{
-    CandidatePrice, Conclusion, ExitView, LossView, Losses, MoveView, NodeView, PlanView,
+    CandidatePrice, CertificateView, Conclusion, ExitView, LossView, Losses, MoveView, NodeView, PlanView,
 };
 pub use super::policy::{Mode, Role};
 use crate::types::{BitRate, Count, Generation, PathId, PeerId, Prefix, RouteAttrs, Share, Timestamp};
@@ -41,6 +41,12 @@ pub struct StatusView {
     /// How many there are.
     #[serde(default)]
     pub surging: usize,
+    /// Exits at a glance, in order of configuration.
+    #[serde(default)]
+    pub exits: Vec<ExitSummary>,
+    /// What the last plan proves; none before the first.
+    #[serde(default)]
+    pub certificate: Option<CertificateView>,
     /// Number of the current decision.
     pub generation: Generation,
     /// Number of the decision that the kernel follows.
@@ -284,6 +290,9 @@ pub struct ExplainView {
     pub more_specifics: usize,
     /// What the override does to the load of uplinks.
     pub effect: Option<String>,
+    /// What the inject sessions' routers know of it, in order of configuration.
+    #[serde(default)]
+    pub announced: Vec<AnnouncedView>,
     /// When the override was made.
     pub since_ns: Option<Timestamp>,
     /// The override is not given back before.

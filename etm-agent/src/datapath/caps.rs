@@ -27,6 +27,27 @@ pub fn check() -> Result<(), DatapathError> {
     Ok(())
 }
 
+/// An error where a time namespace shifts the clock that leases are written in: the kernel program compares with its own.
+pub fn check_clock() -> Result<(), DatapathError> {
+    // Kernels before 5.6 have no such file, and no such namespaces.
+    let offsets = fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default();
+    match boottime_offset(&offsets) {
+        0 => Ok(()),
+        seconds => Err(DatapathError::Clock { seconds }),
+    }
+}
+
+/// Whole seconds, rounded away from zero: a part of one is an offset, too.
+fn boottime_offset(offsets: &str) -> i64 {
+    let line = offsets.lines().find_map(|line| line.trim_start().strip_prefix("boottime"));
+    let mut words = line.unwrap_or_default().split_whitespace().map(|word| word.parse::<i64>().unwrap_or(1));
+    match (words.next().unwrap_or(0), words.next().unwrap_or(0)) {
+        (0, 0) => 0,
+        (0, _) => 1,
+        (seconds, _) => seconds,
+    }
+}
+
 fn effective(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
@@ -50,6 +71,24 @@ fn has(effective: u64, capability: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_offset_of_boot_time_is_seen_however_small() {
+        let text = |seconds: i64, nanos: u32| {
+            format!("monotonic           0         0\nboottime   {seconds:>10} {nanos:>9}\n")
+        };
+        for (text, expected) in [
+            (text(0, 0), 0),
+            (text(86_400, 0), 86_400),
+            (text(-7, 0), -7),
+            (text(0, 5), 1),
+            (String::new(), 0),
+            ("monotonic 5 0\n".to_owned(), 0),
+        ] {
+            assert_eq!(boottime_offset(&text), expected, "{text}");
+        }
+        check_clock().unwrap();
+    }
 
     #[test]
     fn what_is_missing_is_named() {

@@ -32,6 +32,15 @@ pub enum DatapathError {
         /// Names, joined by commas.
         missing: String,
     },
+    /// Our boot time is not the kernel's.
+    #[error(
+        "this process's boot time is {seconds} s off the kernel's (time namespace, /proc/self/timens_offsets): a lease would \
+         end too late or too soon; run ETM outside of that time namespace"
+    )]
+    Clock {
+        /// How far ahead.
+        seconds: i64,
+    },
     /// Another process holds the pin root.
     #[error(
         "pin root {path} is in use by another etm-agent: stop that one, or configure another pin root for this one"

@@ -7,6 +7,7 @@
 use super::clsact;
 use super::error::DatapathError;
 use super::place::{CLSACT, Direction, Place};
+use super::sys;
 use crate::types::IfIndex;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle};
@@ -175,7 +176,15 @@ pub(super) fn exists(place: Place, dir: &Path) -> bool {
 
 /// Takes ETM's program off an interface, by whichever hook it is there.
 pub(super) fn detach(place: Place, dir: &Path) -> Result<(), DatapathError> {
-    remove_pin(&place.link_pin(dir))?;
+    let pin = place.link_pin(dir);
+    match sys::detach_link(&pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            // The pin's removal leads to the same, later.
+            tracing::debug!(%error, place = place.label(), "the link is not detached at once");
+        }
+        _ => {}
+    }
+    remove_pin(&pin)?;
     remove_filter(place, dir)
 }
 

@@ -31,7 +31,7 @@ mod table;
 mod trie;
 mod xdp;
 
-pub use caps::check as check_capabilities;
+pub use caps::{check as check_capabilities, check_clock};
 pub use counters::Counters;
 pub use detach::{Detached, detach};
 pub use doctor::{Capability, Feature, Findings, Pin, examine};
@@ -45,7 +45,7 @@ pub use table::PrefixTable;
 pub use xdp::Forwarder;
 
 use crate::core::decision::Adopted;
-use crate::types::{IfIndex, UplinkId};
+use crate::types::{IfIndex, Share, UplinkId};
 use arrays::{Arrays, Tables};
 use aya::maps::{Map, MapData};
 use aya::programs::SchedClassifier;
@@ -85,6 +85,8 @@ pub struct DatapathConfig {
     pub uplinks: Vec<String>,
     /// How to attach.
     pub hook: Hook,
+    /// Share of the flows that are marked.
+    pub canary: Share,
     /// Whether the kernel programs write debug lines.
     pub kernel_log: KernelLogLevel,
 }
@@ -308,12 +310,14 @@ fn load(config: &DatapathConfig, shapes: &[shape::Shape]) -> Result<Ebpf, Datapa
         KernelLogLevel::Debug => 4,
     };
     let fast = u32::from(config.fast_path);
+    let canary = etm_common::canary::threshold(config.canary.0);
     let mut loader = EbpfLoader::new();
     loader
         // No program of ours is relocated against the running kernel's types.
         .btf(None)
         .override_global(names::GLOBAL_SLOTS, &config.slots, true)
         .override_global(names::GLOBAL_FAST, &fast, true)
+        .override_global(names::GLOBAL_CANARY, &canary, true)
         .override_global(names::GLOBAL_LOG_LEVEL, &level, true);
     for shape in shapes.iter().filter(|shape| ![names::LIVE, names::ROWS].contains(&shape.name)) {
         loader.map_max_entries(shape.name, shape.entries);

@@ -129,7 +129,9 @@ pub enum FibError {
         protocol: u8,
     },
     /// The socket of the routing daemon.
-    #[error("asking BIRD at {path} failed: {source}; check `control_socket` and its permissions")]
+    #[error(
+        "asking BIRD at {path} failed: {source}; does it run, and may the agent's user open that socket (`agent.bird_socket`)?"
+    )]
     Bird {
         /// Path of the socket.
         path: String,

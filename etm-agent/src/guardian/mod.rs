@@ -1,5 +1,5 @@
-//! Between agent and guardian: the local socket, what is said on it, who may speak, and how a process is started, ended
-//! and deprived of what it does not need.
+//! Between agent and guardian: the local socket, what is said on it, who may speak, and how a process is started and
+//! ended.
 //!
 //! Never decides what is announced or for how long (`core::custody`), and never speaks BGP.
 
@@ -7,7 +7,7 @@ mod process;
 mod socket;
 mod wire;
 
-pub use process::{Privileges, Process, detach_from_parent, drop_privileges, spawn};
+pub use process::{Process, detach_from_parent, spawn};
 pub use socket::{
     Arrival, Greeting, GuardianError, Listener, Reader, Speaker, Writer, connect, forget, order_off,
 };

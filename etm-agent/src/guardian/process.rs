@@ -1,12 +1,7 @@
-//! Processes: starting a guardian, holding on to one that speaks, and giving up what is not needed to announce.
+//! Processes: starting a guardian, and holding on to one that speaks.
 //! Never signals by number: a process is held by a descriptor, so that no other can be hit.
 
-use super::socket::GuardianError;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, setsid};
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, clear_ambient_capability_set,
-    no_new_privs, remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
-};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
@@ -54,48 +49,4 @@ pub fn detach_from_parent() {
     let _ = setsid();
     // Fails without CAP_SYS_RESOURCE; the unit file says it then.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
-}
-
-/// What the guardian keeps.
-///
-/// Usually nothing at all: its sessions connect from ordinary ports, and TCP MD5 signatures need no privilege.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Privileges {
-    /// Binding ports below 1024, for sessions that wait for their peer.
-    pub bind_service: bool,
-    /// Changing routes, to remove ETM's from the main table.
-    pub net_admin: bool,
-}
-
-/// Drops every capability but `keep`, for good, and makes sure of it. Call before any thread is started.
-pub fn drop_privileges(keep: Privileges) -> Result<(), GuardianError> {
-    let failed =
-        |doing| move |source: rustix::io::Errno| GuardianError::Process { doing, source: source.into() };
-    let mut kept = CapabilitySet::empty();
-    kept.set(CapabilitySet::NET_BIND_SERVICE, keep.bind_service);
-    kept.set(CapabilitySet::NET_ADMIN, keep.net_admin);
-    let keep = kept;
-    let held = capabilities(None).map_err(failed("read the capabilities"))?;
-    let left = held.permitted & keep;
-    if held.effective.contains(CapabilitySet::SETPCAP) {
-        for capability in CapabilitySet::all().difference(left).iter() {
-            // A number that this kernel does not know is in no set.
-            if capability_is_in_bounding_set(capability).unwrap_or(false) {
-                remove_capability_from_bounding_set(capability).map_err(failed("narrow the bounding set"))?;
-            }
-        }
-    }
-    clear_ambient_capability_set().map_err(failed("clear the ambient capabilities"))?;
-    let sets = CapabilitySets { effective: left, permitted: left, inheritable: CapabilitySet::empty() };
-    set_capabilities(None, sets).map_err(failed("drop capabilities"))?;
-    set_no_new_privs(true).map_err(failed("rule out new privileges"))?;
-    let now = capabilities(None).map_err(failed("read the capabilities"))?;
-    let beyond = (now.permitted | now.effective | now.inheritable).difference(keep);
-    if !beyond.is_empty() {
-        return Err(GuardianError::Privileged { left: format!("{beyond:?}") });
-    }
-    if !no_new_privs().map_err(failed("read no_new_privs"))? {
-        return Err(GuardianError::Privileged { left: "new ones by execve".to_owned() });
-    }
-    Ok(())
 }

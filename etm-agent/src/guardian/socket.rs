@@ -65,19 +65,13 @@ pub enum GuardianError {
     /// It hangs.
     #[error("the guardian took the connection and does not answer")]
     Silent,
-    /// Privileges could not be dropped, or a process not be reached.
+    /// A process could not be reached.
     #[error("cannot {doing}: {source}")]
     Process {
         /// What was being done.
         doing: &'static str,
         /// The system's answer.
         source: io::Error,
-    },
-    /// A privilege is still there.
-    #[error("privileges remain after they were dropped: {left}; refusing to run with them")]
-    Privileged {
-        /// Which.
-        left: String,
     },
 }
 

@@ -2,12 +2,15 @@
 //! Never touches a socket. Secrets come from files that only their owner can read, and are never shown.
 
 use std::fmt;
-use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Longest key the kernel takes (TCP_MD5SIG_MAXKEYLEN, TCP_AO_MAXKEYLEN).
 const LONGEST: usize = 80;
+/// Read at most this much: a longer file holds no key.
+const LONGEST_FILE: u64 = 256;
 
 /// A key. Shown as dots wherever it is printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -38,6 +41,18 @@ pub enum SecretError {
         /// Its permission bits.
         mode: u32,
     },
+    /// Somebody else could write it.
+    #[error(
+        "the key in {path} belongs to uid {uid}; only root's and the agent's own are taken: chown {own} {path}"
+    )]
+    Owner {
+        /// File.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
+        /// Ours.
+        own: u32,
+    },
     /// Empty, or longer than the kernel takes.
     #[error("the key in {path} has {length} bytes; 1 to 80 are possible")]
     Length {
@@ -49,14 +64,24 @@ pub enum SecretError {
 }
 
 impl Secret {
-    /// Reads a key from a file that only its owner can read; the end of the line does not belong to it.
+    /// Reads a key from a file of root or of our own user that only its owner can read; the end of the line does not belong
+    /// to it.
     pub fn read(path: &Path) -> Result<Secret, SecretError> {
         let read = |source| SecretError::Read { path: path.into(), source };
-        let mode = std::fs::metadata(path).map_err(read)?.permissions().mode() & 0o7777;
+        // Of the file that is read, not of one that took its place.
+        let mut file = File::open(path).map_err(read)?;
+        let found = file.metadata().map_err(read)?;
+        let mode = found.mode() & 0o7777;
         if mode & 0o077 != 0 {
             return Err(SecretError::Open { path: path.into(), mode });
         }
-        let text = std::fs::read(path).map_err(read)?;
+        let own = nix::unistd::geteuid().as_raw();
+        if found.uid() != 0 && found.uid() != own {
+            return Err(SecretError::Owner { path: path.into(), uid: found.uid(), own });
+        }
+        let mut text = Vec::new();
+        // Never more than a key can have, whatever the file is.
+        file.by_ref().take(LONGEST_FILE).read_to_end(&mut text).map_err(read)?;
         let end = text.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
         Secret::new(&text[..end])
             .ok_or_else(|| SecretError::Length { path: path.into(), length: text[..end].len() })
@@ -136,6 +161,7 @@ impl Transport {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn written(text: &[u8], mode: u32) -> Result<Secret, String> {
         let directory = tempfile::tempdir().unwrap();

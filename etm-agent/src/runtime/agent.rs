@@ -4,6 +4,7 @@ use super::error::{AgentError, ExitStatus};
 use super::guarded::Origin;
 use super::machine::{self, apart, own_table};
 use super::open::{clear_routing, open};
+use super::privilege;
 use super::sampler::Note;
 use super::sessions;
 use super::standing::{self, OrdersFile};
@@ -33,12 +34,7 @@ pub fn run(settings: &Settings, config: &Path, log: LogFormat) -> ExitStatus {
         mode = settings.policy.mode.as_str(),
         "etm-agent starts"
     );
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let result = match runtime {
-        Ok(runtime) => runtime.block_on(run_until_told(settings, Origin { config, log })),
-        Err(source) => Err(AgentError::System { doing: "start the runtime", source }),
-    };
-    match result {
+    match run_narrowed(settings, config, log) {
         Ok(status) => status,
         Err(error) => {
             tracing::error!("{error}");
@@ -47,9 +43,18 @@ pub fn run(settings: &Settings, config: &Path, log: LogFormat) -> ExitStatus {
     }
 }
 
+/// Privileges first: threads have those that their process had when they were started.
+fn run_narrowed(settings: &Settings, config: &Path, log: LogFormat) -> Result<ExitStatus, AgentError> {
+    let held = privilege::settle_agent(settings)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|source| AgentError::System { doing: "start the runtime", source })?;
+    runtime.block_on(run_until_told(settings, Origin { config, log, held: &held }))
+}
+
 /// Checks configuration and machine as a run would, and changes nothing. The lines say what was found.
 pub fn check(settings: &Settings) -> Result<Vec<String>, AgentError> {
     datapath::check_capabilities()?;
+    datapath::check_clock()?;
     on_this_thread(async {
         let found = machine::interfaces(settings).await?;
         let mut lines: Vec<String> = found

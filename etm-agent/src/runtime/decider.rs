@@ -12,7 +12,7 @@ use super::table::Job;
 use crate::control::Request;
 use crate::control::schema::{
     AgentView, Answer, BgpOrdered, BgpPeer, BgpPeers, BgpRules, Changes, Commanded, Events, GuardianView,
-    Judgement, Ordered, Overrides, Prefixes, Problem, Providers, Quantiles, Query, Status,
+    Judgement, Ordered, Overrides, Prefixes, PrivilegesView, Problem, Providers, Quantiles, Query, Status,
 };
 use crate::core::audit::{Event, Weight};
 use crate::core::controller::{Browse, Controller, Outcome};
@@ -61,6 +61,7 @@ pub(super) struct Sources {
 pub(super) struct Identity {
     pub(super) started: Timestamp,
     pub(super) pin_root: String,
+    pub(super) privileges: PrivilegesView,
     pub(super) lease_span: Duration,
     /// Mark of packets that may take an override, and its bits.
     pub(super) mark: (u32, u32),
@@ -422,6 +423,7 @@ impl Decider {
                 packets_marked: marked.packets,
                 packets_plain: plain.packets,
                 pin_root: self.identity.pin_root.clone(),
+                privileges: self.identity.privileges.clone(),
                 round_us: quantiles(&self.rounds),
                 sample_us: *self.identity.sample_times.borrow(),
             },

@@ -6,6 +6,7 @@ use crate::datapath::DatapathError;
 use crate::fib::{FibError, StatsError};
 use crate::guardian::GuardianError;
 use crate::peering;
+use crate::privileges::PrivilegeError;
 use std::process::ExitCode;
 
 /// Exit status of `etm-agent`. Documented in docs/operations.md; scripts rely on the numbers.
@@ -69,6 +70,14 @@ pub enum AgentError {
         /// What is wrong.
         reason: String,
     },
+    /// Metrics cannot be served.
+    #[error("cannot serve metrics on {listen}: {source}; choose another metrics.listen, or leave it out")]
+    Metrics {
+        /// Where.
+        listen: std::net::SocketAddr,
+        /// The system's answer.
+        source: std::io::Error,
+    },
     /// A BGP session cannot be run as configured.
     #[error(transparent)]
     Peering(#[from] peering::ConfigError),
@@ -111,6 +120,15 @@ pub enum AgentError {
     /// Agent and guardian.
     #[error(transparent)]
     Guardian(#[from] GuardianError),
+    /// Privileges.
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
+    /// Nobody to give access to.
+    #[error("no user or group `{name}` on this machine; correct control.read or control.write")]
+    NoSuchClient {
+        /// As configured.
+        name: String,
+    },
     /// A guardian without a session.
     #[error("no session with role \"inject\" is configured: a guardian has nothing to announce")]
     NothingToGuard,
@@ -163,20 +181,26 @@ impl AgentError {
             | AgentError::TableInUse { .. }
             | AgentError::GuardianRuns { .. }
             | AgentError::Superseded => ExitStatus::Refused,
-            AgentError::Guardian(GuardianError::Privileged { .. }) => ExitStatus::Machine,
+            AgentError::NoSuchClient { .. }
+            | AgentError::Privileges(PrivilegeError::NoUser { .. } | PrivilegeError::NotRoot { .. }) => {
+                ExitStatus::Config
+            }
+            AgentError::Privileges(_) => ExitStatus::Machine,
             AgentError::Guardian(_) => ExitStatus::Failed,
             AgentError::Datapath(error) => match error {
                 DatapathError::InUse { .. } | DatapathError::PinShape { .. } => ExitStatus::Refused,
                 DatapathError::Size { .. } => ExitStatus::Config,
+                // It was there by name a moment before: the next start may find it again.
+                DatapathError::Interface { .. } => ExitStatus::Failed,
                 _ => ExitStatus::Machine,
             },
             AgentError::Fib(error) => match error {
                 FibError::NoInterface { .. }
                 | FibError::RulePriority { .. }
                 | FibError::ReservedTable { .. } => ExitStatus::Config,
-                FibError::RuleConflict { .. } | FibError::ForeignRoutes { .. } | FibError::Bird { .. } => {
-                    ExitStatus::Refused
-                }
+                FibError::RuleConflict { .. } | FibError::ForeignRoutes { .. } => ExitStatus::Refused,
+                // Nothing forbids to act here: a daemon that restarts is back in a moment.
+                FibError::Bird { .. } => ExitStatus::Session,
                 FibError::Open { .. } | FibError::Privilege => ExitStatus::Machine,
                 _ => ExitStatus::Failed,
             },
@@ -187,7 +211,9 @@ impl AgentError {
             | AgentError::Orders { .. }
             | AgentError::NothingToGuard => ExitStatus::Config,
             AgentError::SessionFault { .. } | AgentError::SessionTimeout { .. } => ExitStatus::Session,
-            AgentError::System { .. } | AgentError::PartEnded { .. } => ExitStatus::Failed,
+            AgentError::System { .. } | AgentError::Metrics { .. } | AgentError::PartEnded { .. } => {
+                ExitStatus::Failed
+            }
         }
     }
 }

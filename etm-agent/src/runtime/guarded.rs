@@ -14,6 +14,7 @@ use crate::core::decision::Decision;
 use crate::core::input::Input;
 use crate::core::policy::Role;
 use crate::fib::Overrides;
+use crate::privileges::Held;
 use crate::telemetry::LogFormat;
 use crate::types::bgp::{PeerStatus, SessionOrder};
 use crate::types::{PeerId, Timestamp};
@@ -30,6 +31,8 @@ pub(super) struct Origin<'a> {
     /// The configuration file.
     pub(super) config: &'a Path,
     pub(super) log: LogFormat,
+    /// What it may do.
+    pub(super) held: &'a Held,
 }
 
 /// The decision's ends of the channels between it and the task: what it says of its lease, and how long it may keep what

@@ -30,6 +30,7 @@ mod machine;
 mod monitors;
 mod open;
 mod orders;
+mod privilege;
 mod problem;
 mod record;
 mod sampler;

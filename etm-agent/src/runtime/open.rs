@@ -5,10 +5,11 @@ use super::clock::boottime;
 use super::decider::uplink_id;
 use super::error::AgentError;
 use super::machine::{self, Interfaces, enforcing, own_table};
+use super::privilege;
 use crate::config::{HookChoice, KernelMode, Settings};
 use crate::control;
 use crate::datapath::{
-    Datapath, DatapathConfig, Hook, KernelLogLevel, LinkHeader, Opened, check_capabilities,
+    Datapath, DatapathConfig, Hook, KernelLogLevel, LinkHeader, Opened, check_capabilities, check_clock,
 };
 use crate::fib::{self, LinkReport, MarkRule, OwnTable};
 use crate::types::IfIndex;
@@ -29,7 +30,8 @@ pub(super) struct Opening {
 pub(super) async fn open(settings: &Settings) -> Result<Opening, AgentError> {
     fib::check_privileges()?;
     check_capabilities()?;
-    let socket = control::bind(&settings.agent.control_socket)?;
+    check_clock()?;
+    let socket = control::bind(&settings.agent.control_socket, privilege::grants(settings)?)?;
     let lock = TableLock::take(settings.kernel.table)?;
     let interfaces = machine::interfaces(settings).await?;
     for note in machine::routing(settings, &interfaces).await? {
@@ -105,6 +107,7 @@ fn datapath_config(settings: &Settings, interfaces: &Interfaces) -> DatapathConf
         prefixes4: datapath.prefixes_ipv4,
         prefixes6: datapath.prefixes_ipv6,
         fast_path: datapath.fast_path,
+        canary: settings.policy.canary.share,
         uplinks: interfaces.uplinks.iter().map(|link| link.name.clone()).collect(),
         hook: match datapath.hook {
             HookChoice::Auto => Hook::Auto,

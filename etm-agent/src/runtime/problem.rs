@@ -7,6 +7,7 @@ use crate::config::Settings;
 use crate::core::controller::{Browse, Controller};
 use crate::core::decision::Adopted;
 use crate::core::input::{Input, LinkEvent, RouteBatch, RouteChange};
+use crate::core::money::{Tree, TreeError, amount, real};
 use crate::core::policy::{Exit, Peer, Policy, Role};
 use crate::mrt::{Import, MrtError, Route};
 use crate::types::{BitRate, Family, IfIndex, PathId, PeerId, Prefix, RouteAttrs, Timestamp, UplinkId};
@@ -15,11 +16,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Price of a Mbit/s, the same everywhere: a file of routes knows none.
-const PRICE: f64 = 1.0;
-
-/// Price of overload: relief comes first by far.
-const OVERLOAD_PRICE: f64 = 1_000.0;
+/// Capacity of what has none, as a contract over several interfaces: more than anything carries.
+const BOUNDLESS_BPS: f64 = 1e15;
 
 /// Why there is no problem.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +33,9 @@ pub enum ProblemError {
         /// What there is.
         known: String,
     },
+    /// The prices of the configuration are no problem that can be planned.
+    #[error(transparent)]
+    Prices(#[from] TreeError),
     /// None of the routes can be used.
     #[error(
         "none of the {routes} routes has an exit for next hop; map the file's peers to exits: --map ADDRESS=EXIT"
@@ -75,7 +76,7 @@ impl Problem {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Node {
     name: String,
-    capacity_bps: u64,
+    capacity_bps: f64,
     limit: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<String>,
@@ -85,6 +86,8 @@ struct Node {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Tier {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    up_to_bps: Option<f64>,
     price_per_mbps: f64,
 }
 
@@ -105,10 +108,15 @@ struct Choice {
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Options {
-    overload_price_per_mbps: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overload_price_per_mbps: Option<f64>,
+    move_price_per_mbps: f64,
+    move_price_per_prefix: f64,
+    hold_price: f64,
+    min_saving: f64,
 }
 
-/// Makes the problem of `import`'s routes through the exits of `settings`.
+/// Makes the problem of `import`'s routes through the exits of `settings`, at the prices of `settings`.
 pub fn problem(settings: &Settings, import: &mut Import, given: &Given) -> Result<Problem, ProblemError> {
     let mut policy = settings.policy.clone();
     let hops = next_hops(&policy, given)?;
@@ -116,7 +124,9 @@ pub fn problem(settings: &Settings, import: &mut Import, given: &Given) -> Resul
     if batches.is_empty() {
         return Err(ProblemError::Nothing { routes: import.tally().routes });
     }
-    let (exits, groups) = nodes(&policy);
+    let tree = Tree::new(&policy)?;
+    let (exits, groups) = nodes(&policy, &tree);
+    let options = options(&policy, &tree);
     let mut controller = Controller::new(policy, 0, &Adopted::default(), true);
     for at in 0..settings.policy.uplinks.len() {
         let uplink = UplinkId(u16::try_from(at).unwrap_or(u16::MAX));
@@ -127,8 +137,8 @@ pub fn problem(settings: &Settings, import: &mut Import, given: &Given) -> Resul
     for batch in batches {
         controller.handle(Timestamp(1), Input::Routes(batch));
     }
-    let options = Options { overload_price_per_mbps: OVERLOAD_PRICE };
-    Ok(Problem { exits, groups, prefixes: demands(&controller, given), options })
+    let step = amount(settings.policy.prices.preference);
+    Ok(Problem { exits, groups, prefixes: demands(&controller, given, step), options })
 }
 
 /// What the next hop of a mapped peer's route becomes: its exit's gateway, one per family.
@@ -194,34 +204,66 @@ fn one(peer: PeerId, prefix: Prefix, path_id: PathId, attrs: Arc<RouteAttrs>) ->
     RouteBatch { peer, changes: vec![RouteChange::Announce { prefix, path_id, attrs }] }
 }
 
-/// Exits, and a group for each interface that several of them share.
-fn nodes(policy: &Policy) -> (Vec<Node>, Vec<Node>) {
-    let shared = |uplink: UplinkId| policy.exits.iter().filter(|exit| exit.uplink == uplink).count() > 1;
-    let mut exits = Vec::new();
-    for exit in &policy.exits {
-        let Some(uplink) = policy.uplinks.get(exit.uplink.index()) else { continue };
-        exits.push(Node {
-            name: exit.name.clone(),
-            capacity_bps: uplink.capacity.0,
-            limit: f64::from(uplink.limit.0) / 1e6,
-            group: shared(exit.uplink).then(|| uplink.name.clone()),
-            tiers: vec![Tier { price_per_mbps: PRICE }],
+/// The planner's tree of exits, interfaces, ports and contracts, with their limits and prices.
+fn nodes(policy: &Policy, tree: &Tree) -> (Vec<Node>, Vec<Node>) {
+    let all = tree.nodes();
+    // Interfaces, ports and contracts may have the same name; in the format they are all groups.
+    let mut names: Vec<String> = Vec::new();
+    for (at, node) in all.iter().enumerate() {
+        let group = names.get(tree.exits()..).unwrap_or_default();
+        let twice = at >= tree.exits() && group.contains(&node.name);
+        names.push(if twice { format!("{} ({at})", node.name) } else { node.name.clone() });
+    }
+    let mut nodes: Vec<Node> = Vec::new();
+    for (at, (node, marks)) in all.iter().zip(tree.marks()).enumerate() {
+        let (capacity_bps, limit) = size(policy, tree, at)
+            .unwrap_or_else(|| (if marks.limit.is_finite() { marks.limit } else { BOUNDLESS_BPS }, 1.0));
+        let mut tiers: Vec<Tier> = node
+            .tiers
+            .iter()
+            .map(|tier| Tier { up_to_bps: tier.up_to_bps, price_per_mbps: tier.price_per_mbps })
+            .collect();
+        if tiers.is_empty() && at < tree.exits() {
+            tiers.push(Tier { up_to_bps: None, price_per_mbps: 0.0 });
+        }
+        let group = node.group.and_then(|group| names.get(tree.exits() + group)).cloned();
+        nodes.push(Node {
+            name: names.get(at).cloned().unwrap_or_default(),
+            capacity_bps,
+            limit,
+            group,
+            tiers,
         });
     }
-    let groups = policy.uplinks.iter().enumerate().filter_map(|(at, uplink)| {
-        let id = UplinkId(u16::try_from(at).ok()?);
-        shared(id).then(|| Node {
-            name: uplink.name.clone(),
-            capacity_bps: uplink.capacity.0,
-            limit: f64::from(uplink.limit.0) / 1e6,
-            group: None,
-            tiers: Vec::new(),
-        })
-    });
-    (exits, groups.collect())
+    let groups = nodes.split_off(tree.exits().min(nodes.len()));
+    (nodes, groups)
 }
 
-fn demands(controller: &Controller, given: &Given) -> Vec<Demand> {
+/// Capacity and limit as configured, where the node is an interface or a port.
+fn size(policy: &Policy, tree: &Tree, at: usize) -> Option<(f64, f64)> {
+    let uplink = (0_u16..).map(UplinkId).zip(&policy.uplinks).find(|(id, _)| tree.of_uplink(*id) == Some(at));
+    // Ports come first among the groups, in their own order.
+    let port = || at.checked_sub(tree.exits()).and_then(|at| policy.ports.get(at));
+    let (capacity, limit) = match uplink {
+        Some((_, uplink)) => (uplink.capacity, uplink.limit),
+        None => port().map(|port| (port.capacity, port.limit))?,
+    };
+    Some((real(capacity), f64::from(limit.0) / 1e6))
+}
+
+fn options(policy: &Policy, tree: &Tree) -> Options {
+    let prices = tree.calm_prices(policy);
+    Options {
+        overload_price_per_mbps: prices.overload_per_mbps.filter(|price| *price > 0.0),
+        move_price_per_mbps: prices.move_per_mbps,
+        move_price_per_prefix: prices.move_per_prefix,
+        hold_price: prices.hold_per_prefix,
+        min_saving: amount(policy.prices.min_saving),
+    }
+}
+
+/// `step` is what each rank of a route costs behind the one that plain routing uses.
+fn demands(controller: &Controller, given: &Given, step: f64) -> Vec<Demand> {
     let mut demands = Vec::new();
     let mut browse = Browse::default();
     let mut last = None;
@@ -232,7 +274,7 @@ fn demands(controller: &Controller, given: &Given) -> Vec<Demand> {
                 continue;
             }
             let rate = given.rates.get(&route.prefix).copied().or(given.default_rate);
-            demands.extend(rate.and_then(|rate| demand(controller, route.prefix, rate)));
+            demands.extend(rate.and_then(|rate| demand(controller, route.prefix, rate, step)));
         }
         match page.next {
             Some(next) => browse.after = Some(next),
@@ -241,7 +283,7 @@ fn demands(controller: &Controller, given: &Given) -> Vec<Demand> {
     }
 }
 
-fn demand(controller: &Controller, prefix: Prefix, rate: BitRate) -> Option<Demand> {
+fn demand(controller: &Controller, prefix: Prefix, rate: BitRate, step: f64) -> Option<Demand> {
     let view = controller.candidates(prefix);
     let usable: Vec<String> = view
         .candidates
@@ -251,8 +293,9 @@ fn demand(controller: &Controller, prefix: Prefix, rate: BitRate) -> Option<Dema
         .collect();
     let current = usable.first()?.clone();
     let count = usable.len();
-    let choice = |(at, exit)| Choice { exit, preference: count - at, penalty_per_mbps: 0.0 };
-    let routes = usable.into_iter().enumerate().map(choice).collect();
+    let ranks = (0_u32..).map(f64::from);
+    let choice = |((at, exit), rank)| Choice { exit, preference: count - at, penalty_per_mbps: step * rank };
+    let routes = usable.into_iter().enumerate().zip(ranks).map(choice).collect();
     Some(Demand { prefix, rate_bps: rate.0, current, routes })
 }
 
@@ -331,6 +374,31 @@ exit = "transit-a"
         // 70 Mbit/s prefer an exit of 47.5: the one of 30 must go, or the two of 20.
         assert!((1..=2).contains(&outcome.moved_prefixes), "{text}");
         assert!(outcome.overload_bps < 1.0);
+    }
+
+    #[test]
+    fn contracts_ports_and_prices_of_the_configuration_are_the_problem_s() {
+        let text = CONFIG
+            .replace("name = \"up-a\"\ncapacity = \"50Mbit\"", "name = \"up-a\"\ncapacity = \"50Mbit\"\nport = \"card\"\ncommit = \"10Mbit\"\ntiers = [{ up_to = \"30Mbit\", price = \"0.5\" }, { price = \"0.8\" }]")
+            + "[[port]]\nname = \"card\"\ncapacity = \"40Mbit\"\n[prices]\npreference = \"0.02\"\nhold = \"0.25\"\n";
+        let settings = config::parse("test", &text).unwrap_or_else(|error| panic!("{error}"));
+        let problem = problem(&settings, &mut Import::open(file().path()).unwrap(), &given()).unwrap();
+        let exit = &problem.exits[0];
+        let tiers: Vec<(Option<f64>, f64)> =
+            exit.tiers.iter().map(|tier| (tier.up_to_bps, tier.price_per_mbps)).collect();
+        assert_eq!(
+            tiers,
+            [(Some(1e7), 0.0), (Some(3e7), 0.5), (None, 0.8)],
+            "what is committed costs nothing more"
+        );
+        assert_eq!((exit.capacity_bps, exit.limit, exit.group.as_deref()), (5e7, 0.95, Some("card")));
+        assert_eq!((problem.groups.len(), problem.groups[0].capacity_bps), (1, 4e7));
+        let penalties: Vec<f64> =
+            problem.prefixes[0].routes.iter().map(|route| route.penalty_per_mbps).collect();
+        assert_eq!(penalties, [0.0, 0.02]);
+        assert_eq!(problem.options.hold_price, 0.25);
+        let text = serde_json::to_string(&problem).unwrap();
+        offline::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     }
 
     #[test]

@@ -89,6 +89,15 @@ pub(super) fn guardian_listens_low(settings: &Settings) -> bool {
     })
 }
 
+/// True where a session with role learn, or the BMP station, waits for others on a port that needs a privilege.
+pub(super) fn agent_listens_low(settings: &Settings) -> bool {
+    let bgp = settings.bgp.as_ref().is_some_and(|bgp| {
+        let mut learn = bgp.sessions.iter().filter(|session| session.role == Role::Learn);
+        bgp.listen_port < 1024 && learn.any(|session| session.transport.listens)
+    });
+    bgp || settings.bmp.as_ref().is_some_and(|bmp| bmp.listen.iter().any(|listen| listen.port() < 1024))
+}
+
 /// What a guardian and its agent must have read alike: everything that shapes a session with role inject.
 pub(super) fn digest(settings: &Settings) -> u64 {
     let mut digest = DefaultHasher::new();

@@ -2,7 +2,7 @@
 
 use super::alarm::Alarm;
 use super::clock::boottime;
-use super::decider::{Decider, Identity, Sources, uplink_id};
+use super::decider::{Decider, Directive, Identity, Sources, uplink_id};
 use super::error::AgentError;
 use super::gate::Gate;
 use super::guarded::{Ends, Guarded, Origin};
@@ -10,6 +10,7 @@ use super::machine::{self, enforcing, own_table};
 use super::monitors;
 use super::open::{Opening, header};
 use super::orders::Desk;
+use super::privilege;
 use super::record::{self, Tap};
 use super::sampler::{Attachment, Note, Sampler};
 use super::sessions::{self, Prepared, Session, Shown};
@@ -19,7 +20,7 @@ use super::table::{self, Job};
 use crate::bmp;
 use crate::config::Settings;
 use crate::control::schema::{GuardianView, Quantiles};
-use crate::control::{self, Desks};
+use crate::control::{self, Desks, Request};
 use crate::core::controller::Controller;
 use crate::core::controls::Standing;
 use crate::core::decision::{Adopted, Decision};
@@ -31,6 +32,7 @@ use crate::types::bmp::RouterStatus;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -46,27 +48,24 @@ pub(super) fn start(
 ) -> Result<Parts, AgentError> {
     let Opening { interfaces, datapath, routes, socket, lock } = opening;
     let Opened { datapath, table, counters, lease, off, live, log, adopted } = datapath;
-    let controller = controller(settings, &interfaces.uplinks, adopted, &routes, off.is_off()?);
-    let controller = controller.standing_by(standing);
+    let found = (adopted, standing, off.is_off()?);
+    let controller = controller(settings, &interfaces.uplinks, &routes, found);
     let (guarded, lifeline) = Guarded::of(settings, controller.enforcing())?;
-    let (inputs, inputs_rx) = mpsc::channel(INPUTS);
-    let (requests, requests_rx) = mpsc::channel(16);
-    let ((samples, samples_rx), (links, links_rx)) = (mpsc::channel(1), mpsc::channel(64));
+    let (sources, Senders { directives, links, requests, samples, inputs }) = sources();
     let (orders, orders_rx) = mpsc::channel(4);
-    let (directives, directives_rx) = mpsc::channel(4);
     let (jobs, jobs_rx) = sync_channel(16);
     let (notes, notes_rx) = sync_channel(64);
     let (decisions, decisions_rx) = watch::channel(controller.decision());
     let (fill, fill_rx) = watch::channel(TableFill::default());
     let (learning, learning_rx) = watch::channel(false);
-    let (stop_sessions, stop) = watch::channel(false);
-    let (stop_rest, rest_rx) = watch::channel(false);
+    let ((stop_sessions, stop), (stop_rest, rest_rx)) = (watch::channel(false), watch::channel(false));
+    let scraped = metrics(settings)?;
     let monitors = monitors::of(settings, &inputs, &rest_rx)?;
     let Prepared { sessions, listeners } = sessions::learning(settings, &inputs, &stop)?;
     let (durations, sample_times) = watch::channel(Quantiles::default());
     let shown = guarded.beside(settings, &sessions);
     let guardian = (guarded.view(), Desk::of(&sessions, guarded.orders()));
-    let identity = identity(settings, &shown, guardian, (monitors.statuses, sample_times));
+    let identity = identity(settings, origin, &shown, guardian, (monitors.statuses, sample_times));
     let mut parts = Parts {
         tasks: JoinSet::new(),
         ended: Vec::new(),
@@ -85,27 +84,11 @@ pub(super) fn start(
     let tap = spawn_recorder(tasks, settings)?;
     let decider =
         Decider::new(controller, (lease, off), (decisions, learning), lifeline, (jobs, tap), identity);
-    let sources = Sources {
-        directives: directives_rx,
-        links: links_rx,
-        requests: requests_rx,
-        samples: samples_rx,
-        inputs: inputs_rx,
-    };
-    let gate = Gate {
-        settings: acting(settings),
-        file,
-        orders: orders_rx,
-        decision: requests.clone(),
-        notes: notes.clone(),
-        standing: decider.standing.subscribe(),
-        stop: rest_rx.clone(),
-    };
-    spawn_daemon_watch(tasks, acting(settings), decider.acting.subscribe(), rest_rx.clone());
+    let desk = (file, orders_rx, requests.clone(), notes.clone());
+    spawn_orders(tasks, settings, &decider, desk, &rest_rx);
     spawn_decider(tasks, decider, sources)?;
-    spawn_gate(tasks, gate);
-    let counting = (datapath, counters, log);
-    let sampler = sampler(settings, counting, &interfaces.uplinks, fill_rx, (samples, durations))?;
+    let uplinks = &interfaces.uplinks;
+    let sampler = sampler(settings, (datapath, counters, log), uplinks, fill_rx, (samples, durations))?;
     spawn_sampler(tasks, sampler, notes_rx)?;
     spawn_table(tasks, (table, live), jobs_rx, inputs.clone(), fill)?;
     spawn_watchers(tasks, settings, &interfaces.uplinks, (links, notes), &rest_rx)?;
@@ -114,7 +97,7 @@ pub(super) fn start(
     guarded.announce(tasks, settings, origin, ends);
     spawn_routes(tasks, own_table(settings), routes, inputs, decisions_rx, &rest_rx)?;
     let talkers = (sessions, listeners, monitors.parts);
-    spawn_conversations(tasks, (socket, Desks { requests, orders }), talkers, rest_rx);
+    spawn_conversations(tasks, (socket, Desks { requests, orders }, scraped), talkers, rest_rx);
     Ok(parts)
 }
 
@@ -122,15 +105,39 @@ pub(super) fn start(
 fn controller(
     settings: &Settings,
     uplinks: &[LinkReport],
-    mut adopted: Adopted,
     routes: &fib::Overrides,
-    off: bool,
+    (mut adopted, standing, off): (Adopted, Standing, bool),
 ) -> Controller {
     if enforcing(settings) {
         adopted.routes = routes.installed().clone();
     }
     let slots = settings.datapath.prefixes_ipv4 + settings.datapath.prefixes_ipv6;
-    Controller::new(policy(settings, uplinks), slots, &adopted, off)
+    Controller::new(policy(settings, uplinks), slots, &adopted, off).standing_by(standing)
+}
+
+/// The other ends of the decision's sources.
+struct Senders {
+    directives: mpsc::Sender<Directive>,
+    links: mpsc::Sender<Input>,
+    requests: mpsc::Sender<Request>,
+    samples: mpsc::Sender<Sample>,
+    inputs: mpsc::Sender<Input>,
+}
+
+fn sources() -> (Sources, Senders) {
+    let (inputs, inputs_rx) = mpsc::channel(INPUTS);
+    let (requests, requests_rx) = mpsc::channel(16);
+    let (samples, samples_rx) = mpsc::channel(1);
+    let (links, links_rx) = mpsc::channel(64);
+    let (directives, directives_rx) = mpsc::channel(4);
+    let sources = Sources {
+        directives: directives_rx,
+        links: links_rx,
+        requests: requests_rx,
+        samples: samples_rx,
+        inputs: inputs_rx,
+    };
+    (sources, Senders { directives, links, requests, samples, inputs })
 }
 
 /// The operator's, with what only the machine knows: interfaces without link header have no frames to bill.
@@ -170,6 +177,7 @@ fn attachment(link: &LinkReport) -> Attachment {
 
 fn identity(
     settings: &Settings,
+    origin: Origin<'_>,
     shown: &[Shown],
     (guardian, desk): (Option<watch::Receiver<GuardianView>>, Desk),
     (routers, sample_times): (Vec<watch::Receiver<RouterStatus>>, watch::Receiver<Quantiles>),
@@ -177,6 +185,7 @@ fn identity(
     Identity {
         started: boottime(),
         pin_root: settings.datapath.pin_root.display().to_string(),
+        privileges: privilege::view(origin.held),
         lease_span: settings.kernel.lease,
         mark: (settings.kernel.mark, settings.kernel.mask),
         peers: shown.iter().map(|(_, role, status)| (*role, status.clone())).collect(),
@@ -230,7 +239,22 @@ fn acting(settings: &Settings) -> Settings {
     settings
 }
 
-fn spawn_gate(tasks: &mut Tasks, gate: Gate) {
+/// What orders at run time need beside the decision: the gate, and the watch on the routing daemon.
+fn spawn_orders(
+    tasks: &mut Tasks,
+    settings: &Settings,
+    decider: &Decider,
+    (file, orders, decision, notes): (
+        OrdersFile,
+        mpsc::Receiver<Request>,
+        mpsc::Sender<Request>,
+        SyncSender<Note>,
+    ),
+    stop: &watch::Receiver<bool>,
+) {
+    let (standing, stop) = (decider.standing.subscribe(), stop.clone());
+    spawn_daemon_watch(tasks, acting(settings), decider.acting.subscribe(), stop.clone());
+    let gate = Gate { settings: acting(settings), file, orders, decision, notes, standing, stop };
     tasks.spawn(async move {
         gate.run().await;
         ("the gate of orders", End::Plain)
@@ -369,12 +393,36 @@ fn spawn_routes(
 /// Whoever talks to others: the control socket, BGP sessions.
 fn spawn_conversations(
     tasks: &mut Tasks,
-    (socket, desks): (control::Socket, Desks),
+    (socket, desks, scraped): (control::Socket, Desks, Option<TcpListener>),
     (sessions, listeners, station): (Vec<Session>, Vec<BoxFuture<'static, ()>>, Vec<bmp::Part>),
     stop: watch::Receiver<bool>,
 ) {
+    spawn_metrics(tasks, scraped, desks.requests.clone(), stop.clone());
     spawn_control(tasks, socket, desks, stop);
     spawn_sessions(tasks, sessions, listeners, station);
+}
+
+/// Where metrics are served beside the control socket, if anywhere; nothing is served yet.
+fn metrics(settings: &Settings) -> Result<Option<TcpListener>, AgentError> {
+    let Some(listen) = settings.metrics else { return Ok(None) };
+    let bound = std::net::TcpListener::bind(listen).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    });
+    bound.map(Some).map_err(|source| AgentError::Metrics { listen, source })
+}
+
+fn spawn_metrics(
+    tasks: &mut Tasks,
+    listener: Option<TcpListener>,
+    requests: mpsc::Sender<Request>,
+    stop: watch::Receiver<bool>,
+) {
+    let Some(listener) = listener else { return };
+    tasks.spawn(async move {
+        control::serve_metrics(listener, requests, stop).await;
+        ("the metrics", End::Plain)
+    });
 }
 
 fn spawn_control(tasks: &mut Tasks, socket: control::Socket, desks: Desks, stop: watch::Receiver<bool>) {

@@ -3,7 +3,7 @@
 use crate::netns::{in_netns, run, two_uplinks};
 use etm_agent::core::input::GatewayEvent;
 use etm_agent::fib::GatewayMonitor;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use tokio::sync::{mpsc, watch};
 
 #[test]
@@ -19,8 +19,9 @@ fn a_next_hop_that_the_kernel_gave_up_is_told_and_tried_again_until_it_answers()
         let monitor = GatewayMonitor::open([v4, v6]).unwrap().run(sender, shutdown);
         let script = async {
             // Nobody has these addresses.
-            for (gateway, address) in [(v4, "192.0.2.3"), (v6, "2001:db8:ffff::1:1")] {
-                run(&format!("ping -c 1 -W 1 {address} >/dev/null 2>&1 || true"));
+            for (gateway, any, address) in [(v4, "0.0.0.0", "192.0.2.3"), (v6, "::", "2001:db8:ffff::1:1")] {
+                let socket = UdpSocket::bind((any, 0)).unwrap();
+                socket.send_to(b"to nobody", (address, 9)).unwrap();
                 assert_eq!(events.recv().await, Some(GatewayEvent { gateway, answers: false }));
             }
             run("ip neigh replace 192.0.2.3 lladdr 02:00:00:00:00:01 dev up1 nud reachable");

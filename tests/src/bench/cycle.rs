@@ -21,7 +21,7 @@ const RUNS: usize = 40;
 /// And in the quick run.
 const QUICK_RUNS: usize = 3;
 /// Prefixes that `etm off` takes back, all but the few that may stay.
-const OVERRIDES: u32 = 10_400;
+const OVERRIDES: u32 = 10_900;
 /// How often it does, and how often with the agent stopped.
 const OFF_RUNS: usize = 3;
 /// Longest wait for anything that follows from a step.

@@ -179,15 +179,20 @@ fn sessions(lab: &TwoBorders, side: Side, options: &EtmOptions) -> String {
         own = side.etm_v4(),
     );
     if options.both {
-        let _ = write!(
-            text,
-            "\n[[bgp.session]]\nname = \"etm-from\"\nrole = \"learn\"\npeer = \"{etm}\"\nlocal = \"{own}\"\nconnect = \"passive\"\n\n\
-             [[bgp.session]]\nname = \"etm-to\"\nrole = \"inject\"\npeer = \"{etm}\"\nport = {ETM_PORT}\nlocal = \"{own}\"\nnext_hops = [\"{}\", \"{}\"]\n",
-            side.loopback_v4(),
-            side.loopback_v6(),
-            etm = other.etm_v4(),
-            own = side.etm_v4(),
-        );
+        text += &between(side);
     }
     text
+}
+
+/// The sessions by which two that steer tell each other what they sent.
+fn between(side: Side) -> String {
+    let other = side.other();
+    format!(
+        "\n[[bgp.session]]\nname = \"etm-from\"\nrole = \"learn\"\npeer = \"{etm}\"\nlocal = \"{own}\"\nconnect = \"passive\"\n\n\
+             [[bgp.session]]\nname = \"etm-to\"\nrole = \"inject\"\npeer = \"{etm}\"\nport = {ETM_PORT}\nlocal = \"{own}\"\nnext_hops = [\"{}\", \"{}\"]\n",
+        side.loopback_v4(),
+        side.loopback_v6(),
+        etm = other.etm_v4(),
+        own = side.etm_v4(),
+    )
 }

@@ -175,6 +175,7 @@ fn inject() -> InjectConfig {
         v4: Some(ETM_V4.parse().unwrap()),
         v6: Some(ETM_V6.parse().unwrap()),
         per_exit: BTreeMap::new(),
+        elsewhere: BTreeSet::new(),
     };
     InjectConfig::new(out, next_hops)
 }

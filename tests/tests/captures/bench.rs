@@ -7,7 +7,7 @@ use aya::{TestRun as _, TestRunOptions};
 use etm_agent::core::decision::TableChange;
 use etm_agent::core::input::Uncounted;
 use etm_agent::datapath::{Datapath, DatapathConfig, Hook, KernelLogLevel, LinkHeader, Opened};
-use etm_agent::types::{IfIndex, Prefix, SlotId, UplinkId};
+use etm_agent::types::{IfIndex, Prefix, Share, SlotId, UplinkId};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, SockaddrLike as _, SockaddrStorage, bind, send, socket,
@@ -157,6 +157,7 @@ fn open(root: &Path) -> Opened {
         fast_path: true,
         uplinks: vec!["out".into(), "tun".into()],
         hook: Hook::Auto,
+        canary: Share::ONE,
         kernel_log: KernelLogLevel::Off,
     })
     .unwrap()

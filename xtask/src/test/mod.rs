@@ -15,7 +15,7 @@ use self::job::Job;
 use self::report::Report;
 use crate::process::Result;
 use crate::setup::{self, Scope};
-use crate::{build_ebpf, ratchet, tidy, workspace};
+use crate::{build_ebpf, fuzz, ratchet, tidy, workspace};
 
 /// Check everything: format, lints, layout, documentation, unit, property, program and lab tests.
 ///
@@ -35,6 +35,8 @@ pub(crate) struct Args {
 const CARGO_LIMIT: Duration = Duration::from_secs(3600);
 const UNIT_LIMIT: Duration = Duration::from_secs(600);
 const LAB_LIMIT: Duration = Duration::from_secs(1800);
+/// All targets share this time: they run at once.
+const FUZZ_SECONDS: u32 = 20;
 
 /// Lab tests that mostly wait for a lease, a timer or a peer to run out: they leave most of both cores idle, so two of
 /// them go side by side, the longest first. What measures or sends at a pace is not among them.
@@ -59,6 +61,7 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
     }
     if filter.is_none() {
         documentation_tests(&mut report)?;
+        fuzzing(&mut report)?;
     }
     let skip = match (args.no_lab, workspace::is_root()) {
         (true, _) => Some("left out by --no-lab"),
@@ -104,6 +107,9 @@ fn formatting(report: &mut Report) -> Result<()> {
     let mut host = workspace::cargo("fmt");
     host.args(["--all", "--check", "--", "--color", "never"]);
     report.job("format: workspace", Job::new("fmt", host, CARGO_LIMIT))?;
+    let mut fuzz = workspace::cargo("fmt");
+    fuzz.args(["--check", "--", "--color", "never"]).current_dir(workspace::root().join("fuzz"));
+    report.job("format: fuzz", Job::new("fmt-fuzz", fuzz, CARGO_LIMIT))?;
     let mut ebpf = workspace::cargo("fmt");
     ebpf.args(["--check", "--", "--color", "never"]).current_dir(ebpf_dir());
     report.job("format: etm-ebpf", Job::new("fmt-ebpf", ebpf, CARGO_LIMIT))
@@ -136,6 +142,18 @@ fn documentation_tests(report: &mut Report) -> Result<()> {
     let mut doc = workspace::cargo("test");
     doc.args(["--workspace", "--doc", "--no-fail-fast", "--", "--show-output"]);
     report.tests("examples in the documentation", Job::new("doctest", doc, CARGO_LIMIT))
+}
+
+/// After the tests, so that the libraries that nobody instruments are there.
+fn fuzzing(report: &mut Report) -> Result<()> {
+    report.job("build: fuzz targets", Job::new("build-fuzz", fuzz::build(), CARGO_LIMIT))?;
+    report.step("fuzz: every target for a short time", || {
+        for line in fuzz::run(&fuzz::TARGETS, FUZZ_SECONDS)? {
+            println!("    {line}");
+        }
+        Ok(())
+    });
+    Ok(())
 }
 
 /// One test program that cargo built.

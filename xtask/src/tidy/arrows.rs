@@ -26,6 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("mrt", &["proto", "types"]),
     ("control", &["core", "types"]),
     ("telemetry", &["types"]),
+    ("privileges", &[]),
     // Writes the decision's state and inputs as core::record makes them bytes.
     ("recording", &["core::record", "core::controller", "core::input", "types"]),
     (
@@ -40,6 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "control",
             "recording",
             "telemetry",
+            "privileges",
             "config",
             "core",
             "types",
@@ -88,7 +90,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("rustbgpd_wire", &["proto"]),
     ("rustbgpd_fsm", &["proto"]),
     // Processes and privileges: pidfd_open(2), capset(2), setsid(2).
-    ("rustix", &["guardian"]),
+    ("rustix", &["guardian", "privileges"]),
     ("axum", &["control"]),
     ("hyper", &["control"]),
     ("hyper_util", &["control"]),

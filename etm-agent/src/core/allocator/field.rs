@@ -3,7 +3,7 @@
 
 use super::{BELOW_CAP, Board, Item};
 use crate::core::money::{Tree, amount, real};
-use crate::types::{BitRate, ExitId};
+use crate::types::{BitRate, ExitId, Share};
 
 /// Loads of nodes, and where each item is.
 #[derive(Clone, Debug)]
@@ -158,17 +158,24 @@ impl Field {
         }
     }
 
-    /// What may still be sent away from home without passing a cap: items, and traffic.
+    /// What may still change its exit without passing a cap: items, and traffic. Where even all that is at home could leave
+    /// it, the caps on what is away limit nothing: least of all what goes home.
     pub(super) fn allowance(&self, board: &Board<'_>) -> (usize, BitRate) {
-        let (mut count, mut bits) = (0, BitRate::ZERO);
+        let (mut count, mut bits) = ((0, 0), (BitRate::ZERO, BitRate::ZERO));
         for (item, current) in board.items.iter().zip(&self.current) {
-            if *current != item.home {
-                count += 1;
-                bits += item.rate;
+            if *current == item.home {
+                (count.0, bits.0) = (count.0 + 1, bits.0 + item.rate);
+            } else {
+                (count.1, bits.1) = (count.1 + 1, bits.1 + item.rate);
             }
         }
-        let below = board.caps.moved.scaled(BELOW_CAP).saturating_sub(bits);
-        let moves = board.caps.moves.saturating_sub(count);
+        // What cannot be exceeded needs no distance.
+        let all = board.policy.max_moved_share >= Share::ONE;
+        let cap = if all { board.caps.moved } else { board.caps.moved.scaled(BELOW_CAP) };
+        let below = cap.saturating_sub(bits.1);
+        let below = if bits.0 <= below { BitRate(u64::MAX) } else { below };
+        let moves = board.caps.moves.saturating_sub(count.1);
+        let moves = if count.0 <= moves { usize::MAX } else { moves };
         let now = board.caps.now.saturating_sub(self.spent.1);
         (moves.min(board.caps.moves_now.saturating_sub(self.spent.0)), below.min(now))
     }
@@ -204,7 +211,10 @@ impl Field {
     pub(super) fn give_back(&mut self, board: &Board<'_>) {
         let open = |index: &usize| {
             let item = &board.items[*index];
-            self.current[*index] != item.home && !item.held && item.pin != Some(self.current[*index])
+            self.current[*index] != item.home
+                && !item.held
+                && !item.leave
+                && item.pin != Some(self.current[*index])
         };
         let mut away: Vec<usize> = (0..board.items.len()).filter(open).collect();
         away.sort_by_key(|index| (std::cmp::Reverse(board.items[*index].rate), board.items[*index].prefix));

@@ -206,13 +206,16 @@ pub fn allocate(board: &Board<'_>, memory: &Memory) -> Placement {
         field.give_back(board);
     }
     let warm = memory.of(urgency, board.items);
-    let study = match (urgency, surge::calmed(board)) {
-        (Urgency::Idle, _) => None,
-        (Urgency::Money, Some((items, rooms))) => {
-            let calm = Board { items: &items, rooms: &rooms, ..*board };
-            Some(problem::study(&calm, &field, urgency, warm.as_ref()))
-        }
-        (Urgency::Money | Urgency::Relief, _) => Some(problem::study(board, &field, urgency, warm.as_ref())),
+    let study = match urgency {
+        Urgency::Idle => None,
+        Urgency::Relief => Some(problem::study(board, &field, urgency, warm.as_ref())),
+        Urgency::Money => Some(match surge::calmed(board) {
+            Some((items, rooms, caps)) => {
+                let calm = Board { items: &items, rooms: &rooms, caps, ..*board };
+                problem::study(&calm, &field, urgency, warm.as_ref())
+            }
+            None => problem::study(board, &field, urgency, warm.as_ref()),
+        }),
     };
     let study = study.map(|study| in_full(board, &field, study));
     let exits = match &study {

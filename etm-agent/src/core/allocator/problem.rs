@@ -41,16 +41,18 @@ struct Offers {
 }
 
 impl Offers {
-    fn new(board: &Board<'_>) -> Offers {
+    fn new(board: &Board<'_>, field: &Field) -> Offers {
         let mut offers = Offers {
             routes: Vec::with_capacity(board.choices.len()),
             starts: Vec::with_capacity(board.items.len() + 1),
         };
         let step = amount(board.policy.prices.preference);
-        for item in board.items {
+        for (row, item) in board.items.iter().enumerate() {
             offers.starts.push(offers.routes.len());
+            // What has just left a drained exit does not go back there.
+            let left = (item.leave && field.current[row] != item.current).then_some(item.current);
             let mut rank = 0.0;
-            for exit in board.choices_of(item) {
+            for exit in board.choices_of(item).iter().filter(|exit| Some(**exit) != left) {
                 let home = *exit == item.home;
                 rank += if home { 0.0 } else { 1.0 };
                 let penalty_per_mbps = if home { 0.0 } else { step * rank };
@@ -136,7 +138,7 @@ fn model(
 
 /// States the problem, has it solved and the plan judged.
 pub(super) fn study(board: &Board<'_>, field: &Field, urgency: Urgency, warm: Option<&Warm>) -> Study {
-    let offers = Offers::new(board);
+    let offers = Offers::new(board, field);
     let demands = demands(board, field, &offers);
     let nodes = nodes(board, field, urgency);
     let prices = match urgency {
@@ -268,7 +270,7 @@ fn nothing() -> Plan {
 /// use nothing are left out.
 pub fn relaxed(board: &Board<'_>) -> Result<(Vec<Node>, Plan), ModelError> {
     let field = Field::new(board);
-    let offers = Offers::new(board);
+    let offers = Offers::new(board, &field);
     let mut demands = demands(board, &field, &offers);
     let mut nodes = board.tree.nodes().to_vec();
     for (node, marks) in nodes.iter_mut().zip(board.tree.marks()) {

@@ -23,6 +23,7 @@ impl Controller {
                 candidates: Vec::new(),
                 more_specifics: 0,
                 effect: None,
+                announced: Vec::new(),
                 since_ns: None,
                 hold_until_ns: None,
             };
@@ -31,10 +32,11 @@ impl Controller {
         let entry = self.overrides.get(prefix);
         let exit = entry.map(|entry| entry.to).or(home.ok());
         let rate = self.slots.get(prefix).map_or(BitRate::ZERO, |slot| self.rates.demand(slot));
-        let (verdict, because) = match entry {
+        let (verdict, mut because) = match entry {
             Some(_) => self.why_moved(prefix),
             None => self.why_not_moved(prefix, home),
         };
+        because.extend(self.surge_note(prefix));
         ExplainView {
             asked,
             prefix: Some(prefix),
@@ -46,6 +48,11 @@ impl Controller {
             candidates: self.candidate_views(prefix, home.ok(), rate),
             more_specifics: self.overrides.more_specifics(prefix, &self.rib, &self.fib).len(),
             effect: entry.map(|entry| self.effect(entry.from, entry.to, rate)),
+            announced: if self.decision.announce.contains_key(&prefix) {
+                self.announced(prefix)
+            } else {
+                Vec::new()
+            },
             since_ns: entry.map(|entry| entry.since),
             hold_until_ns: entry.map(|entry| entry.hold_until),
         }
@@ -168,12 +175,15 @@ impl Controller {
                 closed.until.since(now).as_secs()
             ));
         }
-        if let Some(usual) = self.slots.get(prefix).and_then(|slot| self.surges.usual(slot)) {
-            because.push(format!(
-                "it asks for many times its usual {usual}: the rest does not count for money until it lasts"
-            ));
-        }
         because
+    }
+
+    /// That what it asks for is not believed yet.
+    fn surge_note(&self, prefix: Prefix) -> Option<String> {
+        let usual = self.slots.get(prefix).and_then(|slot| self.surges.usual(slot))?;
+        Some(format!(
+            "it asks for many times its usual {usual}: the rest does not count for money until it lasts"
+        ))
     }
 
     fn why_home_suffices(&self, prefix: Prefix, home: ExitId) -> Vec<String> {

@@ -4,14 +4,12 @@
 use super::super::audit::EventKind;
 use super::super::conservation::BookState;
 use super::super::input::{
-    EffectiveChange, EffectiveEvent, FibEvent, GatewayEvent, Installed, LinkEvent, RouteBatch, SessionChange,
-    SessionEvent, Told,
+    FibEvent, GatewayEvent, Installed, LinkEvent, RouteBatch, SessionChange, SessionEvent, Told,
 };
 use super::super::policy::Role;
 use super::super::rib::Presence;
 use super::{Controller, Session};
 use crate::types::{BitRate, Family, PeerId, Prefix, Timestamp};
-use std::collections::BTreeMap;
 
 /// Prefixes visited by one slice of clearing up: about a millisecond.
 pub(super) const CHORES: usize = 4096;
@@ -25,7 +23,7 @@ impl Controller {
         let Some(session) = self.sessions.get_mut(usize::from(event.peer.0)) else { return };
         match event.change {
             SessionChange::Up { families } => {
-                *session = Session { up: true, awaited: families, reason: None, told: None };
+                *session = Session { up: true, awaited: families, ..Session::default() };
                 self.audit.push(now, EventKind::SessionUp { session: name });
             }
             SessionChange::EndOfRib(family) => {
@@ -241,26 +239,10 @@ impl Controller {
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.told = Some(told.generation);
         if told.changed > 0 {
+            session.expect_effect(told.at);
             let session = self.policy.peers.get(index).map_or_else(String::new, |peer| peer.name.clone());
             let (generation, changed) = (told.generation, told.changed);
             self.audit.push(told.at, EventKind::PeerTold { session, generation, changed });
-        }
-    }
-
-    /// What a router chose, as its Loc-RIB shows it. Nothing is concluded from it but what is shown.
-    pub(super) fn note_effect(&mut self, event: EffectiveEvent) {
-        match event.change {
-            EffectiveChange::Unknown => drop(self.effects.remove(&event.peer)),
-            EffectiveChange::Watched => drop(self.effects.insert(event.peer, BTreeMap::new())),
-            EffectiveChange::Routes(changes) => {
-                let Some(seen) = self.effects.get_mut(&event.peer) else { return };
-                for (prefix, next_hop) in changes {
-                    match next_hop {
-                        Some(next_hop) => seen.insert(prefix, next_hop),
-                        None => seen.remove(&prefix),
-                    };
-                }
-            }
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod approve;
 mod browse;
+mod effects;
 mod explain;
 mod guards;
 mod holds;
@@ -32,6 +33,7 @@ use super::fib_view::FibView;
 use super::guard::{Hold, State};
 use super::input::{Input, Order, Released, RouteBatch, RouteChange, TableFill, UplinkSample};
 use super::money::Tree;
+use super::money_view::CertificateView;
 use super::overrides::Overrides;
 use super::policy::{Mode, Policy};
 use super::projection::Projection;
@@ -69,6 +71,10 @@ struct Session {
     awaited: Vec<Family>,
     reason: Option<String>,
     told: Option<Generation>,
+    /// When what was told last must be effective.
+    effect_due: Option<Timestamp>,
+    /// Announcements that were not effective when last looked at.
+    ineffective: usize,
 }
 
 /// An uplink's totals between two samples.
@@ -125,6 +131,9 @@ pub struct Controller {
     plans: u64,
     vetoes: u64,
     veto: Option<String>,
+    /// For views.
+    #[serde(skip)]
+    certificate: Option<CertificateView>,
     /// Why there is nothing to plan with.
     #[serde(skip)]
     fault: Option<String>,
@@ -172,8 +181,7 @@ impl Controller {
             rib: Rib::new(&policy),
             fib: FibView::default(),
             slots: Slots::new(slot_capacity, adopted),
-            rates: Rates::new(uplinks, adopted)
-                .billed(policy.uplinks.iter().map(|uplink| uplink.billing).collect()),
+            rates: rates(&policy, adopted),
             conservation: Conservation::new(uplinks),
             overrides: Overrides::default(),
             audit: Audit::default(),
@@ -192,6 +200,7 @@ impl Controller {
             plans: 0,
             vetoes: 0,
             veto: None,
+            certificate: None,
             fault,
             off,
             stopping: false,
@@ -269,9 +278,12 @@ impl Controller {
             Input::Told(told) => self.peer_answered(told),
             Input::Order(Order::Approve { id }) => judged = self.approve(now, id),
             Input::Order(Order::Reject { id }) => judged = self.reject(now, id),
-            Input::Effective(event) => self.note_effect(event),
+            Input::Effective(event) => self.note_effect(now, event),
             Input::Order(order) => self.order(now, order),
-            Input::Tick => self.do_chores(intake::CHORES),
+            Input::Tick => {
+                self.do_chores(intake::CHORES);
+                self.look_at_effects(now);
+            }
         }
         self.run_out(now);
         self.watch_leaks(now);
@@ -397,6 +409,12 @@ impl Controller {
 }
 
 /// Overrides of an earlier run, by next hop. Its throws are computed anew.
+/// Rates as each uplink's provider bills them.
+fn rates(policy: &Policy, adopted: &Adopted) -> Rates {
+    let billing = policy.uplinks.iter().map(|uplink| uplink.billing).collect();
+    Rates::new(policy.uplinks.len(), adopted).billed(billing)
+}
+
 fn inherited(adopted: &Adopted) -> BTreeMap<Prefix, IpAddr> {
     let via = |action: &KernelAction| match action {
         KernelAction::Via { gateway, .. } => Some(*gateway),

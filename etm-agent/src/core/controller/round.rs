@@ -7,6 +7,7 @@ use super::super::conservation::BookState;
 use super::super::decision::{LiveRow, OverrideReason};
 use super::super::guard::Hold;
 use super::super::input::{Sample, UplinkSample};
+use super::super::money_view::certificate_view;
 use super::super::overrides::{Placed, Placing};
 use super::super::policy::Mode;
 use super::super::projection::{Projection, Sources, active_slots, ineffective, mismatch, project};
@@ -240,6 +241,7 @@ impl Controller {
             return;
         };
         self.plans += 1;
+        self.certificate = Some(certificate_view(now, &study));
         match study.vetoes.first() {
             None => {
                 self.veto = None;

@@ -27,6 +27,8 @@ impl Controller {
             moves: self.moves_view(now),
             surges,
             surging,
+            exits: self.exit_summaries(),
+            certificate: self.certificate,
             generation: self.decision.generation,
             kernel_generation: self.installed,
             overrides: self.overrides.len(),

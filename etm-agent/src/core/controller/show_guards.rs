@@ -1,6 +1,6 @@
 //! Views of guards and of what operators ordered. Never changes anything.
 
-use super::super::guard_view::{DrainView, GuardView, MovesView, OrdersView, SurgeView};
+use super::super::guard_view::{DrainView, ExitSummary, GuardView, MovesView, OrdersView, SurgeView};
 use super::Controller;
 use crate::types::{BitRate, Share, Timestamp};
 use std::cmp::Reverse;
@@ -28,6 +28,30 @@ impl Controller {
             drains: drains.collect(),
             leak: self.controls.leak().map(|leak| leak.what.clone()),
         }
+    }
+
+    /// Exits at a glance.
+    pub(super) fn exit_summaries(&self) -> Vec<ExitSummary> {
+        let mut all: Vec<ExitSummary> = self
+            .policy
+            .exits
+            .iter()
+            .map(|exit| ExitSummary {
+                name: exit.name.clone(),
+                provider: self.provider_name(exit.provider),
+                up: self.topology.link(exit.uplink).up,
+                drained: self.controls.is_drained(exit.provider),
+                overrides: 0,
+                moved_bps: BitRate::ZERO,
+            })
+            .collect();
+        for entry in self.overrides.iter() {
+            if let Some(exit) = all.get_mut(entry.to.index()) {
+                exit.overrides += 1;
+                exit.moved_bps += entry.rate;
+            }
+        }
+        all
     }
 
     /// Whether traffic follows moves.

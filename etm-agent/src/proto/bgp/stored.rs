@@ -34,7 +34,8 @@ pub enum Unusable {
 }
 
 /// Reads the attributes of one stored route; `four_octet_as` is how its AS_PATH is written. What LOCAL_PREF says counts,
-/// as on an internal session. AS4_PATH (RFC 6793) is not merged into a two-octet path.
+/// as on an internal session. Where it is written with two octets, the codec merges AS4_PATH and AS4_AGGREGATOR into it
+/// (RFC 6793 section 4.2.3).
 pub fn stored_attributes(bytes: &[u8], four_octet_as: bool) -> Result<RouteAttrs, Unusable> {
     let (plain, reach) = without_reach(bytes)?;
     let wrong = |error: &DecodeError, code: u8| Unusable::Attribute {

@@ -57,6 +57,9 @@ pub struct Peer {
     pub router_id: RouterId,
 }
 
+/// Stands for AS numbers of four octets where two are all there is (RFC 6793).
+const AS_TRANS: Asn = Asn(23_456);
+
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
@@ -182,6 +185,9 @@ fn table_dump(family: Family, body: &mut Bytes) -> Result<Record, Malformed> {
     let asn = Asn(u32::from(u16_of(body, "the peer")?));
     let len = u16_of(body, "the attributes")?;
     let attrs = stored_attributes(&take(body, usize::from(len), "the attributes of a route")?, false);
+    // RFC 6793 section 9: a peer whose AS number does not fit is named by its path only.
+    let first = attrs.as_ref().ok().and_then(|attrs| attrs.as_path.first());
+    let asn = if asn == AS_TRANS { first.unwrap_or(asn) } else { asn };
     let peer = Peer { address, asn, router_id: RouterId(Ipv4Addr::UNSPECIFIED) };
     Ok(Record::Rib { prefix, entries: vec![Entry { peer: Ok(peer), path_id: PathId(0), attrs }] })
 }

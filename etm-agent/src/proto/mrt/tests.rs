@@ -78,6 +78,36 @@ fn routes_of_both_formats_and_families_are_read() {
     assert_eq!(entries[0].attrs.as_ref().unwrap().as_path.to_string(), "64601");
 }
 
+/// A TABLE_DUMP record whose route has these attributes besides ORIGIN and NEXT_HOP, by a peer in AS_TRANS.
+fn by_an_old_collector(attributes: &[u8]) -> (u32, String) {
+    let attributes = [&ATTRIBUTES[..4], attributes, &ATTRIBUTES[13..]].concat();
+    let mut body = vec![0, 0, 0, 0, 198, 18, 5, 0, 24, 1, 0, 0, 0, 5, 192, 0, 2, 7, 0x5B, 0xA0];
+    body.extend(u16::try_from(attributes.len()).unwrap().to_be_bytes());
+    body.extend(attributes);
+    let Ok(Record::Rib { entries, .. }) = read(12, 1, &body) else { panic!() };
+    let path = entries[0].attrs.as_ref().unwrap().as_path.to_string();
+    (entries[0].peer.unwrap().asn.0, path)
+}
+
+#[test]
+fn as_numbers_that_two_octets_cannot_hold_come_from_as4_path() {
+    // 23456 23456 3356, and 196609 196610 3356.
+    let two: &[u8] = &[0x40, 2, 8, 2, 3, 0x5B, 0xA0, 0x5B, 0xA0, 0x0D, 0x1C];
+    let four: &[u8] = &[0xC0, 17, 14, 2, 3, 0, 3, 0, 1, 0, 3, 0, 2, 0, 0, 0x0D, 0x1C];
+    // The same without the first: an old speaker put itself in front.
+    let fewer: &[u8] = &[0xC0, 17, 10, 2, 2, 0, 3, 0, 2, 0, 0, 0x0D, 0x1C];
+    // One more than AS_PATH has: RFC 6793 section 4.2.3 leaves it alone then.
+    let more: &[u8] = &[0xC0, 17, 18, 2, 4, 0, 3, 0, 9, 0, 3, 0, 1, 0, 3, 0, 2, 0, 0, 0x0D, 0x1C];
+    for (title, attributes, peer, path) in [
+        ("all of it", [two, four], 196_609, "196609 196610 3356"),
+        ("the rest behind what came later", [two, fewer], 23_456, "23456 196610 3356"),
+        ("a longer one", [two, more], 23_456, "23456 23456 3356"),
+        ("none", [two, &[]], 23_456, "23456 23456 3356"),
+    ] {
+        assert_eq!(by_an_old_collector(&attributes.concat()), (peer, path.to_owned()), "{title}");
+    }
+}
+
 #[test]
 fn a_bad_route_spoils_only_itself_and_a_bad_record_says_where_it_ends() {
     let no_hop = rib_body(&[24, 198, 18, 5], false, &ATTRIBUTES[..13]);

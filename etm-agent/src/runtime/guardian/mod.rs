@@ -9,10 +9,12 @@ mod sweep;
 mod visitor;
 
 use super::error::{AgentError, ExitStatus};
+use super::privilege;
 use super::sessions;
 use crate::config::{KernelMode, Settings};
 use crate::core::policy::Role;
-use crate::guardian::{Listener, Privileges, detach_from_parent, drop_privileges};
+use crate::datapath;
+use crate::guardian::{Listener, detach_from_parent};
 use crate::telemetry::{self, LogFormat};
 use post::Post;
 use std::io;
@@ -47,13 +49,13 @@ fn keep_guard(settings: &Settings, keeper: Keeper) -> Result<ExitStatus, AgentEr
         return Err(AgentError::NothingToGuard);
     }
     sessions::check(settings)?;
+    datapath::check_clock()?;
     if keeper == Keeper::Agent {
         detach_from_parent();
     }
     let system = |doing| move |source| AgentError::System { doing, source };
     let lock = lock(settings.kernel.table)?;
-    let keep = Privileges { bind_service: sessions::guardian_listens_low(settings), net_admin: routes };
-    drop_privileges(keep)?;
+    privilege::settle_guardian(settings)?;
     // Two threads: a session that keeps one busy must not keep the lease from ending.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -71,7 +73,6 @@ fn keep_guard(settings: &Settings, keeper: Keeper) -> Result<ExitStatus, AgentEr
             version = env!("CARGO_PKG_VERSION"),
             pid = std::process::id(),
             socket = %settings.guardian.socket.display(),
-            privileges = ?keep,
             "guardian starts"
         );
         Post::take(settings, keeper, listener)?.keep(told_to_end).await

@@ -5,7 +5,7 @@ use super::{ExitStatus, Keeper};
 use crate::config::{self, Settings};
 use crate::core::custody::{Epoch, Joined, Tenure};
 use crate::guardian::{
-    Change, FromGuardian, Listener, Refused, Route, Speaker, ToGuardian, connect, forget, order_off,
+    Change, FromGuardian, Listener, Refused, Route, Speaker, ToGuardian, VERSION, connect, forget, order_off,
 };
 use crate::runtime::clock::boottime;
 use crate::runtime::sessions;
@@ -33,7 +33,7 @@ fn settings(directory: &Path) -> Settings {
         // A router of this host is taken for the border, which is not announced to unasked.
         .replace("\"10.0.0.1\"", "\"127.0.0.9\"\ninto_border = true")
         .replace("\"10.0.0.3\"", "\"127.0.0.1\"")
-        .replace("# port = 179", "port = 1")
+        .replacen("# port = 179", "port = 1", 1)
         .replace("# pin_root = \"/sys/fs/bpf/etm/v1\"", &format!("pin_root = \"{}\"", directory.display()));
     let mut settings = config::parse("test", &text).unwrap();
     settings.guardian.socket = directory.join("guardian.sock");
@@ -200,7 +200,7 @@ async fn bad_words_end_their_connection_and_nothing_else() {
     agent.writer.say(&decision(1, 2)).await.unwrap();
     agent.writer.say(&lease(PATIENCE * 10)).await.unwrap();
     wait_held(&mut agent, 2).await;
-    let greeting = b"ETMG\x01\0\0\0";
+    let greeting = [&b"ETMG"[..], &VERSION.to_le_bytes(), &[0, 0]].concat();
     let cases: [(&str, Vec<u8>); 6] = [
         ("no greeting of ours", b"GET / HT".to_vec()),
         ("another version", b"ETMG\xff\x7f\0\0".to_vec()),

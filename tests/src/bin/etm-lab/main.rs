@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use etm_tests::bench::BenchOptions;
+use etm_tests::chaos::{self, ChaosOptions};
 use etm_tests::demo::{self, Format};
 use etm_tests::error::LabError;
 use etm_tests::report::{self, ViewOptions};
@@ -51,6 +52,34 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Break things at random under an observer that knows what must hold (docs/chaos.md).
+    ///
+    /// Exit status: 0 no invariant was broken, 1 one was, 2 it could not be run.
+    Chaos {
+        /// Seed of the first round; each following round has the next number.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// How many rounds.
+        #[arg(long, default_value_t = 20)]
+        rounds: u64,
+        /// Where logs of rounds with violations are kept.
+        #[arg(long, default_value = "target/chaos")]
+        keep: PathBuf,
+        /// One JSON object per line on standard output; the last sums up.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a program with a small disk of its own (started by the chaos rounds).
+    #[command(hide = true)]
+    SmallDisk {
+        /// Where the disk is mounted, in a mount namespace of its own.
+        directory: String,
+        /// Its size, as tmpfs takes it.
+        size: String,
+        /// The program and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
     /// What the planner makes of real data that is not in the repository.
     #[command(subcommand)]
     Report(Report),
@@ -88,6 +117,13 @@ fn main() -> ExitCode {
         Command::Report(Report::Views { data, json }) => {
             let data = data.or_else(|| std::env::var_os("ETM_DATA").map(PathBuf::from));
             report::views(&ViewOptions { data, json }).map(|_| ExitCode::SUCCESS)
+        }
+        Command::Chaos { seed, rounds, keep, json } => {
+            let held = chaos::run(&ChaosOptions { seed, rounds, json, keep });
+            held.map(|held| if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::SmallDisk { directory, size, command } => {
+            Err(chaos::disk::small_disk(&directory, &size, &command))
         }
         Command::Reap { id } => state::reap(&id).map(|()| ExitCode::SUCCESS),
     };

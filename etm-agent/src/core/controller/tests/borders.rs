@@ -132,7 +132,8 @@ fn an_exit_elsewhere_ends_with_its_route_with_its_border_and_with_the_last_who_h
         world.give(Input::Session(SessionEvent { peer: EDGE, change }));
     };
     let hearer = |world: &mut World| heard(world, false);
-    let cases: [(&str, &dyn Fn(&mut World)); 3] =
+    type Happening<'a> = (&'a str, &'a dyn Fn(&mut World));
+    let cases: [Happening<'_>; 3] =
         [("route withdrawn", &route), ("border gone", &border), ("nobody hears", &hearer)];
     for (title, happen) in cases {
         let mut world = ready();
@@ -209,7 +210,7 @@ fn what_another_border_sent_here_is_not_sent_back() {
     let families = Family::ALL.to_vec();
     world.give(Input::Session(SessionEvent { peer: ETM, change: SessionChange::Up { families } }));
     let mut attrs = RouteAttrs::to_next_hop("10.255.0.1".parse().unwrap());
-    attrs.communities = vec![world.controller.policy.community].into();
+    attrs.communities = vec![world.controller.policy.community];
     let (prefix, path_id) = (p(B), PathId(0));
     let sent = RouteChange::Announce { prefix, path_id, attrs: Arc::new(attrs) };
     world.give(Input::Routes(RouteBatch { peer: ETM, changes: vec![sent] }));

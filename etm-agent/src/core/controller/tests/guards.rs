@@ -103,6 +103,34 @@ fn a_refusal_by_the_kernel_is_told_with_the_move_that_is_taken_back() {
     assert!(text.as_ref().is_some_and(|text| text.contains("network is unreachable")), "{text:?}");
 }
 
+#[test]
+fn overrides_that_lose_their_effect_later_freeze_and_stay() {
+    let mut world = World::ready(two_exits(), &FOUR);
+    world.second(&STEP);
+    for _ in 0..4 {
+        world.second(&STEP);
+    }
+    for _ in 0..3 {
+        assert_eq!(world.holds(), []);
+        astray(&mut world, &STEP);
+    }
+    assert!(matches!(world.holds()[..], [Hold::OverridesWithoutEffect { .. }]), "{:?}", world.holds());
+    assert_eq!(world.overridden(), ["198.18.2.0/24"]);
+}
+
+#[test]
+fn an_uplink_that_is_up_and_missing_from_three_samples_is_named() {
+    let mut world = World::ready(two_exits(), &FOUR);
+    world.second(&CALM);
+    for missing in 1..=3 {
+        assert_eq!(world.holds(), [], "{missing}");
+        world.now = world.now + Duration::from_secs(1);
+        let sample = Sample { at: world.now, ..Sample::default() };
+        world.give(Input::Sample(sample));
+    }
+    assert!(matches!(world.holds()[..], [Hold::UplinkNotCounted { .. }, ..]), "{:?}", world.holds());
+}
+
 fn leak(world: &mut World, next_hop: &str) -> Outcome {
     let mut attrs = RouteAttrs::to_next_hop(next_hop.parse().unwrap());
     attrs.communities.push(two_exits().community);
@@ -183,8 +211,8 @@ fn a_spike_is_named_and_counts_for_relief() {
     let status = world.controller.status(world.now);
     assert_eq!((status.surging, status.surges[0].prefix), (1, p("198.18.2.0/24")));
     assert!(status.guards.iter().any(|guard| guard.guard == "demand-spike"), "{:?}", status.guards);
-    let why = world.controller.explain(p("198.18.0.0/24"));
-    assert!(why.because.iter().all(|line| !line.contains("overload")), "{why:?}");
+    let why = world.controller.explain(p("198.18.2.0/24"));
+    assert!(why.because.iter().any(|line| line.contains("many times its usual")), "{why:?}");
     // All of it is load: far more than where it is can carry, so it is relieved at once.
     spiked[2].1 = 30;
     let outcome = world.second(&spiked);
