@@ -18,10 +18,13 @@ use ipnet::IpNet;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Mbit/s: within the limit of one uplink, which is 45.
-const QUIET: f64 = 30.0;
+/// What ETM is told of each uplink's capacity. Little, so that a busy machine keeps the rates.
+const OPTIONS: EtmOptions =
+    EtmOptions { mode: "enforce", hold: "5m", both: false, capacity_kbit: 12_500, elsewhere_kbit: 12_500 };
+/// Mbit/s: within the limit of one uplink, which is 11.25.
+const QUIET: f64 = 7.0;
 /// Mbit/s: above it. ETM has to act, and the links of the lab carry it all the same.
-const ABOVE_LIMIT: f64 = 52.0;
+const ABOVE_LIMIT: f64 = 14.0;
 
 /// Everything of one test. Fields drop in this order.
 struct Two {
@@ -140,7 +143,7 @@ fn sessions_up(agent: &Agent) -> Result<(), String> {
 fn core_goes_by_the_other_border_by_bgp_alone_and_comes_back_without_a_loss() {
     let Some(_turn) = turn() else { return };
     for fabric in [Fabric::Mesh, Fabric::Reflector] {
-        let options = EtmOptions { hold: "12s", ..EtmOptions::default() };
+        let options = EtmOptions { hold: "12s", ..OPTIONS };
         let mut two = Two::start(fabric, &[Side::A], &options, (QUIET, 0.0));
         pass_time(Duration::from_secs(3));
         assert_eq!(two.agent(Side::A).overrides().unwrap(), [], "{fabric:?}: nothing to do yet");
@@ -179,7 +182,7 @@ fn core_goes_by_the_other_border_by_bgp_alone_and_comes_back_without_a_loss() {
 fn off_and_an_orderly_stop_give_everything_back_without_a_loss() {
     let Some(_turn) = turn() else { return };
     for off in [true, false] {
-        let mut two = Two::start(Fabric::Mesh, &[Side::A], &EtmOptions::default(), (ABOVE_LIMIT, 0.0));
+        let mut two = Two::start(Fabric::Mesh, &[Side::A], &OPTIONS, (ABOVE_LIMIT, 0.0));
         two.wait_moved(Side::A);
         pass_time(Duration::from_secs(2));
         let before_ns = boottime_ns();
@@ -229,7 +232,7 @@ fn when_the_other_border_dies_loss_ends_with_its_detection() {
     let Some(_turn) = turn() else { return };
     // BGP hold times are 9 s here, and nobody uses BFD: what says nothing is noticed by them.
     for (death, most_ms) in [(Death::Links, 1_500.0), (Death::Killed, 1_500.0), (Death::Silent, 12_000.0)] {
-        let mut two = Two::start(Fabric::Mesh, &[Side::A], &EtmOptions::default(), (ABOVE_LIMIT, 0.0));
+        let mut two = Two::start(Fabric::Mesh, &[Side::A], &OPTIONS, (ABOVE_LIMIT, 0.0));
         let moved: Vec<IpNet> = two.wait_moved(Side::A).iter().map(|entry| entry.prefix).collect();
         pass_time(Duration::from_secs(2));
         let died_ns = boottime_ns();
@@ -272,7 +275,7 @@ fn when_the_other_border_dies_loss_ends_with_its_detection() {
 #[test]
 fn a_provider_that_withdraws_elsewhere_takes_its_prefixes_back_without_a_loop() {
     let Some(_turn) = turn() else { return };
-    let mut two = Two::start(Fabric::Mesh, &[Side::A], &EtmOptions::default(), (ABOVE_LIMIT, 0.0));
+    let mut two = Two::start(Fabric::Mesh, &[Side::A], &OPTIONS, (ABOVE_LIMIT, 0.0));
     let moved = two.wait_moved(Side::A);
     pass_time(Duration::from_secs(2));
     // What arrives at that border meanwhile goes by the first one, over the link between them.
@@ -287,7 +290,7 @@ fn a_provider_that_withdraws_elsewhere_takes_its_prefixes_back_without_a_loop() 
 #[test]
 fn a_reflector_that_passes_announcements_on_to_borders_is_noticed_and_named() {
     let Some(_turn) = turn() else { return };
-    let mut two = Two::start(Fabric::CarelessReflector, &[Side::A], &EtmOptions::default(), (QUIET, 0.0));
+    let mut two = Two::start(Fabric::CarelessReflector, &[Side::A], &OPTIONS, (QUIET, 0.0));
     two.load(ABOVE_LIMIT, 0.0);
     let agent = two.agent(Side::A);
     wait_until("ETM to notice", PATIENCE, || {
@@ -306,13 +309,13 @@ fn a_reflector_that_passes_announcements_on_to_borders_is_noticed_and_named() {
 #[test]
 fn two_that_steer_come_to_rest_and_never_send_anything_round() {
     let Some(_turn) = turn() else { return };
-    let options = EtmOptions { both: true, ..EtmOptions::default() };
-    let mut two = Two::start(Fabric::Mesh, &Side::BOTH, &options, (QUIET, 16.0));
+    let options = EtmOptions { both: true, ..OPTIONS };
+    let mut two = Two::start(Fabric::Mesh, &Side::BOTH, &options, (QUIET, 4.0));
     // First one is above its limit, then the other: each sends to the other what that one has room for.
-    two.load(ABOVE_LIMIT, 16.0);
+    two.load(ABOVE_LIMIT, 4.0);
     let from_a: Vec<IpNet> = two.wait_moved(Side::A).iter().map(|entry| entry.prefix).collect();
     pass_time(Duration::from_secs(3));
-    two.load(QUIET / 2.0, 46.0);
+    two.load(QUIET / 2.0, 13.0);
     let from_b: Vec<IpNet> = two.wait_moved(Side::B).iter().map(|entry| entry.prefix).collect();
     assert!(from_a.iter().all(|prefix| !from_b.contains(prefix)), "{from_a:?} {from_b:?}");
     pass_time(Duration::from_secs(3));
