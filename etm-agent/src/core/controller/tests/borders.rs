@@ -193,12 +193,12 @@ fn what_went_elsewhere_is_not_caught_by_an_override_around_it() {
         crate::core::policy::Pin { prefix: p(around), exit: ExitId(1) },
         crate::core::policy::Pin { prefix: p(B), exit: THERE },
     ];
-    let mut world = World::ready(policy, &[around, B]);
+    let mut world = World::ready(policy, &[around, B, "198.19.0.0/24"]);
     let families = Family::ALL.to_vec();
     world.give(Input::Session(SessionEvent { peer: EDGE, change: SessionChange::Up { families } }));
     heard(&mut world, true);
     offered_by(&mut world, EDGE, B);
-    second_behind_core(&mut world, &[(around, 5), (B, 5)]);
+    second_behind_core(&mut world, &[(around, 5), (B, 5), ("198.19.0.0/24", 10)]);
     assert_eq!(announced(&world), [(B.to_owned(), THERE)], "what stays here is not told to core");
     assert_eq!(world.overridden(), [around]);
     assert_eq!(world.decision.kernel[&p(B)], KernelAction::Throw);
