@@ -262,7 +262,7 @@ impl Post {
         match self.guarded.get(&peer).filter(|_| heard) {
             Some(session) => session.obey(order),
             None => {
-                tracing::warn!(%order, "an order for a session is not obeyed: it came from nobody, or for none")
+                tracing::warn!(%order, "an order for a session is not obeyed: it came from nobody, or for none");
             }
         }
     }
