@@ -131,6 +131,7 @@ fn sessions_routes_and_candidates_are_shown_and_the_table_goes_to_a_file_and_bac
     routes(&lab, &agent, expected);
     candidates(&lab, &agent);
     file(&lab, &agent, expected + 1);
+    orders(&lab, &agent);
     drop(router);
     wait_until("the loss to be noticed", PATIENCE, || {
         let holds = holds(&agent);
@@ -168,6 +169,65 @@ fn peers(agent: &Agent) {
     let refused = agent.etm(&["bgp", "peers", "nobody"]).unwrap();
     assert!(String::from_utf8(refused.stderr).unwrap().contains("is named `nobody`"));
     assert_eq!(refused.status.code(), Some(1));
+}
+
+fn state(agent: &Agent, peer: &str) -> String {
+    json(agent, &["bgp", "peers", peer])["state"].as_str().unwrap_or_default().to_owned()
+}
+
+fn reaches(agent: &Agent, peer: &str, wanted: &str) {
+    wait_until(&format!("{peer} to be {wanted}"), PATIENCE, || match state(agent, peer) {
+        state if state == wanted => Ok(()),
+        other => Err(other),
+    })
+    .unwrap();
+}
+
+/// A session of the agent (border) and one of its guardian (core) obey, the peer's operator reads why, and the log has it.
+fn orders(lab: &Lab, agent: &Agent) {
+    let refused = agent.etm(&["bgp", "reset", "nobody"]).unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("no BGP session is named `nobody`; there are: border, core"), "{said}");
+    for (args, part) in [
+        (["bgp", "start", "border"], "established already"),
+        (["bgp", "refresh", "core"], "nothing to ask for"),
+        (["bgp", "reset", SOURCE], "only monitored, by BMP"),
+    ] {
+        let output = agent.etm(&args).unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && said.contains(part), "{args:?}: {said}");
+    }
+    let announced = || json(agent, &["bgp", "peers", "border"])["traffic"]["announced_in"].as_u64().unwrap();
+    let before = announced();
+    etm(agent, &["bgp", "refresh", "border"]);
+    wait_until("the border to send its routes again", PATIENCE, || {
+        if announced() >= 2 * before { Ok(()) } else { Err(format!("{} of {before}", announced())) }
+    })
+    .unwrap();
+    let shown = etm(agent, &["bgp", "shutdown", "core", "--message", "new cables till 9"]);
+    assert!(shown.contains("etm bgp start core"), "{shown}");
+    reaches(agent, "core", "idle");
+    let seen = lab.bird(Role::Core).ask("show protocols all etm_inject").unwrap().join("\n");
+    assert!(seen.contains("new cables till 9"), "{seen}");
+    etm(agent, &["bgp", "start", "core"]);
+    reaches(agent, "core", "established");
+    let resets = || json(agent, &["bgp", "peers", "border"])["established"].as_u64().unwrap();
+    let times = resets();
+    etm(agent, &["bgp", "reset", "border"]);
+    wait_until("the session to be up anew", PATIENCE, || {
+        if resets() > times && holds(agent) == "[]" { Ok(()) } else { Err(holds(agent)) }
+    })
+    .unwrap();
+    let events = agent.get("/v1/events?since=0").unwrap();
+    let ordered: Vec<&str> = events["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|event| event["kind"] == "session-ordered")
+        .filter_map(|event| event["order"].as_str())
+        .collect();
+    assert_eq!(ordered, ["refresh", "shutdown, saying \"new cables till 9\"", "start", "reset"]);
+    assert!(etm(agent, &["bgp", "rules"]).contains("no rule for routes"));
 }
 
 fn routes(lab: &Lab, agent: &Agent, expected: usize) {
