@@ -27,8 +27,6 @@ pub struct Model {
     pub(super) nodes: Vec<Node>,
     pub(super) exits: usize,
     pub(super) rate: Vec<f64>,
-    /// Sum of these.
-    traffic: f64,
     pub(super) current: Vec<u16>,
     pub(super) home: Vec<u16>,
     /// Row `p` is `start[p]..start[p + 1]`.
@@ -91,7 +89,6 @@ impl Model {
             nodes,
             exits: count,
             rate: Vec::new(),
-            traffic: 0.0,
             current: Vec::new(),
             home: Vec::new(),
             start: vec![0],
@@ -166,7 +163,6 @@ impl Model {
         })?;
         let (current, home) = (exit(demand.current), exit(Some(demand.home)));
         self.rate.push(demand.rate_bps);
-        self.traffic += demand.rate_bps;
         self.current.push(current);
         self.home.push(home);
         self.start.push(end);
@@ -213,30 +209,27 @@ impl Model {
         Ok(self)
     }
 
-    /// Price of using the route of pair `at` of `row`, currency per month: its constant without the `extras`.
-    #[inline(always)]
-    pub(super) fn penalty(&self, row: usize, at: usize, extras: f64) -> f64 {
+    /// Price of using the route of pair `at` of `row`, currency per month.
+    pub(super) fn penalty(&self, row: usize, at: usize) -> f64 {
         let rate = self.rate[row];
-        let left = self.unit[at] * rate - extras;
+        if rate <= 0.0 {
+            return 0.0;
+        }
+        let (moving, holding) = self.extras(row, self.exit_of(self.column[at]));
+        let left = self.unit[at] * rate - moving - holding;
         // What is left of a sum after taking its parts away again is rounding.
-        if rate <= 0.0 || left <= 1e-12 * extras { 0.0 } else { left }
-    }
-
-    /// 1 if `exit` is another than the one `row` leaves by now.
-    #[inline(always)]
-    pub(super) fn moves(&self, row: usize, exit: usize) -> u8 {
-        let current = self.current[row];
-        u8::from(current != NONE) & u8::from(usize::from(current) != exit)
+        if left <= 1e-12 * (moving + holding) { 0.0 } else { left }
     }
 
     /// Price of moving `row` to `exit` and of holding it there.
-    #[inline(always)]
     pub(super) fn extras(&self, row: usize, exit: usize) -> (f64, f64) {
-        // No branches: who moves cannot be predicted.
-        let moving = f64::from(self.moves(row, exit))
-            * (self.prices.move_per_mbps / MBIT * self.rate[row] + self.prices.move_per_prefix);
-        let away = u8::from(usize::from(self.home[row]) != exit);
-        let holding = f64::from(away) * self.prices.hold_per_prefix;
+        let current = self.current[row];
+        let moving = if current != NONE && usize::from(current) != exit {
+            self.prices.move_per_mbps * (self.rate[row] / MBIT) + self.prices.move_per_prefix
+        } else {
+            0.0
+        };
+        let holding = if usize::from(self.home[row]) == exit { 0.0 } else { self.prices.hold_per_prefix };
         (moving, holding)
     }
 
@@ -254,7 +247,6 @@ impl Model {
             nodes: self.nodes.clone(),
             range: self.range.clone(),
             rate: view.weight.to_vec(),
-            traffic: view.weight.iter().sum(),
             current: pick(&self.current),
             home: pick(&self.home),
             start: view.start.to_vec(),
@@ -275,11 +267,6 @@ impl Model {
     pub(super) fn exit_of(&self, column: u16) -> usize {
         let column = usize::from(column);
         if column >= self.exits { column - self.exits } else { column }
-    }
-
-    /// Traffic of all prefixes, bit/s.
-    pub(super) fn traffic(&self) -> f64 {
-        self.traffic
     }
 
     /// Number of prefixes.
