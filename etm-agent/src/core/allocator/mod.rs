@@ -132,11 +132,15 @@ struct Start {
     width: f64,
     settled: Vec<(Prefix, u16)>,
     shift: Vec<f64>,
+    #[serde(default)]
+    gap: f64,
+    #[serde(default)]
+    reach: f64,
 }
 
 impl Memory {
     fn of(&self, urgency: Urgency, items: &[Item]) -> Option<Warm> {
-        let Start { prices, width, settled, shift } = match urgency {
+        let Start { prices, width, settled, shift, gap, reach } = match urgency {
             Urgency::Idle => None,
             Urgency::Money => self.money.clone(),
             Urgency::Relief => self.relief.clone(),
@@ -147,15 +151,15 @@ impl Memory {
         // With one of them gone the hint is none.
         let settled = settled.iter().map(place).collect::<Option<Vec<_>>>();
         Some(match settled {
-            Some(settled) => Warm { prices, width, settled, shift },
-            None => Warm { prices, width, ..Warm::default() },
+            Some(settled) => Warm { prices, width, settled, shift, gap, reach },
+            None => Warm { prices, width, reach, ..Warm::default() },
         })
     }
 
     /// Remembers the prices of a plan.
     pub fn keep(&mut self, study: &Study) {
-        let Warm { prices, width, shift, .. } = study.plan.warm.clone();
-        let warm = Some(Start { prices, width, settled: study.settled.clone(), shift });
+        let Warm { prices, width, shift, gap, reach, .. } = study.plan.warm.clone();
+        let warm = Some(Start { prices, width, settled: study.settled.clone(), shift, gap, reach });
         match study.urgency {
             Urgency::Idle => {}
             Urgency::Money => self.money = warm,

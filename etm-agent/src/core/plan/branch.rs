@@ -5,7 +5,6 @@ use super::dive;
 use super::dual::{Clock, Prices};
 use super::fixed::Fixed;
 use super::model::Model;
-use super::solve::tally_cost;
 use super::tally::Tally;
 
 struct Leaf {
@@ -23,7 +22,7 @@ const SMALL: usize = 5_000;
 /// A bound at least as high as that of `prices`; improves `best` where a branch leads to a cheaper plan.
 pub(super) fn strengthen(model: &Model, prices: &Prices, best: &mut Tally<'_>, clock: &mut dyn Clock) -> f64 {
     let mut left = (WORK / model.len().max(1)).min(MOST);
-    let mut cost = tally_cost(best);
+    let mut cost = best.cost();
     let root = Leaf { fixed: Fixed::none(model), prices: prices.clone(), bound: prices.bound };
     let mut open = vec![root];
     let mut closed = f64::INFINITY;
@@ -46,12 +45,11 @@ pub(super) fn strengthen(model: &Model, prices: &Prices, best: &mut Tally<'_>, c
         for at in pairs {
             let leaf = child(model, &parent, row, model.column[at], clock);
             if model.len() <= SMALL {
-                let plan = dive::plan(model, &leaf.prices, &leaf.fixed, (prices.bound, None), clock);
-                let tried = tally_cost(&plan);
+                let plan = dive::plan(model, &leaf.prices, &leaf.fixed, (prices.bound, None), clock).0;
+                let tried = plan.cost();
                 if tried < cost {
                     cost = tried;
-                    best.choice.clone_from(&plan.choice);
-                    best.load.clone_from(&plan.load);
+                    best.become_like(plan);
                 }
             }
             open.push(leaf);

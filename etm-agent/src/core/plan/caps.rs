@@ -6,7 +6,6 @@ use super::dual::Clock;
 use super::dual::Prices;
 use super::fixed::Fixed;
 use super::model::{Model, NONE};
-use super::solve::tally_cost;
 use super::tally::Tally;
 
 const STEPS: usize = 14;
@@ -37,11 +36,11 @@ pub(super) fn within<'a>(
     clock: &mut dyn Clock,
 ) -> (Tally<'a>, f64) {
     let mut best = trimmed(plan, cap);
-    let mut cost = tally_cost(&best);
+    let mut cost = best.cost();
     let mut bound = free.bound;
     let cap_price = f64::from(u32::try_from(cap).unwrap_or(u32::MAX));
     let (mut low, mut high) = (0.0, f64::INFINITY);
-    let mut price = (tally_cost(&Tally::staying(model)) - bound).max(0.0) / (cap_price + 1.0);
+    let mut price = (Tally::staying(model).cost() - bound).max(0.0) / (cap_price + 1.0);
     let mut start = free.clone();
     for _ in 0..STEPS {
         if clock.over() || price <= 0.0 {
@@ -52,11 +51,11 @@ pub(super) fn within<'a>(
         start = none.dual(&priced).solve(Some((&start.node, 64.0 * start.width)), clock);
         let proved = start.bound + none.constant(&priced) - price * cap_price;
         bound = bound.max(proved);
-        let choice = dive::plan(&priced, &start, &none, (proved + price * cap_price, None), clock).choice;
+        let choice = dive::plan(&priced, &start, &none, (proved + price * cap_price, None), clock).0.choice;
         let tried = Tally::new(model, choice);
         let over = moves(&tried) > cap;
         let tried = trimmed(&tried, cap);
-        let tried_cost = tally_cost(&tried);
+        let tried_cost = tried.cost();
         if tried_cost < cost {
             (best, cost) = (tried, tried_cost);
         }

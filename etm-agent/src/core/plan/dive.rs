@@ -6,15 +6,18 @@ use super::fixed::Fixed;
 use super::model::Model;
 use super::primal::{self, Choices};
 use super::rows::{Cut, Kept};
-use super::tally::Tally;
+use super::tally::{self, Tally};
 use std::cell::Cell;
 
 /// Rows near a choice that take part: so many for each row that shares exits at the prices, within bounds.
 const EACH: f64 = 8.0;
 const LEAST: f64 = 1_500.0;
 const MOST: f64 = 100_000.0;
-/// Rounds of settling; the first settles one row, each further one more of them.
+/// Rounds of settling; the first settles so many rows, or one where they are bulky; each further one more of them.
 const ROUNDS: usize = 12;
+const BATCH: f64 = 16.0;
+/// At once this part of the rows that share exits, if that is more.
+const PART: f64 = 0.1;
 const MORE: f64 = 4.0;
 /// After settling, prices are looked for this many final widths around.
 const AROUND: f64 = 25.0;
@@ -34,7 +37,7 @@ const COARSE: f64 = 3e-4;
 /// A row above this part of all traffic may go to any exit that may pay.
 const LARGE: f64 = 1e-4;
 /// So near its bound a plan of more than a few rows is good enough.
-const ENOUGH: f64 = 3e-5;
+const ENOUGH: f64 = 1e-4;
 const FEW: usize = 64;
 /// A row below this part of all traffic is left to rounding.
 const SMALL: f64 = 1e-5;
@@ -80,12 +83,12 @@ impl Rest<'_> {
     fn dive(
         &mut self,
         mut now: Prices,
-        least: f64,
+        (least, first): (f64, f64),
         shift: &dyn Fn(f64) -> f64,
         clock: &mut dyn Clock,
     ) -> Prices {
         let model = self.model;
-        let mut batch = 1.0_f64;
+        let mut batch = first;
         for _ in 0..ROUNDS {
             let large = |parts: &&[(u32, u16, f64)]| parts.len() > 1 && model.rate[index(parts[0].0)] > least;
             let mut owed = vec![0.0; model.paths.len()];
@@ -135,7 +138,7 @@ pub(super) fn bulky(model: &Model, prices: &Prices) -> bool {
 /// Where the largest rows that share exits had best go, found on a sample in which the small ones stand for their like.
 pub(super) fn places(model: &Model, prices: &mut Prices, fixed: &mut Fixed, clock: &mut dyn Clock) {
     let (small, rows) = model.thinned(usize::try_from(THINNED).unwrap_or(usize::MAX));
-    let traffic: f64 = small.rate.iter().sum();
+    let traffic = small.traffic();
     let none = Fixed::none(&small);
     let dual = none.dual(&small);
     let cut = dual.rows.cut(small.column_prices(&prices.node), f64::INFINITY, prices.width);
@@ -144,7 +147,7 @@ pub(super) fn places(model: &Model, prices: &mut Prices, fixed: &mut Fixed, cloc
     let before = rest.again(prices, AROUND, ROUGH, clock);
     // One that stands for others has no place.
     let whole = 1.01 * traffic / f64::from(THINNED);
-    let after = rest.dive(before.clone(), whole, &|_| AROUND, clock);
+    let after = rest.dive(before.clone(), (whole, 1.0), &|_| AROUND, clock);
     for (price, (before, after)) in prices.node.iter_mut().zip(before.node.iter().zip(&after.node)) {
         *price += after - before;
     }
@@ -153,17 +156,18 @@ pub(super) fn places(model: &Model, prices: &mut Prices, fixed: &mut Fixed, cloc
     }
 }
 
-/// An assignment from `prices`, around what is `fixed`; `bound` is what no plan can cost less than.
+/// An assignment from `prices`, around what is `fixed`, and how far around the prices it was looked for; `bound` is what
+/// no plan can cost less than.
 pub(super) fn plan<'a>(
     model: &'a Model,
     prices: &Prices,
     fixed: &Fixed,
     (bound, kept): (f64, Option<Kept>),
     clock: &mut dyn Clock,
-) -> Tally<'a> {
+) -> (Tally<'a>, f64) {
     let count = |rows: usize| f64::from(u32::try_from(rows.max(1)).unwrap_or(u32::MAX));
     let sharing = count(prices.shares.chunk_by(|a, b| a.0 == b.0).count());
-    let traffic: f64 = model.rate.iter().sum();
+    let traffic = model.traffic();
     // The traffic that shares exits is how much moves when prices change by a width: a row of `rate` shifts them by more
     // of these the larger it is.
     let moves = (sharing * traffic / count(model.len())).max(1.0);
@@ -173,16 +177,16 @@ pub(super) fn plan<'a>(
     let largest = sizes.map(|row| model.rate[row]).fold(0.0, f64::max);
     let least = (EACH * sharing).max(LEAST);
     let ratio = (ROOM * shift(largest)).clamp(least / sharing, (MOST / sharing).max(least / sharing));
-    let Kept { mut cut, mut choice } = fixed.near(model, &prices.node, ratio * prices.width, kept);
+    let reach = ratio * prices.width;
+    let Kept { mut cut, mut choice } = fixed.near(model, &prices.node, reach, kept);
     // What lies further out is taken to stay as it is, however far prices go.
     cut.radius = f64::INFINITY;
     let mut rest = Rest { model, cut, base: fixed.base().to_vec(), settled: Vec::new(), width: prices.width };
-    let start = if fixed.rows().is_empty() {
-        prices.clone()
-    } else {
-        rest.again(prices, shift(largest), ROUGH, clock)
-    };
-    let now = rest.dive(start, SMALL * traffic, &shift, clock);
+    let start =
+        if fixed.rows().is_empty() { prices.clone() } else { rest.again(prices, NEARBY, ROUGH, clock) };
+    let alone = fixed.rows().is_empty() && bulky(model, prices);
+    let first = if alone { 1.0 } else { (PART * sharing).max(BATCH) };
+    let now = rest.dive(start, (SMALL * traffic, first), &shift, clock);
     let column = model.column_prices(&now.node);
     let view = rest.cut.live.view();
     for (at, row) in rest.cut.live.row.iter().enumerate() {
@@ -202,27 +206,28 @@ pub(super) fn plan<'a>(
         primal::place(&mut tally, row, column);
     }
     fixed.place(&mut tally);
-    let cost = super::solve::tally_cost(&tally);
-    if model.len() > FEW && cost - bound <= ENOUGH * bound.abs() {
-        return tally;
+    let cost = tally.cost();
+    let enough = if model.len() > FEW { ENOUGH * bound.abs() } else { 0.0 };
+    if cost - bound <= enough {
+        return (tally, reach);
     }
     let near = rest.cut.deeper(column.clone(), least / sharing * prices.width, 0.0);
     let choices = Choices::new(model, &near.live, &column, (cost - bound, LARGE * traffic));
-    primal::improve(&mut tally, &choices, cost - bound, 1e-10 * cost.abs(), clock);
+    primal::improve(&mut tally, &choices, (cost - bound, enough), 1e-10 * cost.abs(), clock);
     mend(&mut tally, clock);
-    tally
+    (tally, reach)
 }
 
 /// What breaks a hard limit is hardly a plan: rounding may do that where all that is near was settled before, so single
 /// moves are offered to everyone.
 fn mend(tally: &mut Tally<'_>, clock: &mut dyn Clock) {
-    if tally.costs().breach_bps <= 0.0 {
+    if tally::of_loads(tally.model, &tally.load).2 <= 0.0 {
         return;
     }
     let every = Choices::every(tally.model);
     // The second time small savings count too: beside a breach they are lost in rounding.
     for _ in 0..2 {
-        let cost = super::solve::tally_cost(tally);
-        primal::improve(tally, &every, f64::INFINITY, 1e-10 * cost.abs(), clock);
+        let cost = tally.cost();
+        primal::improve(tally, &every, (f64::INFINITY, 0.0), 1e-10 * cost.abs(), clock);
     }
 }

@@ -66,6 +66,18 @@ enum End {
     Over,
 }
 
+/// Prices from earlier.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    pub(super) node: &'a [f64],
+    /// How far they may be off.
+    pub(super) width: f64,
+    /// How far around them a plan will be looked for.
+    pub(super) reach: f64,
+    /// True if the bound is all that is asked for: loads need not fit the prices, for others will be found.
+    pub(super) rough: bool,
+}
+
 /// How far to go.
 #[derive(Clone, Copy)]
 struct Goal {
@@ -109,6 +121,10 @@ const SAMPLE: usize = 512;
 const NEXT: f64 = 0.5;
 /// How far earlier prices may be off, in their widths.
 const FIRST: f64 = 12.0;
+/// Rows are cut wide enough at once for so much of what the plan will ask for.
+const AGAIN: f64 = 0.5;
+/// How closely loads fit the prices where these are only for the bound.
+const ROUGH: f64 = 0.1;
 /// How far prices may go in one step, in widths of the smoothing; and while looking for where a gain begins.
 const TRUST: f64 = 4.0;
 const FAR: f64 = 1e12;
@@ -133,17 +149,17 @@ const FEWEST: usize = 100;
 impl Dual<'_> {
     /// The prices, from scratch or from earlier ones.
     pub(super) fn solve(&self, warm: Option<(&[f64], f64)>, clock: &mut dyn Clock) -> Prices {
-        self.solve_kept(warm, clock).0
+        self.solve_kept(warm.map(|(node, width)| Known { node, width, reach: 0.0, rough: false }), clock).0
     }
 
     /// The same, with the last cut that was made through all rows and the choices of those outside it.
-    pub(super) fn solve_kept(&self, warm: Option<(&[f64], f64)>, clock: &mut dyn Clock) -> (Prices, Kept) {
+    pub(super) fn solve_kept(&self, warm: Option<Known<'_>>, clock: &mut dyn Clock) -> (Prices, Kept) {
         let scale = self.model.overload_price + self.model.spread / 1e6;
         let mut prices = match warm {
-            Some((node, width)) => self.start(node, width),
+            Some(known) => self.start(known.node, known.width),
             None => self.start(&[], 0.25 * self.model.spread.max(1e-3 * scale * 1e6) / 1e6),
         };
-        let mut shift = warm.map_or(0.0, |warm| FIRST * warm.1);
+        let mut shift = warm.map_or(0.0, |known| (FIRST * known.width).max(AGAIN * known.reach));
         let mut hidden = HIDDEN_BY_SAMPLE;
         let mut count = SAMPLE;
         while warm.is_none() && count * 3 / 2 < self.rows.len() {
@@ -161,7 +177,9 @@ impl Dual<'_> {
             hidden *= 0.1;
         }
         let hidden = if self.rows.len() <= SMALL { HIDDEN_SMALL } else { HIDDEN };
-        let kept = self.descend(&mut prices, Goal { hidden, finest: 0.0, apart: 4.0 * hidden }, shift, clock);
+        let rough = warm.is_some_and(|known| known.rough);
+        let apart = if rough { ROUGH } else { 4.0 * hidden };
+        let kept = self.descend(&mut prices, Goal { hidden, finest: 0.0, apart }, shift, clock);
         (prices, kept)
     }
 

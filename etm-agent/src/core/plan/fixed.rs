@@ -11,7 +11,7 @@ use std::cell::Cell;
 const LARGE: f64 = 5e-4;
 
 /// What was kept must reach so far of what is wanted.
-const KEEP: f64 = 0.4;
+const KEEP: f64 = 0.15;
 
 /// Some rows on columns of their own, and what is left for the others.
 #[derive(Clone)]

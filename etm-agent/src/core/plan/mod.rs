@@ -24,7 +24,6 @@ mod whole;
 #[cfg(test)]
 mod tests;
 
-use self::model::Model;
 use self::tally::Costs;
 
 /// Prices to start from next time.
@@ -39,6 +38,10 @@ pub struct Warm {
     pub settled: Vec<(usize, u16)>,
     /// How much higher prices were, exit by exit, with these settled.
     pub shift: Vec<f64>,
+    /// What the plan cost above its bound, as a part of it, when their places were last looked for.
+    pub gap: f64,
+    /// How far around the prices the plan was looked for.
+    pub reach: f64,
 }
 
 /// A prefix over several exits.
@@ -107,28 +110,4 @@ pub struct Plan {
     pub verdict: Verdict,
     /// Prices of exits and groups: what one more bit/s costs there. To start warm.
     pub warm: Warm,
-}
-
-impl Plan {
-    fn with_loads(mut self, model: &Model) -> Plan {
-        let mut column = vec![0.0; model.paths.len()];
-        for split in &self.splits {
-            for (exit, share) in &split.shares {
-                column[usize::from(*exit)] += model.rate[split.prefix] * share;
-            }
-        }
-        let divided = |row: usize| self.splits.binary_search_by_key(&row, |split| split.prefix).is_ok();
-        for (row, exit) in self.exits.iter().enumerate() {
-            if !divided(row) {
-                column[usize::from(*exit)] += model.rate[row];
-            }
-        }
-        self.loads = tally::loads(model, &column);
-        self.loads.truncate(model.nodes.len());
-        for split in &self.splits {
-            let most = split.shares.iter().max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
-            self.exits[split.prefix] = most.map_or(self.exits[split.prefix], |share| share.0);
-        }
-        self
-    }
 }

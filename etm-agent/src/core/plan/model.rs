@@ -27,6 +27,8 @@ pub struct Model {
     pub(super) nodes: Vec<Node>,
     pub(super) exits: usize,
     pub(super) rate: Vec<f64>,
+    /// Sum of these.
+    traffic: f64,
     pub(super) current: Vec<u16>,
     pub(super) home: Vec<u16>,
     /// Row `p` is `start[p]..start[p + 1]`.
@@ -89,6 +91,7 @@ impl Model {
             nodes,
             exits: count,
             rate: Vec::new(),
+            traffic: 0.0,
             current: Vec::new(),
             home: Vec::new(),
             start: vec![0],
@@ -163,6 +166,7 @@ impl Model {
         })?;
         let (current, home) = (exit(demand.current), exit(Some(demand.home)));
         self.rate.push(demand.rate_bps);
+        self.traffic += demand.rate_bps;
         self.current.push(current);
         self.home.push(home);
         self.start.push(end);
@@ -209,27 +213,30 @@ impl Model {
         Ok(self)
     }
 
-    /// Price of using the route of pair `at` of `row`, currency per month.
-    pub(super) fn penalty(&self, row: usize, at: usize) -> f64 {
+    /// Price of using the route of pair `at` of `row`, currency per month: its constant without the `extras`.
+    #[inline(always)]
+    pub(super) fn penalty(&self, row: usize, at: usize, extras: f64) -> f64 {
         let rate = self.rate[row];
-        if rate <= 0.0 {
-            return 0.0;
-        }
-        let (moving, holding) = self.extras(row, self.exit_of(self.column[at]));
-        let left = self.unit[at] * rate - moving - holding;
+        let left = self.unit[at] * rate - extras;
         // What is left of a sum after taking its parts away again is rounding.
-        if left <= 1e-12 * (moving + holding) { 0.0 } else { left }
+        if rate <= 0.0 || left <= 1e-12 * extras { 0.0 } else { left }
+    }
+
+    /// 1 if `exit` is another than the one `row` leaves by now.
+    #[inline(always)]
+    pub(super) fn moves(&self, row: usize, exit: usize) -> u8 {
+        let current = self.current[row];
+        u8::from(current != NONE) & u8::from(usize::from(current) != exit)
     }
 
     /// Price of moving `row` to `exit` and of holding it there.
+    #[inline(always)]
     pub(super) fn extras(&self, row: usize, exit: usize) -> (f64, f64) {
-        let current = self.current[row];
-        let moving = if current != NONE && usize::from(current) != exit {
-            self.prices.move_per_mbps * (self.rate[row] / MBIT) + self.prices.move_per_prefix
-        } else {
-            0.0
-        };
-        let holding = if usize::from(self.home[row]) == exit { 0.0 } else { self.prices.hold_per_prefix };
+        // No branches: who moves cannot be predicted.
+        let moving = f64::from(self.moves(row, exit))
+            * (self.prices.move_per_mbps / MBIT * self.rate[row] + self.prices.move_per_prefix);
+        let away = u8::from(usize::from(self.home[row]) != exit);
+        let holding = f64::from(away) * self.prices.hold_per_prefix;
         (moving, holding)
     }
 
@@ -247,6 +254,7 @@ impl Model {
             nodes: self.nodes.clone(),
             range: self.range.clone(),
             rate: view.weight.to_vec(),
+            traffic: view.weight.iter().sum(),
             current: pick(&self.current),
             home: pick(&self.home),
             start: view.start.to_vec(),
@@ -267,6 +275,11 @@ impl Model {
     pub(super) fn exit_of(&self, column: u16) -> usize {
         let column = usize::from(column);
         if column >= self.exits { column - self.exits } else { column }
+    }
+
+    /// Traffic of all prefixes, bit/s.
+    pub(super) fn traffic(&self) -> f64 {
+        self.traffic
     }
 
     /// Number of prefixes.

@@ -13,7 +13,7 @@ pub(super) fn bound(model: &Model, prices: &[f64], enough: f64) -> f64 {
     let mut best = 0.0_f64;
     let by_cuts = SHARES.iter().map(|share| weights(model, prices, *share));
     for mut weight in by_cuts.chain([scaled(model, prices), vec![0.0; model.nodes.len()]]) {
-        if best >= enough {
+        if best >= enough - CLOSE * model.traffic() {
             break;
         }
         let bound = of_weights(model, &weight);
@@ -23,6 +23,15 @@ pub(super) fn bound(model: &Model, prices: &[f64], enough: f64) -> f64 {
     }
     best
 }
+
+/// True if some node has a price that only overload brings: below it, divisible traffic would fit.
+pub(super) fn priced(model: &Model, prices: &[f64]) -> bool {
+    (0..model.nodes.len()).any(|node| above(model, node, prices[node]) >= ONLY_OVERLOAD)
+}
+
+const ONLY_OVERLOAD: f64 = 0.9;
+/// A bound that is so near what is attained, as a part of the traffic, is good enough.
+const CLOSE: f64 = 1e-6;
 
 /// A node is in the cut if its price is above that of its contract by this share of the price of overload.
 const SHARES: [f64; 4] = [0.05, 0.3, 0.6, 0.95];

@@ -33,20 +33,23 @@ impl Choices {
         let view = near.view();
         for (at, row) in near.row.iter().enumerate() {
             let rate = model.rate[index(*row)];
-            let pairs = model.pairs(index(*row));
-            let (_, mut kept, _) = view.row(at);
+            let mut pairs = model.pairs(index(*row));
             let cheapest = view.best(at, column).price;
             let begin = choices.pairs.len();
-            for at in pairs {
-                // What was kept is in the order of the row.
-                let near = kept.first() == Some(&model.column[at]);
-                if near {
-                    kept = &kept[1..];
-                }
+            let mut offer = |at: usize| {
                 let loss = (price(at) - cheapest) * rate;
-                if (near || rate > large) && loss < excess {
+                if loss < excess {
                     choices.pairs.push((narrow(at), loss));
                 }
+            };
+            if rate > large {
+                pairs.for_each(offer);
+            } else {
+                // What was kept is in the order of the row.
+                let (_, kept, _) = view.row(at);
+                kept.iter()
+                    .filter_map(|kept| pairs.find(|at| model.column[*at] == *kept))
+                    .for_each(&mut offer);
             }
             if choices.pairs.len() > begin + 1 {
                 choices.rows.push((*row, narrow(begin), narrow(choices.pairs.len())));
@@ -121,11 +124,11 @@ pub(super) fn place(tally: &mut Tally<'_>, row: usize, column: u16) {
 }
 
 /// Single moves, the largest rows first, until none saves more than `least`. `excess` is what the plan costs above the
-/// bound: a pair that by itself is dearer than that can be in no better plan.
+/// bound: a pair that by itself is dearer than that can be in no better plan, and no more than `enough` is good enough.
 pub(super) fn improve(
     tally: &mut Tally<'_>,
     choices: &Choices,
-    excess: f64,
+    (excess, enough): (f64, f64),
     least: f64,
     clock: &mut dyn Clock,
 ) {
@@ -148,31 +151,54 @@ pub(super) fn improve(
             }
             if best.1 != usize::MAX {
                 tally.place(row, best.1);
-                edges = Edges::of(tally);
+                edges.follow(tally, from, best.1);
                 saved -= best.0;
                 excess += best.0;
             }
         }
-        if saved <= least || clock.over() {
+        if saved <= least || excess <= enough || clock.over() {
             break;
         }
     }
 }
 
-/// What the first bit/s more costs on each column, and what the last one less saves: costs are convex, so no move is
+/// What the first bit/s more costs on each node, and what the last one less saves: costs are convex, so no move is
 /// better than its first bit/s.
 struct Edges {
     more: Vec<f64>,
     less: Vec<f64>,
+    /// The same of columns.
+    column_more: Vec<f64>,
+    column_less: Vec<f64>,
 }
 
 impl Edges {
     fn of(tally: &Tally<'_>) -> Edges {
-        let curves = &tally.model.curves;
-        let more: Vec<f64> = curves.iter().zip(&tally.load).map(|(curve, load)| curve.price(*load)).collect();
-        let less: Vec<f64> =
-            curves.iter().zip(&tally.load).map(|(curve, load)| curve.price_below(*load)).collect();
-        Edges { more: tally.model.column_prices(&more), less: tally.model.column_prices(&less) }
+        let curves = tally.model.curves.iter().zip(&tally.load);
+        let (more, less): (Vec<f64>, Vec<f64>) =
+            curves.map(|(curve, load)| (curve.price(*load), curve.price_below(*load))).unzip();
+        let (column_more, column_less) = (tally.model.column_prices(&more), tally.model.column_prices(&less));
+        Edges { more, less, column_more, column_less }
+    }
+
+    /// A row went from one pair to another.
+    fn follow(&mut self, tally: &Tally<'_>, from: usize, to: usize) {
+        let model = tally.model;
+        let mut changed = false;
+        for pair in [from, to] {
+            for node in &model.paths[usize::from(model.column[pair])] {
+                let node = usize::from(*node);
+                let (curve, load) = (&model.curves[node], tally.load[node]);
+                let (more, less) = (curve.price(load), curve.price_below(load));
+                changed |= more != self.more[node] || less != self.less[node];
+                (self.more[node], self.less[node]) = (more, less);
+            }
+        }
+        // Most moves stay within a step of every curve they touch.
+        if changed {
+            self.column_more = model.column_prices(&self.more);
+            self.column_less = model.column_prices(&self.less);
+        }
     }
 
     /// True if moving from one pair to another may save.
@@ -181,6 +207,6 @@ impl Edges {
         let (a, b) = (usize::from(model.column[from]), usize::from(model.column[to]));
         // What both load does not change.
         let apart = model.paths[a].last() != model.paths[b].last();
-        !apart || model.unit[to] + self.more[b] < model.unit[from] + self.less[a]
+        !apart || model.unit[to] + self.column_more[b] < model.unit[from] + self.column_less[a]
     }
 }

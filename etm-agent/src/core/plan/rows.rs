@@ -51,24 +51,60 @@ pub(super) struct Best {
     pub(super) second: f64,
 }
 
-/// The two lowest prices met so far.
-#[derive(Clone, Copy)]
-struct Lead {
-    at: usize,
-    price: f64,
-    second: f64,
+/// Rows of at most so many pairs are looked at in one go, and longer ones so many at a time.
+const NARROW: usize = 4;
+const WIDE: usize = 8;
+/// Added to the prices of pairs of which only the first few count.
+const BEYOND: [f64; 2 * WIDE] = {
+    let mut beyond = [0.0; 2 * WIDE];
+    let mut at = WIDE;
+    while at < 2 * WIDE {
+        beyond[at] = f64::INFINITY;
+        at += 1;
+    }
+    beyond
+};
+
+// As the processor has them, without a care for what is no number.
+#[inline(always)]
+fn lower(a: f64, b: f64) -> f64 {
+    if a < b { a } else { b }
 }
 
-impl Lead {
-    const NONE: Lead = Lead { at: usize::MAX, price: f64::INFINITY, second: f64::INFINITY };
+#[inline(always)]
+fn higher(a: f64, b: f64) -> f64 {
+    if a > b { a } else { b }
+}
 
-    #[inline]
-    fn meet(&mut self, at: usize, price: f64) {
-        let cheaper = price < self.price;
-        let loser = if cheaper { self.price } else { price };
-        self.second = if loser < self.second { loser } else { self.second };
-        self.at = if cheaper { at } else { self.at };
-        self.price = if cheaper { price } else { self.price };
+impl Best {
+    const NONE: Best = Best { at: 0, price: f64::INFINITY, second: f64::INFINITY };
+
+    /// The cheapest of two lots of pairs, the first where they are equal. No branches: which it is cannot be predicted.
+    #[inline(always)]
+    fn join(self, other: Best) -> Best {
+        let second = lower(higher(self.price, other.price), lower(self.second, other.second));
+        let at = if other.price < self.price { other.at } else { self.at };
+        Best { at, price: lower(self.price, other.price), second }
+    }
+
+    /// The cheapest of some prices, the first of equals. As in a tournament: few have to wait for each other.
+    #[inline(always)]
+    fn of<const COUNT: usize>(begin: usize, prices: &[f64; COUNT]) -> Best {
+        let (mut low, mut next) = (*prices, [f64::INFINITY; COUNT]);
+        let mut count = COUNT;
+        while count > 1 {
+            count /= 2;
+            for at in 0..count {
+                let (a, b) = (low[at], low[at + count]);
+                next[at] = lower(higher(a, b), lower(next[at], next[at + count]));
+                low[at] = lower(a, b);
+            }
+        }
+        let mut first = COUNT - 1;
+        for at in (0..COUNT - 1).rev() {
+            first = if prices[at] <= low[0] { at } else { first };
+        }
+        Best { at: begin + first, price: low[0], second: next[0] }
     }
 }
 
@@ -103,23 +139,38 @@ impl<'a> View<'a> {
     /// The cheapest pair of a row at these column prices, the first of equals.
     #[inline]
     pub(super) fn best(&self, row: usize, prices: &[f64]) -> Best {
-        let (begin, columns, units) = self.row(row);
-        // Two chains that do not wait for each other, and no branches: which exit is cheapest cannot be predicted.
-        let (mut even, mut odd) = (Lead::NONE, Lead::NONE);
-        let mut pairs = columns.chunks_exact(2).zip(units.chunks_exact(2));
-        let mut at = begin;
-        for (columns, units) in &mut pairs {
-            even.meet(at, units[0] + prices[usize::from(columns[0])]);
-            odd.meet(at + 1, units[1] + prices[usize::from(columns[1])]);
-            at += 2;
+        let (mut begin, end) = (index(self.start[row]), index(self.start[row + 1]));
+        let mut best = Best { at: begin, ..Best::NONE };
+        while end - begin > WIDE {
+            best = best.join(self.window::<WIDE>(begin, end, prices));
+            begin += WIDE;
         }
-        if columns.len() % 2 == 1 {
-            even.meet(at, units[columns.len() - 1] + prices[usize::from(columns[columns.len() - 1])]);
+        let last = if end - begin <= NARROW {
+            self.window::<NARROW>(begin, end, prices)
+        } else {
+            self.window::<WIDE>(begin, end, prices)
+        };
+        best.join(last)
+    }
+
+    /// The cheapest pair from `begin` on, of so many. It reads on into the next row, whose pairs do not count: how long
+    /// rows are cannot be predicted either.
+    #[inline(always)]
+    fn window<const COUNT: usize>(&self, begin: usize, end: usize, prices: &[f64]) -> Best {
+        let count = (end - begin).min(COUNT);
+        let mut all = [f64::INFINITY; COUNT];
+        let (columns, units) = (self.column.get(begin..begin + COUNT), self.unit.get(begin..begin + COUNT));
+        if let (Some(columns), Some(units)) = (columns, units) {
+            let beyond = &BEYOND[WIDE - count..WIDE - count + COUNT];
+            for at in 0..COUNT {
+                all[at] = units[at] + prices[usize::from(columns[at])] + beyond[at];
+            }
+        } else {
+            for at in 0..count {
+                all[at] = self.unit[begin + at] + prices[usize::from(self.column[begin + at])];
+            }
         }
-        let first = even.price < odd.price || (even.price == odd.price && even.at < odd.at);
-        let (lead, other) = if first { (even, odd) } else { (odd, even) };
-        let second = if lead.second < other.price { lead.second } else { other.price };
-        Best { at: if lead.at == usize::MAX { begin } else { lead.at }, price: lead.price, second }
+        Best::of(begin, &all)
     }
 
     /// A sample of about `count` rows, chosen with a chance in proportion to their traffic and weighted so that
@@ -210,12 +261,17 @@ impl Rows {
     /// Adds a row without the pairs that are dearer than `most`.
     fn push_near(&mut self, from: &View<'_>, row: usize, weight: f64, (prices, most): (&[f64], f64)) {
         let (_, columns, units) = from.row(row);
+        // Writes them all and keeps what it must: which are near cannot be predicted.
+        let mut end = self.column.len();
+        self.column.resize(end + columns.len(), 0);
+        self.unit.resize(end + columns.len(), 0.0);
         for (column, unit) in columns.iter().zip(units) {
-            if unit + prices[usize::from(*column)] <= most {
-                self.column.push(*column);
-                self.unit.push(*unit);
-            }
+            self.column[end] = *column;
+            self.unit[end] = *unit;
+            end += usize::from(unit + prices[usize::from(*column)] <= most);
         }
+        self.column.truncate(end);
+        self.unit.truncate(end);
         self.weight.push(weight);
         self.start.push(u32::try_from(self.column.len()).unwrap_or(u32::MAX));
         self.row.push(u32::try_from(row).unwrap_or(u32::MAX));

@@ -4,13 +4,13 @@
 use super::branch;
 use super::caps;
 use super::dive;
-use super::dual::{Clock, Prices};
+use super::dual::{Clock, Known, Prices};
 use super::fixed::Fixed;
 use super::model::{Model, NONE};
 use super::overload;
 use super::primal;
 use super::rows::Kept;
-use super::tally::{self, Costs, Tally};
+use super::tally::{self, Beside, Costs, PairCosts, Tally};
 use super::whole::Point;
 use super::{Certificate, Plan, Split, Verdict, Warm};
 use std::time::Duration;
@@ -18,12 +18,16 @@ use std::time::Duration;
 /// Above this share of the bound a gap is worth trying where the largest prefixes go; above the next, a dive.
 const TARGET: f64 = 6e-4;
 const TURNS: usize = 2;
+/// Earlier places are kept while they are as good as this many times what they were when they were found.
+const AS_GOOD: f64 = 1.1;
 /// And above this one the bound is strengthened for prefixes that cannot be divided; with few prefixes always.
 const BRANCH: f64 = 1e-3;
 const EXACT: f64 = 1e-9;
 const FEW: usize = 64;
-/// Overload above this part of the traffic is worth a bound of its own.
+/// Overload above this part of the traffic is worth a bound of its own; above this one also where the prices say that
+/// rounding to whole prefixes is all it comes from.
 const SOME_OVERLOAD: f64 = 2e-6;
+const ROUNDING: f64 = 5e-5;
 
 /// The time that may be spent, by a clock of the caller.
 pub struct Budget<'a> {
@@ -53,14 +57,21 @@ pub fn solve(model: &Model, warm: Option<&Warm>, budget: Option<Budget<'_>>) -> 
     let none = Fixed::none(model);
     let dual = none.dual(model);
     let start = warm.filter(|warm| warm.prices.len() == none.base().len());
-    let known = start.map(|warm| (warm.prices.as_slice(), warm.width));
+    // Where places are known, other prices are found around them.
+    let rough = |warm: &Warm| !warm.settled.is_empty() && !model.rules.allow_split;
+    let known = start.map(|warm| Known {
+        node: &warm.prices,
+        width: warm.width,
+        reach: warm.reach,
+        rough: rough(warm),
+    });
     let (mut prices, kept) = dual.solve_kept(known, &mut watch);
     prices.bound += none.constant(model);
     let (mut best, hints) = assign(model, &prices, (start, kept), &mut watch);
-    let cost = tally_cost(&best);
+    let cost = best.cost();
     if let Some(cap) = model.rules.max_moves.filter(|cap| caps::moves(&best) > *cap) {
         let (plan, bound) = caps::within(model, cap, &prices, &best, &mut watch);
-        return conclude(model, &prices, (bound, hints), &plan, watch.expired);
+        return conclude(model, &prices, (bound, hints), plan, watch.expired);
     }
     let few = model.len() <= FEW;
     let mut bound = prices.bound;
@@ -76,7 +87,7 @@ pub fn solve(model: &Model, warm: Option<&Warm>, budget: Option<Budget<'_>>) -> 
             }
         }
     }
-    conclude(model, &prices, (bound, hints), &best, watch.expired)
+    conclude(model, &prices, (bound, hints), best, watch.expired)
 }
 
 /// What the next search may begin with.
@@ -84,12 +95,14 @@ pub fn solve(model: &Model, warm: Option<&Warm>, budget: Option<Budget<'_>>) -> 
 struct Hints {
     settled: Vec<(usize, u16)>,
     shift: Vec<f64>,
+    gap: f64,
+    reach: f64,
 }
 
 impl Hints {
     fn warm(self, prices: &Prices) -> Warm {
-        let (settled, shift) = (self.settled, self.shift);
-        Warm { prices: prices.node.clone(), width: 4.0 * prices.width, settled, shift }
+        let Hints { settled, shift, gap, reach } = self;
+        Warm { prices: prices.node.clone(), width: 4.0 * prices.width, settled, shift, gap, reach }
     }
 }
 
@@ -104,11 +117,16 @@ fn assign<'a>(
     let mut fixed = Fixed::none(model);
     let mut turn = prices.clone();
     let mut bulky = dive::bulky(model, prices);
+    let mut target = TARGET;
+    let mut gap = 0.0;
     if let Some(warm) = warm.filter(|_| bulky)
         && fixed.add_hints(model, &warm.settled)
     {
         turn.node.iter_mut().zip(&warm.shift).for_each(|(price, shift)| *price += shift);
         bulky = false;
+        // Where the best places left that much, looking for them again is not worth its while.
+        target = target.max(AS_GOOD * warm.gap);
+        gap = warm.gap;
     }
     let mut best: Option<(Tally<'a>, Hints)> = None;
     let mut cost = f64::INFINITY;
@@ -118,16 +136,19 @@ fn assign<'a>(
             turn = prices.clone();
             dive::places(model, &mut turn, &mut fixed, watch);
         }
-        let tried = dive::plan(model, &turn, &fixed, (prices.bound, kept.take()), watch);
-        let tried_cost = tally_cost(&tried);
+        let (tried, reach) = dive::plan(model, &turn, &fixed, (prices.bound, kept.take()), watch);
+        let tried_cost = tried.cost();
+        if bulky {
+            gap = (tried_cost - prices.bound) / prices.bound.abs().max(f64::MIN_POSITIVE);
+        }
         if tried_cost < cost || best.is_none() {
             cost = tried_cost;
             let exit = |column: u16| u16::try_from(model.exit_of(column)).unwrap_or(NONE);
             let settled = fixed.rows().iter().map(|(row, column)| (*row, exit(*column))).collect();
             let shift = turn.node.iter().zip(&prices.node).map(|(turn, price)| turn - price).collect();
-            best = Some((tried, Hints { settled, shift }));
+            best = Some((tried, Hints { settled, shift, gap, reach }));
         }
-        if bulky || cost - prices.bound <= TARGET * prices.bound.abs() || model.len() <= FEW || watch.over() {
+        if bulky || cost - prices.bound <= target * prices.bound.abs() || model.len() <= FEW || watch.over() {
             break;
         }
         bulky = true;
@@ -135,14 +156,12 @@ fn assign<'a>(
     best.unwrap_or_else(|| (Tally::staying(model), Hints::default()))
 }
 
-/// What an assignment costs, hard limits broken included.
-pub(super) fn tally_cost(tally: &Tally<'_>) -> f64 {
-    let loads: f64 = tally.model.curves.iter().zip(&tally.load).map(|(curve, load)| curve.cost(*load)).sum();
-    let pairs = tally.choice.iter().enumerate().map(|(row, _)| {
-        let (at, rate) = (tally.pair(row), tally.model.rate[row]);
-        tally.model.unit[at] * if rate > 0.0 { rate } else { 1.0 }
-    });
-    loads + pairs.sum::<f64>()
+/// An assignment with what it costs and loads.
+struct Chosen {
+    choice: Vec<u32>,
+    splits: Vec<Split>,
+    costs: Costs,
+    load: Vec<f64>,
 }
 
 /// Weighs the plan against staying and states what is proved.
@@ -150,60 +169,64 @@ fn conclude(
     model: &Model,
     prices: &Prices,
     (proved, hints): (f64, Hints),
-    best: &Tally<'_>,
+    best: Tally<'_>,
     expired: bool,
 ) -> Plan {
-    let stay = Tally::staying(model);
-    let (stay_costs, mut costs) = (stay.costs(), best.costs());
-    let stays_lawful = stay_costs.breach_bps <= costs.breach_bps;
-    let mut choice = best.choice.clone();
-    let mut splits = Vec::new();
+    let Beside { costs, stay, load, stay_load } = best.beside_staying();
+    let stays_lawful = stay.breach_bps <= costs.breach_bps;
+    let mut chosen = Chosen { choice: best.choice, splits: Vec::new(), costs, load };
     if model.rules.allow_split
-        && let Some((whole, shared, shared_costs)) = split(model, prices, &costs)
+        && let Some(divided) = split(model, prices, &chosen.costs)
     {
-        (choice, splits, costs) = (whole, shared, shared_costs);
+        chosen = divided;
     }
-    let mut verdict = verdict(model, &stay_costs, &costs);
+    let mut verdict = verdict(model, &stay, &chosen.costs);
     if stays_lawful && verdict != Verdict::Apply && verdict != Verdict::Relief {
-        (choice, splits, costs) = (stay.choice, Vec::new(), stay_costs);
+        let choice = Tally::staying_choice(model);
+        chosen = Chosen { choice, splits: Vec::new(), costs: stay, load: stay_load };
     } else if !matches!(verdict, Verdict::Apply | Verdict::Relief) {
         verdict = Verdict::Relief;
     }
+    let costs = chosen.costs;
     // Both are sums of many numbers: a plan below its bound by less than they are exact to is at its bound.
     let above = proved - costs.objective;
     // And one that breaks a hard limit for want of a lawful one may cost less than any lawful one.
     let rounding = above <= 1e-9 * costs.objective.abs() || costs.breach_bps > 0.0;
     let bound = if above > 0.0 && rounding { costs.objective } else { proved };
-    // Less is what rounding to whole prefixes leaves: zero is bound enough.
-    let traffic: f64 = model.rate.iter().sum();
-    let some = costs.overload_bps > SOME_OVERLOAD * traffic;
-    let overload_bound = if some {
-        overload::bound(model, &prices.node, costs.overload_bps).min(costs.overload_bps)
-    } else {
-        0.0
-    };
-    let gain = stay_costs.objective - bound;
-    let realised =
-        (gain > 1e-9 * stay_costs.objective.abs()).then(|| (stay_costs.objective - costs.objective) / gain);
-    let exits = choice.iter().map(|at| exit(model, *at)).collect();
+    let gain = stay.objective - bound;
+    let realised = (gain > 1e-9 * stay.objective.abs()).then(|| (stay.objective - costs.objective) / gain);
+    let mut exits: Vec<u16> = chosen.choice.iter().map(|at| exit(model, *at)).collect();
+    for split in &chosen.splits {
+        let most = split.shares.iter().max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
+        exits[split.prefix] = most.map_or(exits[split.prefix], |share| share.0);
+    }
+    chosen.load.truncate(model.nodes.len());
     Plan {
         exits,
-        splits,
+        splits: chosen.splits,
         certificate: Certificate {
             costs,
             bound,
             bound_by_prices: prices.bound,
-            overload_bound_bps: overload_bound,
-            stay: stay_costs.objective,
-            stay_overload_bps: stay_costs.overload_bps,
+            overload_bound_bps: overload_bound(model, prices, costs.overload_bps),
+            stay: stay.objective,
+            stay_overload_bps: stay.overload_bps,
             realised,
             expired,
         },
         verdict,
-        loads: Vec::new(),
+        loads: chosen.load,
         warm: hints.warm(prices),
     }
-    .with_loads(model)
+}
+
+fn overload_bound(model: &Model, prices: &Prices, overload_bps: f64) -> f64 {
+    // Less is what rounding to whole prefixes leaves: zero is bound enough.
+    let least = if overload::priced(model, &prices.node) { SOME_OVERLOAD } else { ROUNDING };
+    if overload_bps <= least * model.traffic() {
+        return 0.0;
+    }
+    overload::bound(model, &prices.node, overload_bps).min(overload_bps)
 }
 
 fn exit(model: &Model, at: u32) -> u16 {
@@ -215,7 +238,7 @@ fn verdict(model: &Model, stay: &Costs, plan: &Costs) -> Verdict {
     if plan.moved_prefixes == 0 && plan.objective >= stay.objective {
         return Verdict::NothingToGain;
     }
-    let traffic: f64 = model.rate.iter().sum();
+    let traffic = model.traffic();
     // Out of time, or where nothing lawful was found: what breaks a hard limit that staying does not is no plan.
     if plan.breach_bps > stay.breach_bps + 1e-9 * traffic {
         return Verdict::NothingToGain;
@@ -229,8 +252,8 @@ fn verdict(model: &Model, stay: &Costs, plan: &Costs) -> Verdict {
 }
 
 /// The plan with the shares that the prices ask for, where that is cheaper.
-fn split(model: &Model, prices: &Prices, whole: &Costs) -> Option<(Vec<u32>, Vec<Split>, Costs)> {
-    let mut tally = primal::cheapest(model, &prices.node);
+fn split(model: &Model, prices: &Prices, whole: &Costs) -> Option<Chosen> {
+    let tally = primal::cheapest(model, &prices.node);
     let mut column = vec![0.0; model.paths.len()];
     let mut splits = Vec::new();
     let mut shared = vec![false; model.len()];
@@ -250,10 +273,11 @@ fn split(model: &Model, prices: &Prices, whole: &Costs) -> Option<(Vec<u32>, Vec
     for row in (0..model.len()).filter(|row| !shared[*row]) {
         column[usize::from(model.column[tally.pair(row)])] += model.rate[row];
     }
-    tally.load = tally::loads(model, &column);
-    let mut costs = tally::of_loads(model, &tally.load);
+    let load = tally::loads(model, &column);
+    let mut costs = Costs::default();
+    (costs.overload_bps, costs.money, costs.breach_bps) = tally::of_loads(model, &load);
     for row in (0..model.len()).filter(|row| !shared[*row]) {
-        tally::add_pair(model, row, tally.pair(row), 1.0, &mut costs);
+        PairCosts::of(model, row, tally.pair(row)).add(1.0, &mut costs);
     }
     for split in &splits {
         let before = costs.moved_bps;
@@ -261,15 +285,12 @@ fn split(model: &Model, prices: &Prices, whole: &Costs) -> Option<(Vec<u32>, Vec
             let at =
                 model.pairs(split.prefix).find(|at| model.exit_of(model.column[*at]) == usize::from(*exit));
             if let Some(at) = at {
-                tally::add_pair(model, split.prefix, at, *share, &mut costs);
+                PairCosts::of(model, split.prefix, at).add(*share, &mut costs);
             }
         }
         costs.moved_prefixes += usize::from(costs.moved_bps > before);
     }
     let costs = tally::total(model, costs);
-    (costs.breach_bps <= whole.breach_bps && costs.objective < whole.objective).then_some((
-        tally.choice,
-        splits,
-        costs,
-    ))
+    let cheaper = costs.breach_bps <= whole.breach_bps && costs.objective < whole.objective;
+    cheaper.then_some(Chosen { choice: tally.choice, splits, costs, load })
 }

@@ -10,6 +10,16 @@ pub(super) struct Tally<'a> {
     pub(super) choice: Vec<u32>,
     /// Load of each node.
     pub(super) load: Vec<f64>,
+    /// What the pairs cost beside their loads.
+    pairs: f64,
+}
+
+/// An assignment beside that of staying: costs and node loads of both, counted up in one pass.
+pub(super) struct Beside {
+    pub(super) costs: Costs,
+    pub(super) stay: Costs,
+    pub(super) load: Vec<f64>,
+    pub(super) stay_load: Vec<f64>,
 }
 
 /// Cost of an assignment, part by part, currency per month.
@@ -43,18 +53,36 @@ impl<'a> Tally<'a> {
     /// Counts up an assignment given as one pair per row.
     pub(super) fn new(model: &'a Model, choice: Vec<u32>) -> Tally<'a> {
         let mut column = vec![0.0; model.paths.len()];
+        let mut pairs = 0.0;
         for (at, rate) in choice.iter().zip(&model.rate) {
-            column[usize::from(model.column[index(*at)])] += rate;
+            let at = index(*at);
+            column[usize::from(model.column[at])] += rate;
+            pairs += model.unit[at] * amount(*rate);
         }
         let load = loads(model, &column);
-        Tally { model, choice, load }
+        Tally { model, choice, load, pairs }
+    }
+
+    /// What it costs, hard limits broken included.
+    pub(super) fn cost(&self) -> f64 {
+        let loads = self.model.curves.iter().zip(&self.load).map(|(curve, load)| curve.cost(*load));
+        loads.sum::<f64>() + self.pairs
     }
 
     /// Everybody where he is; else at home, else at the first exit there is.
     pub(super) fn staying(model: &'a Model) -> Tally<'a> {
+        Tally::new(model, Tally::staying_choice(model))
+    }
+
+    /// The pairs of that.
+    pub(super) fn staying_choice(model: &Model) -> Vec<u32> {
         // Rows begin with the exit now, then home.
-        let choice = model.start[..model.len()].to_vec();
-        Tally::new(model, choice)
+        model.start[..model.len()].to_vec()
+    }
+
+    /// Takes over another assignment of the same rows.
+    pub(super) fn become_like(&mut self, other: Tally<'_>) {
+        (self.choice, self.load, self.pairs) = (other.choice, other.load, other.pairs);
     }
 
     /// The pair of `row`.
@@ -100,18 +128,34 @@ impl<'a> Tally<'a> {
         for node in self.path(to) {
             self.load[usize::from(*node)] += rate;
         }
+        self.pairs += (self.model.unit[to] - self.model.unit[from]) * amount(rate);
         self.choice[row] = u32::try_from(to).unwrap_or(u32::MAX);
     }
 
-    /// Everything it costs.
-    pub(super) fn costs(&self) -> Costs {
+    /// Everything it costs, and everything that staying costs.
+    pub(super) fn beside_staying(&self) -> Beside {
         let model = self.model;
-        let mut costs = of_loads(model, &self.load);
-        for (row, at) in self.choice.iter().enumerate() {
-            add_pair(model, row, index(*at), 1.0, &mut costs);
+        let (mut costs, mut stay) = (Costs::default(), Costs::default());
+        let mut column = vec![0.0; model.paths.len()];
+        let mut stay_column = column.clone();
+        for ((row, at), rate) in self.choice.iter().enumerate().zip(&model.rate) {
+            // Rows begin with where they stay.
+            let (at, first) = (index(*at), index(model.start[row]));
+            column[usize::from(model.column[at])] += rate;
+            stay_column[usize::from(model.column[first])] += rate;
+            PairCosts::of(model, row, at).add(1.0, &mut costs);
+            PairCosts::of(model, row, first).add(1.0, &mut stay);
         }
-        total(model, costs)
+        let (load, stay_load) = (loads(model, &column), loads(model, &stay_column));
+        (costs.overload_bps, costs.money, costs.breach_bps) = of_loads(model, &load);
+        (stay.overload_bps, stay.money, stay.breach_bps) = of_loads(model, &stay_load);
+        Beside { costs: total(model, costs), stay: total(model, stay), load, stay_load }
     }
+}
+
+/// A pair's constant is per bit/s; of a row without traffic it is all there is.
+fn amount(rate: f64) -> f64 {
+    if rate > 0.0 { rate } else { 1.0 }
 }
 
 /// Node loads of column loads.
@@ -125,37 +169,56 @@ pub(super) fn loads(model: &Model, column: &[f64]) -> Vec<f64> {
     load
 }
 
-/// The part of the costs that depends on loads.
-pub(super) fn of_loads(model: &Model, load: &[f64]) -> Costs {
-    let mut costs = Costs::default();
+/// The part of the costs that depends on loads: overload and load above hard limits, bit/s, and money between them.
+pub(super) fn of_loads(model: &Model, load: &[f64]) -> (f64, f64, f64) {
+    let (mut overload, mut money, mut breach) = (0.0, 0.0, 0.0);
     for (at, node) in model.nodes.iter().enumerate() {
-        costs.overload_bps += (load[at] - node.limit_bps).max(0.0);
-        costs.breach_bps += (load[at] - node.ceiling_bps).max(0.0);
+        overload += (load[at] - node.limit_bps).max(0.0);
+        breach += (load[at] - node.ceiling_bps).max(0.0);
         let mut from = 0.0;
         for tier in &node.tiers {
             let end = tier.up_to_bps.unwrap_or(f64::INFINITY);
-            costs.money += (load[at].min(end) - from).max(0.0) * tier.price_per_mbps / 1e6;
+            money += (load[at].min(end) - from).max(0.0) * tier.price_per_mbps / 1e6;
             from = end;
         }
     }
     if let Some(cap) = model.rules.max_moved_bps {
-        costs.breach_bps += (load[model.nodes.len()] - cap).max(0.0);
+        breach += (load[model.nodes.len()] - cap).max(0.0);
     }
-    costs
+    (overload, money, breach)
 }
 
-/// Adds a share of a row on a pair.
-pub(super) fn add_pair(model: &Model, row: usize, at: usize, share: f64, costs: &mut Costs) {
-    let exit = model.exit_of(model.column[at]);
-    let (moving, holding) = model.extras(row, exit);
-    costs.moving += moving * share;
-    costs.holding += holding * share;
-    costs.penalty += model.penalty(row, at) * share;
-    let current = model.current[row];
-    if current != super::model::NONE && usize::from(current) != exit {
-        costs.moved_bps += model.rate[row] * share;
+/// What a row costs on one of its pairs beside the load.
+#[derive(Clone, Copy)]
+pub(super) struct PairCosts {
+    moving: f64,
+    holding: f64,
+    penalty: f64,
+    moved_bps: f64,
+    /// 1 if so.
+    moved: u8,
+}
+
+impl PairCosts {
+    // Always: through memory the sums would wait for each row.
+    #[inline(always)]
+    pub(super) fn of(model: &Model, row: usize, at: usize) -> PairCosts {
+        let exit = model.exit_of(model.column[at]);
+        let moved = model.moves(row, exit);
+        let (moving, holding) = model.extras(row, exit);
+        let penalty = model.penalty(row, at, moving + holding);
+        PairCosts { moving, holding, penalty, moved_bps: f64::from(moved) * model.rate[row], moved }
+    }
+
+    /// Adds a share of it.
+    #[inline(always)]
+    pub(super) fn add(&self, share: f64, costs: &mut Costs) {
+        costs.moving += self.moving * share;
+        costs.holding += self.holding * share;
+        costs.penalty += self.penalty * share;
+        costs.moved_bps += self.moved_bps * share;
         // Whoever splits a prefix counts it himself.
-        costs.moved_prefixes += usize::from(share >= 1.0);
+        costs.moved_prefixes += usize::from(self.moved) * usize::from(share >= 1.0);
     }
 }
 
