@@ -17,6 +17,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tower::ServiceExt;
 
+const LEASE: Duration = Duration::from_secs(10);
+
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| match tokio::runtime::Builder::new_current_thread().enable_time().build() {
         Ok(runtime) => runtime,
@@ -43,7 +45,7 @@ fn request(text: &str) {
 
 /// Frames as the guardian takes them: from an agent that is listened to.
 fn frames(mut bytes: &[u8]) {
-    let terms = Terms { patience: None, adopt: Duration::from_secs(10), linger: None };
+    let terms = Terms { patience: None, adopt: Duration::from_secs(10), linger: None, lease: LEASE };
     let (mut custody, mut now) = (Custody::new(terms), Timestamp(1));
     let Ok((joined, _)) = custody.join(now, None) else { return };
     let epoch = joined.epoch;

@@ -46,7 +46,7 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
 pub(crate) fn build() -> Command {
     let mut command = workspace::cargo("build");
     command
-        .args(["--bins", "--locked", "--manifest-path"])
+        .args(["--bins", "--manifest-path"])
         .arg(directory().join("Cargo.toml"))
         .arg("--target-dir")
         .arg(workspace::target_dir())
