@@ -1,14 +1,16 @@
 //! Path attributes as they are stored in MRT files (RFC 6396): no NLRI among them, MP_REACH_NLRI cut down to its next
 //! hop. Never of a live session: there an UPDATE is translated, with all the dispositions of RFC 7606.
 
-use super::attrs::{Received, attribute_name, large_out, origin_out};
-use crate::types::{AsPath, AsPathSegment, RouteAttrs};
+use super::attrs::{Received, attribute_name, came_partial, large_out, origin_out};
+use crate::types::{AsPath, AsPathSegment, CarriedAttr, RouteAttrs};
 use rustbgpd_wire as wire;
 use std::net::IpAddr;
 use wire::{DecodeError, ErrorDisposition, PathAttribute};
 
 const AS_PATH: u8 = 2;
+const COMMUNITIES: u8 = 8;
 const MP_REACH_NLRI: u8 = 14;
+const LARGE_COMMUNITY: u8 = 32;
 const EXTENDED_LENGTH: u8 = 0x10;
 
 /// Why stored attributes are no route.
@@ -102,17 +104,29 @@ pub fn store_attributes(attrs: &RouteAttrs) -> Result<Vec<u8>, Unusable> {
     list.extend(attrs.med.map(PathAttribute::Med));
     list.push(PathAttribute::LocalPref(attrs.local_pref));
     if !attrs.communities.is_empty() {
-        list.push(PathAttribute::Communities(attrs.communities.iter().map(|value| value.0).collect()));
+        let values = attrs.communities.iter().map(|value| value.0).collect();
+        list.push(match came_partial(&attrs.carried, COMMUNITIES) {
+            true => PathAttribute::CommunitiesPartial(values),
+            false => PathAttribute::Communities(values),
+        });
     }
     list.extend(attrs.originator.map(PathAttribute::OriginatorId));
     if !attrs.large_communities.is_empty() {
-        list.push(PathAttribute::LargeCommunities(attrs.large_communities.iter().map(large_out).collect()));
+        let values = attrs.large_communities.iter().map(large_out).collect();
+        list.push(match came_partial(&attrs.carried, LARGE_COMMUNITY) {
+            true => PathAttribute::LargeCommunitiesPartial(values),
+            false => PathAttribute::LargeCommunities(values),
+        });
     }
     let mut bytes = Vec::new();
     wire::attribute::encode_path_attributes(&list, &mut bytes, true, false)
         .map_err(|error| Unusable::Unwritable { detail: error.to_string() })?;
     push(0x40, AS_PATH, &as_path(&attrs.as_path)?, &mut bytes)?;
-    for carried in &attrs.carried {
+    // That these two came with the Partial bit is kept beside their values, not as attributes of their own.
+    let mark = |carried: &&CarriedAttr| {
+        carried.value.is_empty() && [COMMUNITIES, LARGE_COMMUNITY].contains(&carried.code)
+    };
+    for carried in attrs.carried.iter().filter(|carried| !mark(carried)) {
         push(carried.flags, carried.code, &carried.value, &mut bytes)?;
     }
     if let IpAddr::V6(next_hop) = attrs.next_hop {

@@ -109,6 +109,18 @@ fn as_numbers_that_two_octets_cannot_hold_come_from_as4_path() {
 }
 
 #[test]
+fn communities_that_came_partial_are_written_once_and_partial() {
+    use crate::proto::bgp::{store_attributes, stored_attributes};
+    let large = [0xE0, 32, 12, 0, 0, 0xFC, 0x59, 0, 0, 0, 1, 0, 0, 0, 2];
+    let stored = [ATTRIBUTES, &[0xE0, 8, 4, 0xFC, 0x59, 0, 2], &large].concat();
+    let attrs = stored_attributes(&stored, true).unwrap();
+    assert_eq!((attrs.communities.len(), attrs.large_communities.len()), (1, 1));
+    let written = store_attributes(&attrs).unwrap();
+    assert_eq!(stored_attributes(&written, true).unwrap(), attrs);
+    assert_eq!(written.windows(2).filter(|two| **two == [0xE0, 8]).count(), 1, "{written:?}");
+}
+
+#[test]
 fn a_bad_route_spoils_only_itself_and_a_bad_record_says_where_it_ends() {
     let no_hop = rib_body(&[24, 198, 18, 5], false, &ATTRIBUTES[..13]);
     let Ok(Record::Rib { entries, .. }) = read(13, 2, &no_hop) else { panic!() };
