@@ -88,6 +88,24 @@ impl Rest<'_> {
         dual.polish(&self.cut, &now.node, (around * self.width, self.width), apart, clock)
     }
 
+    /// The cheapest pair, at these prices, of each row that is not settled.
+    fn choose(&self, now: &Prices, choice: &mut [u32]) {
+        let model = self.model;
+        let column = model.column_prices(&now.node);
+        let view = self.cut.live.view();
+        for (at, row) in self.cut.live.row.iter().enumerate() {
+            if view.weight[at] > 0.0 {
+                let best = view.column[view.best(at, &column).at];
+                if model.column[index(choice[index(*row)])] == best {
+                    continue;
+                }
+                let pair = model.pairs(index(*row)).find(|pair| model.column[*pair] == best);
+                choice[index(*row)] =
+                    pair.and_then(|pair| u32::try_from(pair).ok()).unwrap_or(choice[index(*row)]);
+            }
+        }
+    }
+
     /// Settles the largest rows of more than `least` that share exits, more of them each time, and prices the rest anew.
     fn dive(
         &mut self,
@@ -199,19 +217,7 @@ pub(super) fn plan<'a>(
     let market = model.column_prices(&start.node);
     let first = if alone { 1.0 } else { (PART * sharing).max(BATCH) };
     let now = rest.dive(start, (SMALL * traffic, first), &shift, clock);
-    let column = model.column_prices(&now.node);
-    let view = rest.cut.live.view();
-    for (at, row) in rest.cut.live.row.iter().enumerate() {
-        if view.weight[at] > 0.0 {
-            let best = view.column[view.best(at, &column).at];
-            if model.column[index(choice[index(*row)])] == best {
-                continue;
-            }
-            let pair = model.pairs(index(*row)).find(|pair| model.column[*pair] == best);
-            choice[index(*row)] =
-                pair.and_then(|pair| u32::try_from(pair).ok()).unwrap_or(choice[index(*row)]);
-        }
-    }
+    rest.choose(&now, &mut choice);
     let mut tally = Tally::new(model, choice);
     primal::round(&mut tally, &now.shares);
     for (row, column) in &rest.settled {
