@@ -8,7 +8,7 @@ use etm_tests::scene::turn;
 use serde_json::Value;
 
 /// Figures that others compare over time: their names are an interface.
-const FIGURES: [&str; 10] = [
+const FIGURES: [&str; 11] = [
     "overload_to_shift_ms",
     "overload_to_bgp_ms",
     "link_down_to_moved_ms",
@@ -17,6 +17,7 @@ const FIGURES: [&str; 10] = [
     "conservation_packet_error",
     "loss_ratio_before_shift",
     "loss_ratio_after_shift",
+    "loss_ratio_after_off",
     "kernel_effect_left",
     "bgp_routes_left",
 ];

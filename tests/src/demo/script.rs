@@ -284,7 +284,9 @@ impl Demo {
             "{left} packets still took an override, {} routes left at core",
             self.watch.all().len()
         ));
-        self.print_uplinks(done_ns, before_transit());
+        let until_ns = before_transit();
+        self.figures.loss_ratio_after_off = Some(self.scene.loss(done_ns, until_ns));
+        self.print_uplinks(done_ns, until_ns);
         Ok(())
     }
 
