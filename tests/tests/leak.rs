@@ -1,0 +1,178 @@
+//! Leaks made by real routers: an announcement of ETM that comes back by the border's own export, from an eBGP peer, and in
+//! the BMP feed of another router. Each withdraws everything until an operator says `on`. Needs root.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "an unwrap is the assertion of a test")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use etm_tests::agent::{Agent, AgentOptions, Site, config, write_text};
+use etm_tests::lab::{Lab, LabOptions};
+use etm_tests::poll::{pass_time, wait_until};
+use etm_tests::scene::{PATIENCE, Scene, turn};
+use etm_tests::topology::{Provider, Role};
+use etm_tests::traces;
+use etm_tests::traffic::{Demand, FRAME, Generator, Sink};
+
+/// Until nothing of ETM is in effect once the announcement came back.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// A scene in which ETM steers; `more` is added to its configuration.
+fn steered(more: &str) -> Scene {
+    let lab = Lab::up(LabOptions::default()).unwrap();
+    let text = config(&Site::of(&lab), &AgentOptions::default()) + more;
+    let sink = Sink::start(&lab.namespace(Role::Sink)).unwrap();
+    let path = write_text(&lab, &text).unwrap();
+    let flows = Demand::by_home(47.5, 7.0, 6.0).flows(lab.table(), FRAME);
+    let generator = Generator::start(&lab.namespace(Role::Content), &flows, FRAME).unwrap();
+    let agent = Agent::start_by(&lab, &path, "info").unwrap();
+    let scene = Scene { generator, sink, agent, lab };
+    scene.wait_overrides().unwrap();
+    scene
+}
+
+/// Gives a router another configuration; what it was before.
+fn reconfigured(lab: &Lab, role: Role, changes: &[(&str, &str)], more: &str) -> String {
+    let path = lab.directory().join(format!("{role}.conf"));
+    let before = fs::read_to_string(&path).unwrap();
+    let mut text = before.clone();
+    for (old, new) in changes {
+        assert!(text.contains(old), "{old:?} in {text}");
+        text = text.replace(old, new);
+    }
+    fs::write(&path, text + more).unwrap();
+    lab.bird(role).configure().unwrap();
+    before
+}
+
+fn restored(lab: &Lab, role: Role, before: &str) {
+    fs::write(lab.directory().join(format!("{role}.conf")), before).unwrap();
+    lab.bird(role).configure().unwrap();
+}
+
+fn said(scene: &Scene, args: &[&str]) -> String {
+    String::from_utf8(scene.agent.etm(args).unwrap().stdout).unwrap()
+}
+
+/// The state `leak`, and nothing of ETM in effect; it stays so until an operator says `on`, and while the leak is there.
+fn withdraws_everything(scene: &Scene, by: &str) {
+    wait_until("the leak to be seen", PATIENCE, || match scene.agent.state() {
+        Ok(state) if state == "leak" => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .map_err(|error| scene.agent.with_log(error))
+    .unwrap();
+    wait_until("nothing of ETM to be in effect", AT_ONCE, || {
+        let announced = traces::announced(&scene.lab).map_err(|error| error.to_string())?;
+        let routes = traces::routes(&scene.lab).map_err(|error| error.to_string())?;
+        if announced.is_empty() && routes.is_empty() {
+            return Ok(());
+        }
+        Err(format!("{routes:?} {announced:?}"))
+    })
+    .unwrap();
+    let status = said(scene, &["status"]);
+    assert!(status.contains("LEAK") && status.contains(by), "{status}");
+    let metrics = etm_tests::http::request(scene.agent.socket(), "GET", "/metrics", AT_ONCE).unwrap().body;
+    assert!(
+        metrics.contains("etm_leak 1\n") && metrics.contains("etm_state{state=\"leak\"} 1\n"),
+        "{metrics}"
+    );
+    let events = scene.agent.events(0).unwrap();
+    assert_eq!(events.iter().filter(|event| event.kind == "leaked").count(), 1, "{events:?}");
+}
+
+/// With the leak gone nothing happens by itself; with the operator's word ETM steers again.
+fn steers_again_when_told(scene: &Scene) {
+    pass_time(Duration::from_secs(3));
+    assert_eq!(scene.agent.state().unwrap(), "leak");
+    assert_eq!(traces::announced(&scene.lab).unwrap(), []);
+    let back = wait_until("ETM to accept the order", PATIENCE, || {
+        scene.agent.etm(&["on"]).map_err(|error| error.to_string())?;
+        let state = scene.agent.state().map_err(|error| error.to_string())?;
+        if state == "leak" { Err(state) } else { Ok(()) }
+    });
+    back.map_err(|error| scene.agent.with_log(error)).unwrap();
+    scene.wait_overrides().unwrap();
+}
+
+#[test]
+fn an_announcement_that_core_reflects_and_the_border_exports_to_etm_withdraws_everything_until_on() {
+    let Some(_turn) = turn() else { return };
+    let scene = steered("");
+    let border = [
+        // The first session of those that neither import nor are of ETM is core's.
+        (
+            "ipv4 { import none; export where source = RTS_BGP; next hop self; };",
+            "ipv4 { import all; export where source = RTS_BGP; next hop self; };",
+        ),
+        (
+            "ipv4 { import none; export where source = RTS_BGP; add paths tx; };",
+            "rr client; ipv4 { import none; export where source = RTS_BGP; add paths tx; };",
+        ),
+    ];
+    let border = reconfigured(&scene.lab, Role::Border, &border, "");
+    let core = [(
+        "hold time 9;\n  ipv4 { import all; export none; };\n  ipv6 { import all; export none; };\n}\n# ETM",
+        "hold time 9; rr client;\n  ipv4 { import all; export where proto = \"etm_inject\"; };\n  ipv6 { import all; export none; };\n}\n# ETM",
+    )];
+    let core = reconfigured(&scene.lab, Role::Core, &core, "");
+    withdraws_everything(&scene, "border announces");
+    restored(&scene.lab, Role::Core, &core);
+    restored(&scene.lab, Role::Border, &border);
+    scene.lab.wait_converged().unwrap();
+    steers_again_when_told(&scene);
+}
+
+/// Core takes NO_EXPORT off, and passes what ETM announced on to a provider, who passes it on to everybody: each of the two
+/// has a session more than it should.
+fn given_to_a_provider(lab: &Lab, provider: Provider) -> [(Role, String); 2] {
+    let core = "protocol bgp leaky {\n  local 10.0.9.2 as 64500; neighbor GATEWAY as ASN; multihop;\n  \
+                connect retry time 1; connect delay time 1; error wait time 1, 2;\n  \
+                ipv4 { import none; export where proto = \"etm_inject\"; };\n}\n"
+        .replace("GATEWAY", provider.gateway_v4())
+        .replace("ASN", &provider.asn().to_string());
+    let theirs = "protocol bgp leaky {\n  local GATEWAY as ASN; neighbor 10.0.9.2 as 64500; multihop;\n  \
+                  connect retry time 1; connect delay time 1; error wait time 1, 2;\n  \
+                  ipv4 { import filter { preference = 300; accept; }; export none; };\n}\n"
+        .replace("GATEWAY", provider.gateway_v4())
+        .replace("ASN", &provider.asn().to_string());
+    let network = format!("{}.0/24", provider.gateway_v4().trim_end_matches(".1"));
+    lab.namespace(Role::Core).ip(&["route", "replace", &network, "via", "10.0.9.1"]).unwrap();
+    lab.namespace(provider.role())
+        .ip(&["route", "replace", "10.0.9.0/24", "via", provider.border_v4()])
+        .unwrap();
+    let inject = "hold time 9;\n  ipv4 { import all; export none; };\n  ipv6 { import all; export none; };\n}\nprotocol bgp leaky";
+    let strips = inject.replace(
+        "ipv4 { import all;",
+        "ipv4 { import filter { bgp_community.delete((65535,65281)); accept; };",
+    );
+    let before_core = reconfigured(lab, Role::Core, &[], &core);
+    reconfigured(lab, Role::Core, &[(inject, &strips)], "");
+    let exports = [
+        ("export where proto = \"table4\"", "export where proto = \"table4\" || proto = \"leaky\""),
+        // Its packets would go round and round between the two.
+        ("export where source = RTS_BGP;", "export where source = RTS_BGP && proto != \"leaky\";"),
+    ];
+    let before = reconfigured(lab, provider.role(), &exports, &theirs);
+    [(Role::Core, before_core), (provider.role(), before)]
+}
+
+#[test]
+fn an_announcement_that_an_ebgp_peer_sends_back_withdraws_everything_until_on() {
+    let Some(_turn) = turn() else { return };
+    let scene = steered("");
+    // A border that drops its own AS never shows it to ETM: this one is told to accept it.
+    let accepts = [("protocol bgp transit_a_4 {\n", "protocol bgp transit_a_4 {\n  allow local as 1;\n")];
+    let border = reconfigured(&scene.lab, Role::Border, &accepts, "");
+    scene.lab.wait_converged().unwrap();
+    scene.wait_overrides().unwrap();
+    let leaky = given_to_a_provider(&scene.lab, Provider::TransitA);
+    withdraws_everything(&scene, "our AS in its path");
+    leaky.iter().for_each(|(role, before)| restored(&scene.lab, *role, before));
+    restored(&scene.lab, Role::Border, &border);
+    scene.lab.wait_converged().unwrap();
+    steers_again_when_told(&scene);
+}
