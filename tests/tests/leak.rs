@@ -4,8 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "an unwrap is the assertion of a test")]
 
 use std::fs;
-use std::path::Path;
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use etm_tests::agent::{Agent, AgentOptions, Site, config, write_text};
@@ -19,10 +17,17 @@ use etm_tests::traffic::{Demand, FRAME, Generator, Sink};
 /// Until nothing of ETM is in effect once the announcement came back.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// A scene in which ETM steers; `more` is added to its configuration.
-fn steered(more: &str) -> Scene {
+/// The border's address that ETM's announcements name as next hop here: a router does not pass on a route towards its next
+/// hop, so it is not that of the border's session with core.
+const NEXT_HOP: &str = "10.0.9.5";
+
+/// A scene in which ETM steers.
+fn steered() -> Scene {
     let lab = Lab::up(LabOptions::default()).unwrap();
-    let text = config(&Site::of(&lab), &AgentOptions::default()) + more;
+    lab.namespace(Role::Border).ip(&["addr", "add", "10.0.9.5/24", "dev", "core0"]).unwrap();
+    let text = config(&Site::of(&lab), &AgentOptions::default());
+    let text = text.replace("next_hops = [\"10.0.9.1\",", &format!("next_hops = [\"{NEXT_HOP}\","));
+    assert!(text.contains(NEXT_HOP), "{text}");
     let sink = Sink::start(&lab.namespace(Role::Sink)).unwrap();
     let path = write_text(&lab, &text).unwrap();
     let flows = Demand::by_home(47.5, 7.0, 6.0).flows(lab.table(), FRAME);
@@ -101,7 +106,7 @@ fn steers_again_when_told(scene: &Scene) {
 #[test]
 fn an_announcement_that_core_reflects_and_the_border_exports_to_etm_withdraws_everything_until_on() {
     let Some(_turn) = turn() else { return };
-    let scene = steered("");
+    let scene = steered();
     let border = [
         // The first session of those that neither import nor are of ETM is core's.
         (
@@ -163,7 +168,7 @@ fn given_to_a_provider(lab: &Lab, provider: Provider) -> [(Role, String); 2] {
 #[test]
 fn an_announcement_that_an_ebgp_peer_sends_back_withdraws_everything_until_on() {
     let Some(_turn) = turn() else { return };
-    let scene = steered("");
+    let scene = steered();
     // A border that drops its own AS never shows it to ETM: this one is told to accept it.
     let accepts = [("protocol bgp transit_a_4 {\n", "protocol bgp transit_a_4 {\n  allow local as 1;\n")];
     let border = reconfigured(&scene.lab, Role::Border, &accepts, "");
