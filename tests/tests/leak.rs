@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "an unwrap is the assertion of a test")]
 
 use std::fs;
+use std::path::Path;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use etm_tests::agent::{Agent, AgentOptions, Site, config, write_text};
@@ -23,19 +25,25 @@ const NEXT_HOP: &str = "10.0.9.5";
 
 /// A scene in which ETM steers.
 fn steered() -> Scene {
+    let scene = started("");
+    scene.wait_overrides().unwrap();
+    scene
+}
+
+/// A scene with an agent that knows nothing yet; `more` is added to its configuration.
+fn started(more: &str) -> Scene {
     let lab = Lab::up(LabOptions::default()).unwrap();
     lab.namespace(Role::Border).ip(&["addr", "add", "10.0.9.5/24", "dev", "core0"]).unwrap();
     let text = config(&Site::of(&lab), &AgentOptions::default());
     let text = text.replace("next_hops = [\"10.0.9.1\",", &format!("next_hops = [\"{NEXT_HOP}\","));
     assert!(text.contains(NEXT_HOP), "{text}");
+    let text = text + more;
     let sink = Sink::start(&lab.namespace(Role::Sink)).unwrap();
     let path = write_text(&lab, &text).unwrap();
     let flows = Demand::by_home(47.5, 7.0, 6.0).flows(lab.table(), FRAME);
     let generator = Generator::start(&lab.namespace(Role::Content), &flows, FRAME).unwrap();
     let agent = Agent::start_by(&lab, &path, "info").unwrap();
-    let scene = Scene { generator, sink, agent, lab };
-    scene.wait_overrides().unwrap();
-    scene
+    Scene { generator, sink, agent, lab }
 }
 
 /// Gives a router another configuration; what it was before.
@@ -131,38 +139,39 @@ fn an_announcement_that_core_reflects_and_the_border_exports_to_etm_withdraws_ev
     steers_again_when_told(&scene);
 }
 
-/// Core takes NO_EXPORT off, and passes what ETM announced on to a provider, who passes it on to everybody: each of the two
-/// has a session more than it should.
-fn given_to_a_provider(lab: &Lab, provider: Provider) -> [(Role, String); 2] {
-    let core = "protocol bgp leaky {\n  local 10.0.9.2 as 64500; neighbor GATEWAY as ASN; multihop;\n  \
-                connect retry time 1; connect delay time 1; error wait time 1, 2;\n  \
-                ipv4 { import none; export where proto = \"etm_inject\"; };\n}\n"
-        .replace("GATEWAY", provider.gateway_v4())
-        .replace("ASN", &provider.asn().to_string());
-    let theirs = "protocol bgp leaky {\n  local GATEWAY as ASN; neighbor 10.0.9.2 as 64500; multihop;\n  \
-                  connect retry time 1; connect delay time 1; error wait time 1, 2;\n  \
-                  ipv4 { import filter { preference = 300; accept; }; export none; };\n}\n"
-        .replace("GATEWAY", provider.gateway_v4())
-        .replace("ASN", &provider.asn().to_string());
+/// Gives core and a provider a way to each other's addresses.
+fn routed(lab: &Lab, provider: Provider) {
     let network = format!("{}.0/24", provider.gateway_v4().trim_end_matches(".1"));
     lab.namespace(Role::Core).ip(&["route", "replace", &network, "via", "10.0.9.1"]).unwrap();
-    lab.namespace(provider.role())
-        .ip(&["route", "replace", "10.0.9.0/24", "via", provider.border_v4()])
-        .unwrap();
+    let back = ["route", "replace", "10.0.9.0/24", "via", provider.border_v4()];
+    lab.namespace(provider.role()).ip(&back).unwrap();
+}
+
+/// Core takes NO_EXPORT off, and passes what ETM announced on to a provider: a session that it should not have.
+fn given_to_a_provider(lab: &Lab, provider: Provider) -> String {
+    let leaky = "protocol bgp leaky {\n  local 10.0.9.2 as 64500; neighbor GATEWAY as ASN; multihop;\n  \
+                 connect retry time 1; connect delay time 1; error wait time 1, 2;\n  \
+                 ipv4 { import none; export where proto = \"etm_inject\"; };\n}\n"
+        .replace("GATEWAY", provider.gateway_v4())
+        .replace("ASN", &provider.asn().to_string());
     let inject = "hold time 9;\n  ipv4 { import all; export none; };\n  ipv6 { import all; export none; };\n}\nprotocol bgp leaky";
     let strips = inject.replace(
         "ipv4 { import all;",
         "ipv4 { import filter { bgp_community.delete((65535,65281)); accept; };",
     );
-    let before_core = reconfigured(lab, Role::Core, &[], &core);
+    let before = reconfigured(lab, Role::Core, &[], &leaky);
     reconfigured(lab, Role::Core, &[(inject, &strips)], "");
-    let exports = [
-        ("export where proto = \"table4\"", "export where proto = \"table4\" || proto = \"leaky\""),
-        // Its packets would go round and round between the two.
-        ("export where source = RTS_BGP;", "export where source = RTS_BGP && proto != \"leaky\";"),
-    ];
-    let before = reconfigured(lab, provider.role(), &exports, &theirs);
-    [(Role::Core, before_core), (provider.role(), before)]
+    before
+}
+
+/// The provider's end of it; `import` is what it does with the routes.
+fn taken(provider: Provider, import: &str) -> String {
+    "protocol bgp leaky {\n  local GATEWAY as ASN; neighbor 10.0.9.2 as 64500; multihop;\n  \
+     connect retry time 1; connect delay time 1; error wait time 1, 2;\n  \
+     ipv4 { IMPORT export none; };\n}\n"
+        .replace("GATEWAY", provider.gateway_v4())
+        .replace("ASN", &provider.asn().to_string())
+        .replace("IMPORT", import)
 }
 
 #[test]
@@ -174,10 +183,72 @@ fn an_announcement_that_an_ebgp_peer_sends_back_withdraws_everything_until_on() 
     let border = reconfigured(&scene.lab, Role::Border, &accepts, "");
     scene.lab.wait_converged().unwrap();
     scene.wait_overrides().unwrap();
-    let leaky = given_to_a_provider(&scene.lab, Provider::TransitA);
+    routed(&scene.lab, Provider::TransitA);
+    let exports = [
+        ("export where proto = \"table4\"", "export where proto = \"table4\" || proto = \"leaky\""),
+        // Its packets would go round and round between the two.
+        ("export where source = RTS_BGP;", "export where source = RTS_BGP && proto != \"leaky\";"),
+    ];
+    let takes = taken(Provider::TransitA, "import filter { preference = 300; accept; };");
+    let transit = reconfigured(&scene.lab, Role::TransitA, &exports, &takes);
+    let core = given_to_a_provider(&scene.lab, Provider::TransitA);
     withdraws_everything(&scene, "our AS in its path");
-    leaky.iter().for_each(|(role, before)| restored(&scene.lab, *role, before));
+    restored(&scene.lab, Role::Core, &core);
+    restored(&scene.lab, Role::TransitA, &transit);
     restored(&scene.lab, Role::Border, &border);
     scene.lab.wait_converged().unwrap();
     steers_again_when_told(&scene);
+}
+
+/// Where a router listens that reports to ETM what a provider tells it.
+const MONITORED: &str = "10.0.9.9";
+
+const FEED: &str = "\n[bmp]\nlisten = [\"10.0.9.1:11019\"]\n\n[[bmp.router]]\nname = \"edge2\"\naddress = \"10.0.9.2\"\n\
+    view = \"pre-policy\"\ncomplete_after = \"1s\"\npeers = [{ address = \"10.1.0.1\", provider = \"transit-a\" }]\n";
+
+/// A GoBGP with a session to transit-a, ended with the lab.
+fn monitored(lab: &Lab) -> Child {
+    let text = format!(
+        "[global.config]\nas = 64500\nrouter-id = \"{MONITORED}\"\nport = 1790\nlocal-address-list = [\"{MONITORED}\"]\n\
+         [[neighbors]]\n[neighbors.config]\nneighbor-address = \"10.1.0.1\"\npeer-as = 64501\n\
+         [neighbors.as-path-options.config]\nallow-own-as = 1\n[neighbors.timers.config]\nconnect-retry = 1\n[neighbors.transport.config]\nlocal-address = \"{MONITORED}\"\n\
+         passive-mode = true\n[neighbors.ebgp-multihop.config]\nenabled = true\nmultihop-ttl = 8\n\
+         [[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = \"ipv4-unicast\"\n\
+         [[bmp-servers]]\n[bmp-servers.config]\naddress = \"10.0.9.1\"\nport = 11019\nroute-monitoring-policy = \"pre-policy\"\n"
+    );
+    let path = lab.directory().join("gobgp.toml");
+    fs::write(&path, text).unwrap();
+    let log = fs::File::create(lab.directory().join("gobgp.log")).unwrap();
+    let core = lab.namespace(Role::Core);
+    core.ip(&["addr", "add", &format!("{MONITORED}/24"), "dev", "border0"]).unwrap();
+    let mut command = core.command("gobgpd");
+    command.arg("-f").arg(&path).args(["--api-hosts", &format!("{MONITORED}:50051"), "--pprof-disable"]);
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+}
+
+#[test]
+fn an_announcement_that_another_routers_bmp_feed_shows_withdraws_everything_until_on() {
+    let Some(_turn) = turn() else { return };
+    if !Path::new("/usr/bin/gobgpd").exists() {
+        println!("SKIP: /usr/bin/gobgpd is not installed (package gobgpd)");
+        return;
+    }
+    // This border itself never sees it: the way back leads through its own AS.
+    let scene = started(FEED);
+    let mut router = monitored(&scene.lab);
+    routed(&scene.lab, Provider::TransitA);
+    // Told to that router alone, so that nothing else shows it.
+    let tells = "protocol bgp monitored {\n  local 10.1.0.1 as 64501; neighbor 10.0.9.9 port 1790 as 64500; multihop;\n  \
+                 connect retry time 1; connect delay time 1; error wait time 1, 2;\n  \
+                 ipv4 { table leaked; import none; export all; };\n}\n";
+    let takes = taken(Provider::TransitA, "table leaked; import all;");
+    reconfigured(&scene.lab, Role::TransitA, &[], &format!("ipv4 table leaked;\n{takes}{tells}"));
+    scene.wait_overrides().unwrap();
+    let core = given_to_a_provider(&scene.lab, Provider::TransitA);
+    withdraws_everything(&scene, "edge2");
+    restored(&scene.lab, Role::Core, &core);
+    // What the feed showed goes with that session.
+    steers_again_when_told(&scene);
+    router.kill().unwrap();
+    router.wait().unwrap();
 }

@@ -108,11 +108,13 @@ impl Controller {
         let own = &self.policy.own_next_hops;
         let etms = self.topology.etms();
         // Whoever else gives his routes ETM's community and our AS, which anybody can, must not switch ETM off.
-        let is_announced = |prefix: Prefix| self.decision.announce.contains_key(&prefix);
+        // Its way back may have ended the override before it was seen here.
+        let is_announced = |prefix: Prefix| {
+            self.decision.announce.contains_key(&prefix) || self.unsettled.contains_key(&prefix)
+        };
         let leak = |(peer, prefix, route): &(PeerId, Prefix, Returned)| {
             // What ETM on another border sent here is no leak.
-            !etms.contains(peer)
-                && (own.contains(&route.next_hop) || (route.by_us && is_announced(*prefix)))
+            !etms.contains(peer) && (own.contains(&route.next_hop) || (route.by_us && is_announced(*prefix)))
         };
         let Some((peer, prefix, route)) = self.rib.came_back().find(leak) else {
             return;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::core::decision::OverrideReason;
-use crate::core::view::GUARDS;
+use crate::core::view::Guard;
 
 /// A second in which overrides are without effect.
 fn astray(world: &mut World, mbit: &[(&str, u64)]) -> Outcome {
@@ -174,7 +174,8 @@ fn of_a_provider(world: &mut World, prefix: &str, path: &[u32]) -> Outcome {
 }
 
 #[test]
-fn an_announcement_that_comes_back_through_another_as_is_a_leak_and_a_community_of_the_providers_choice_is_none() {
+fn an_announcement_that_comes_back_through_another_as_is_a_leak_and_a_community_of_the_providers_choice_is_none()
+ {
     let cases: [(&str, &[u32], State); 4] = [
         ("198.18.2.0/24", &[64501, 64500, 64502], State::Leak),
         ("198.18.2.0/24", &[64501, 64502], State::Steering),
@@ -264,7 +265,9 @@ fn every_guard_that_is_shown_has_a_known_name() {
     for make in worlds {
         let world = make();
         let status = world.controller.status(world.now);
-        assert!(status.guards.iter().all(|guard| GUARDS.contains(&guard.guard.as_str())));
+        assert!(
+            status.guards.iter().all(|guard| Guard::ALL.map(Guard::as_str).contains(&guard.guard.as_str()))
+        );
         assert!(status.holds.iter().all(|hold| Hold::NAMES.contains(&hold.name())));
     }
 }
