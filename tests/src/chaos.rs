@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod observer;
 pub mod schedule;
 pub mod timeline;
+mod two;
 pub mod world;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,24 @@ const PLAYS: usize = 3;
 /// Pause between two looks whether something is due.
 const TICK: Duration = Duration::from_millis(5);
 
+/// Which labs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Topology {
+    /// The lab with one border.
+    One,
+    /// The lab with two borders, both of which steer.
+    Two,
+    /// Every fifth seed has two borders.
+    #[default]
+    Both,
+}
+
+impl Topology {
+    fn has_two(self, seed: u64) -> bool {
+        self == Self::Two || (self == Self::Both && seed.is_multiple_of(5))
+    }
+}
+
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct ChaosOptions {
@@ -57,6 +76,8 @@ pub struct ChaosOptions {
     pub seed: u64,
     /// How many rounds.
     pub rounds: u64,
+    /// Which labs.
+    pub topology: Topology,
     /// One JSON object per line.
     pub json: bool,
     /// Where logs of rounds with violations are kept.
@@ -68,6 +89,8 @@ pub struct ChaosOptions {
 pub struct Round {
     /// Its seed.
     pub seed: u64,
+    /// On the lab with two borders.
+    pub two_borders: bool,
     /// Its faults, those that met nothing to break included.
     pub faults: Vec<String>,
     /// What must not have been.
@@ -103,8 +126,21 @@ pub struct Round {
 pub fn run(options: &ChaosOptions) -> Result<bool, LabError> {
     let (mut faults, mut violations, mut voids) = (0, 0, 0);
     let mut met: BTreeMap<&'static str, u64> = BTreeMap::new();
-    let mut scene = None;
+    let (mut scene, mut two) = (None, None);
     for seed in options.seed..options.seed + options.rounds {
+        if options.topology.has_two(seed) {
+            let mut stage = two.take().map_or_else(two::Stage::up, Ok)?;
+            let round = stage.play(seed, &mut met);
+            show(&round, options.json);
+            (faults, violations) = (faults + round.faults.len(), violations + round.violations.len());
+            if round.violations.is_empty() {
+                stage.forget();
+                two = Some(stage);
+            } else {
+                keep(&options.keep, &stage.directory(), &round)?;
+            }
+            continue;
+        }
         for _ in 0..PLAYS {
             let mut ready = scene.take().map_or_else(prepare, Ok)?;
             let round = play(&mut ready, &Schedule::of(seed), &mut met);
@@ -115,7 +151,7 @@ pub fn run(options: &ChaosOptions) -> Result<bool, LabError> {
                 }
                 scene = Some(ready);
             } else {
-                keep(&options.keep, &ready.0, &round)?;
+                keep(&options.keep, &ready.0.lab.directory(), &round)?;
             }
             show(&round, options.json);
             faults += round.faults.len();
@@ -320,14 +356,14 @@ fn logs(scene: &Scene) -> Vec<PathBuf> {
 }
 
 /// Keeps what a round with violations left to read.
-fn keep(directory: &Path, scene: &Scene, round: &Round) -> Result<(), LabError> {
+fn keep(directory: &Path, lab: &Path, round: &Round) -> Result<(), LabError> {
     let place = directory.join(format!("seed-{}", round.seed));
     let failed = || LabError::io(format!("keep the logs in {}", place.display()));
     fs::create_dir_all(&place).map_err(failed())?;
     let text = serde_json::to_string_pretty(round).unwrap_or_default();
     fs::write(place.join("round.json"), text).map_err(failed())?;
     fs::write(place.join("diary.txt"), round.diary.join("\n")).map_err(failed())?;
-    let entries = fs::read_dir(scene.lab.directory()).map_err(failed())?.flatten();
+    let entries = fs::read_dir(lab).map_err(failed())?.flatten();
     for entry in entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "log" || e == "toml")) {
         fs::copy(entry.path(), place.join(entry.file_name())).map_err(failed())?;
     }
@@ -359,7 +395,8 @@ fn show(round: &Round, json: bool) {
         for line in &round.diary {
             eprintln!("    {line}");
         }
-        eprintln!("    again: cargo xtask chaos --seed {} --rounds 1", round.seed);
+        let topology = if round.two_borders { "two" } else { "one" };
+        eprintln!("    again: cargo xtask chaos --topology {topology} --seed {} --rounds 1", round.seed);
     }
 }
 

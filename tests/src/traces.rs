@@ -1,13 +1,15 @@
 //! What ETM leaves on the border and at core, read from kernel, bpffs and BIRD. Never asks ETM.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::programs::{SchedClassifier, TcAttachType};
 
 use crate::bird::Route;
 use crate::error::LabError;
 use crate::lab::Lab;
+use crate::netns::Namespace;
 use crate::topology::{LINKS, Role};
 
 /// ETM's routing table and route protocol in the kernel.
@@ -132,6 +134,28 @@ fn tcx_names(interface: &str, attach: TcAttachType) -> Result<Vec<String>, LabEr
         LabError::Malformed { what: format!("the programs of {interface}"), detail: error.to_string() }
     })?;
     Ok(programs.iter().filter_map(|program| program.name_as_str().map(str::to_owned)).collect())
+}
+
+/// Notifications that the kernel could not give to the netlink sockets of a process (column `Drops`), of those sockets that
+/// lost any.
+///
+/// # Errors
+/// The process is gone, or its namespace cannot be entered.
+pub fn lost_notifications(namespace: &Namespace, pid: i32) -> Result<Vec<u64>, LabError> {
+    let what = || format!("read the sockets of process {pid}");
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).map_err(LabError::io(what()))?.flatten();
+    let links = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
+    let inode = |link: PathBuf| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned());
+    let sockets: BTreeSet<String> = links.filter_map(inode).collect();
+    let text = namespace
+        .inside(|| fs::read_to_string("/proc/thread-self/net/netlink").map_err(LabError::io(what())))?;
+    // sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode
+    let drops = text.lines().skip(1).filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.last().filter(|inode| sockets.contains(**inode))?;
+        words.get(8)?.parse().ok()
+    });
+    Ok(drops.filter(|drops| *drops > 0).collect())
 }
 
 fn walk(path: &Path, found: &mut Vec<String>) {

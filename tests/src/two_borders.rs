@@ -280,23 +280,40 @@ impl TwoBorders {
     }
 
     fn wait_converged(&self) -> Result<(), LabError> {
+        wait_until("the routers to converge", CONVERGENCE, || self.missing())
+    }
+
+    /// What is missing until the routers agree.
+    ///
+    /// # Errors
+    /// That, in words.
+    pub fn missing(&self) -> Result<(), String> {
         let prefixes = HOME_A.len() + HOME_B.len() + 1;
-        wait_until("the routers to converge", CONVERGENCE, || {
-            for role in [Role::Border, Role::BorderB, Role::Core] {
-                let mut have = 0;
-                for table in ["master4", "master6"] {
-                    let selection = format!("table {table} primary where source = RTS_BGP");
-                    have += self.bird(role).routes(&selection).map_err(|error| error.to_string())?.len();
-                }
-                if have != prefixes {
-                    return Err(format!("{have} of {prefixes} prefixes at {role}"));
-                }
+        for role in [Role::Border, Role::BorderB, Role::Core] {
+            let mut have = 0;
+            for table in ["master4", "master6"] {
+                let selection = format!("table {table} primary where source = RTS_BGP");
+                have += self.bird(role).routes(&selection).map_err(|error| error.to_string())?.len();
             }
-            let protocols = self.bird(Role::Core).protocols().map_err(|error| error.to_string())?;
-            let waiting = protocols.iter().find(|(name, (_, info))| {
-                info.as_str() != "Established" && !name.starts_with("etm_") && name.starts_with("bgp_")
-            });
-            waiting.map_or(Ok(()), |(name, (_, info))| Err(format!("core's session {name}: {info}")))
+            if have != prefixes {
+                return Err(format!("{have} of {prefixes} prefixes at {role}"));
+            }
+        }
+        let protocols = self.bird(Role::Core).protocols().map_err(|error| error.to_string())?;
+        let waiting = protocols.iter().find(|(name, (_, info))| {
+            info.as_str() != "Established" && !name.starts_with("etm_") && name.starts_with("bgp_")
+        });
+        waiting.map_or(Ok(()), |(name, (_, info))| Err(format!("core's session {name}: {info}")))
+    }
+
+    /// Gives both ends of a provider's link to its border what they have lost while it was down.
+    ///
+    /// # Errors
+    /// `ip` refuses.
+    pub fn mend(&self, provider: Provider) -> Result<(), LabError> {
+        LINKS.iter().filter(|link| link.near.interface == provider.uplink()).try_for_each(|link| {
+            self.namespace(link.far.role).ip_batch("mend a link", &link::up_lines(&link.far, &link.near))?;
+            self.namespace(link.near.role).ip_batch("mend a link", &link::up_lines(&link.near, &link.far))
         })
     }
 

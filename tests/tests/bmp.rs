@@ -186,6 +186,7 @@ fn router(view: View) -> RouterConfig {
             key,
             provider: "transit-a".to_owned(),
             next_hops: Vec::new(),
+            own: "64500:179".parse().unwrap(),
         }],
         watch: None,
     }

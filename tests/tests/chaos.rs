@@ -29,7 +29,13 @@ const SEED: u64 = 1;
 fn twenty_rounds_break_no_invariant() {
     let Some(_turn) = turn() else { return };
     let keep = std::env::temp_dir().join(format!("etm-chaos-{}", std::process::id()));
-    let options = ChaosOptions { seed: SEED, rounds: 20, json: false, keep: keep.clone() };
+    let options = ChaosOptions {
+        seed: SEED,
+        rounds: 20,
+        topology: chaos::Topology::Both,
+        json: false,
+        keep: keep.clone(),
+    };
     assert!(chaos::run(&options).unwrap(), "an invariant was broken; logs are in {}", keep.display());
 }
 

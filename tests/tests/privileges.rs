@@ -270,3 +270,100 @@ fn a_name_that_nobody_has_is_refused_at_the_start() {
 fn scene_is_clean(lab: &Lab) -> bool {
     etm_tests::traces::Traces::of(lab).unwrap().is_empty()
 }
+
+/// What a unit says of a key, each value of each line.
+fn unit_says(unit: &str, key: &str) -> Vec<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(unit);
+    let text = fs::read_to_string(path).unwrap();
+    let values = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    values.flat_map(str::split_whitespace).map(str::to_owned).collect()
+}
+
+/// `setpriv` with what a unit says of user, capabilities and bits.
+fn as_the_unit(unit: &str, uid: u32) -> Vec<String> {
+    let plus = |words: Vec<String>, prefix: &str| -> String {
+        let lower = |word: &String| {
+            format!("+{}", word.trim_start_matches(prefix).to_ascii_lowercase().replace('-', "_"))
+        };
+        words.iter().map(lower).collect::<Vec<_>>().join(",")
+    };
+    let bounding = plus(unit_says(unit, "CapabilityBoundingSet"), "CAP_");
+    let ambient = plus(unit_says(unit, "AmbientCapabilities"), "CAP_");
+    let bits = plus(unit_says(unit, "SecureBits"), "");
+    let (bounding, id) = (format!("-all,{bounding}"), uid.to_string());
+    let words = [
+        "setpriv",
+        "--reuid",
+        &id,
+        "--regid",
+        &id,
+        "--clear-groups",
+        "--bounding-set",
+        &bounding,
+        "--inh-caps",
+        &ambient,
+        "--ambient-caps",
+        &ambient,
+        "--securebits",
+        &bits,
+        "--no-new-privs",
+    ];
+    words.map(str::to_owned).to_vec()
+}
+
+#[test]
+fn the_agent_steers_with_what_its_unit_gives_it_and_nothing_else() {
+    let Some(_turn) = turn() else { return };
+    assert_eq!(unit_says("etm-agent.service", "NoNewPrivileges"), ["yes"]);
+    let mut scene = steered(&as_the_unit("etm-agent.service", USER), USER, |text| text);
+    assert_three_and_no_more(&scene, USER);
+    assert_ends_clean(&mut scene);
+}
+
+#[test]
+fn both_units_say_what_the_binaries_and_the_manual_promise() {
+    for (unit, caps) in [
+        ("etm-agent.service", &["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"][..]),
+        ("etm-guardian.service", &[]),
+    ] {
+        for key in ["CapabilityBoundingSet", "AmbientCapabilities"] {
+            assert_eq!(unit_says(unit, key), caps, "{unit} {key}");
+        }
+        // A lock without its bit would keep the bit off.
+        let bits = ["noroot", "noroot-locked", "no-setuid-fixup", "no-setuid-fixup-locked"];
+        assert_eq!(unit_says(unit, "SecureBits"), bits, "{unit}");
+        for (key, value) in
+            [("User", "etm"), ("Group", "etm"), ("RuntimeDirectory", "etm"), ("UMask", "0077")]
+        {
+            assert_eq!(unit_says(unit, key), [value], "{unit} {key}");
+        }
+    }
+    // Ends that a restart does not mend (docs/operations.md, exit statuses).
+    assert_eq!(unit_says("etm-agent.service", "RestartPreventExitStatus"), ["2", "5", "7"]);
+    assert!(unit_says("etm-agent.service", "After").contains(&"etm-guardian.service".to_owned()));
+    assert_eq!(unit_says("etm-guardian.service", "Before"), ["etm-agent.service"]);
+    assert_eq!(unit_says("etm-agent.service", "StateDirectory"), ["etm"]);
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_units() {
+    if !Path::new("/usr/bin/systemd-analyze").exists() {
+        println!("SKIP: /usr/bin/systemd-analyze is not installed (package systemd)");
+        return;
+    }
+    // The programs are where this build put them, not where a package does.
+    let directory = tempfile::tempdir().unwrap();
+    let agent = binary("etm-agent").unwrap();
+    let units = ["etm-agent.service", "etm-guardian.service"].map(|unit| {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(unit);
+        let text = fs::read_to_string(from).unwrap();
+        let to = directory.path().join(unit);
+        fs::write(&to, text.replace("/usr/bin/etm-agent", agent.to_str().unwrap())).unwrap();
+        to
+    });
+    let output = Command::new("systemd-analyze").arg("verify").args(&units).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    // What it says of the box's own units is not of ours.
+    let ours: Vec<&str> = said.lines().filter(|line| line.contains("etm-")).collect();
+    assert_eq!(ours, Vec::<&str>::new(), "{said}");
+}

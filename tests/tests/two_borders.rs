@@ -19,8 +19,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// What ETM is told of each uplink's capacity. Little, so that a busy machine keeps the rates.
-const OPTIONS: EtmOptions =
-    EtmOptions { mode: "enforce", hold: "5m", both: false, capacity_kbit: 12_500, elsewhere_kbit: 12_500 };
+const OPTIONS: EtmOptions = EtmOptions {
+    mode: "enforce",
+    hold: "5m",
+    lease: "10s",
+    both: false,
+    capacity_kbit: 12_500,
+    elsewhere_kbit: 12_500,
+};
 /// Mbit/s: within the limit of one uplink, which is 11.25.
 const QUIET: f64 = 7.0;
 /// Mbit/s: above it. ETM has to act, and the links of the lab carry it all the same.

@@ -66,6 +66,8 @@ pub struct SourceConfig {
     pub provider: String,
     /// Next hops its routes may have: those of the provider's exits. Empty: any.
     pub next_hops: Vec<IpAddr>,
+    /// Marks ETM's announcements: one that came back is told whatever its next hop, and is no candidate.
+    pub own: Community,
 }
 
 /// A Loc-RIB that shows what became of announcements.

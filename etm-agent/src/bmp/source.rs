@@ -82,7 +82,7 @@ impl Source {
             self.down("the router reports it up anew", now, pending);
         }
         let reading = match Reading::new(&PeerHeader { view, ..header }, up, path_ids, self.counts) {
-            Ok(reading) => reading,
+            Ok(reading) => reading.telling(self.config.own),
             Err(error) => return self.down(&error.to_string(), now, pending),
         };
         tracing::info!(source = %self.config.name, families = ?reading.families(), add_path = ?reading.add_path(), "monitored peer up");
@@ -160,7 +160,8 @@ impl Source {
         let change = match change {
             Change::Announce { prefix, path_id, attrs } => {
                 let hops = &self.config.next_hops;
-                if hops.is_empty() || hops.contains(&attrs.next_hop) {
+                let is_ours = attrs.communities.contains(&self.config.own);
+                if hops.is_empty() || hops.contains(&attrs.next_hop) || is_ours {
                     self.status.announced_in += 1;
                     RouteChange::Announce { prefix, path_id, attrs }
                 } else {

@@ -26,6 +26,7 @@ fn router() -> RouterConfig {
         key: PeerKey { address: [192, 0, 2, last].into(), distinguisher: 0 },
         provider: "transit-b".to_owned(),
         next_hops: hops.iter().map(|hop| hop.parse().unwrap()).collect(),
+        own: "64500:179".parse().unwrap(),
     };
     RouterConfig {
         name: "edge2".to_owned(),

@@ -66,6 +66,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         guards: check.guards(&raw.policy, interval),
         canary: check.canary(&raw.policy.canary),
         own_next_hops: guards::own_next_hops(bgp.as_ref()),
+        own_as: bgp.as_ref().map(|bgp| bgp.asn),
         uplinks,
         borders,
         ports,

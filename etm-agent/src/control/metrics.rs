@@ -1,9 +1,9 @@
 //! `GET /metrics`: the status as OpenMetrics text (docs/metrics.md). One line per provider, exit, uplink, session, guard
 //! and state, never one per prefix. Never answers from its own state: each scrape asks the decision.
 
-use super::schema::Status;
+use super::schema::{GuardianState, Status};
 use crate::core::policy::Role;
-use crate::core::view::{BookState, GUARDS, Hold, Mode, State, StatusView};
+use crate::core::view::{BookState, Guard, Hold, Mode, State, StatusView};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, text};
 use prometheus_client::metrics::MetricType;
@@ -187,7 +187,7 @@ impl Snapshot {
         self.words(
             "guard_active",
             "Guards that limit what ETM does without making it stand still",
-            ("guard", GUARDS),
+            ("guard", Guard::ALL.map(Guard::as_str)),
             |word| guarded.contains(word),
         );
         self.one(
@@ -403,7 +403,12 @@ impl Snapshot {
             self.add(name, help, lines.collect::<Vec<_>>());
         }
         if let Some(guardian) = &status.guardian {
-            let guards = guardian.state == super::schema::GuardianState::Guarding;
+            let state = guardian.state.as_str();
+            let states = GuardianState::ALL.map(GuardianState::as_str);
+            self.words("guardian_state", "What the guardian is doing", ("state", states), |word| {
+                word == state
+            });
+            let guards = guardian.state == GuardianState::Guarding;
             self.one("guardian_guarding", "The guardian listens and announces what is decided", yes(guards));
             self.one("guardian_routes", "Routes that it announces", whole(guardian.held));
             self.one("guardian_starts", "How often this agent started one", Value::Counter(guardian.starts));
@@ -446,6 +451,40 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde::de::DeserializeOwned;
+
+    /// Every variant of a type, as serde knows them: none can be left out of this list.
+    fn variants<T: DeserializeOwned>(text: &str) -> Vec<String> {
+        let error = serde_json::from_str::<T>(text).err().map(|error| error.to_string()).unwrap_or_default();
+        let (_, listed) = error.split_once("expected one of ").unwrap();
+        listed.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_named_state_has_a_line_of_its_own_and_a_row_in_the_operators_table() {
+        let mut status = super::super::schema::tests::status();
+        status.guardian = Some(super::super::schema::GuardianView::default());
+        let text = render(&status).unwrap();
+        let operations = include_str!("../../../docs/operations.md");
+        let any = "\"?\"";
+        for (metric, label, names) in [
+            ("state", "state", variants::<State>(any)),
+            ("mode", "mode", variants::<Mode>(any)),
+            ("hold_active", "reason", variants::<Hold>("{\"hold\":\"?\"}")),
+            ("guard_active", "guard", variants::<Guard>(any)),
+            ("guardian_state", "state", variants::<GuardianState>(any)),
+        ] {
+            assert!(names.len() > 2, "{metric}: {names:?}");
+            let lines = text.lines().filter(|line| line.starts_with(&format!("etm_{metric}{{"))).count();
+            assert_eq!(lines, names.len(), "{metric}: {names:?}");
+            for name in names {
+                let line = format!("etm_{metric}{{{label}=\"{name}\"}} ");
+                assert!(text.contains(&line), "{line}");
+                let told = metric == "mode" || operations.contains(&format!("| {name} |"));
+                assert!(told, "docs/operations.md has no row for {name}");
+            }
+        }
+    }
 
     #[test]
     fn names_follow_the_conventions_and_each_is_described_once() {

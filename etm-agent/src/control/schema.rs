@@ -297,6 +297,10 @@ pub enum GuardianState {
 }
 
 impl GuardianState {
+    /// Every state.
+    pub const ALL: [Self; 5] =
+        [Self::Starting, Self::Guarding, Self::Absent, Self::Silent, Self::OtherConfiguration];
+
     /// The word shown to operators.
     pub fn as_str(self) -> &'static str {
         match self {

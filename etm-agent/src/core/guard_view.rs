@@ -36,23 +36,61 @@ pub struct DrainView {
 /// Something that limits what ETM does without making it stand still.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuardView {
-    /// Its name, one of `GUARDS`.
+    /// Its name, one of [`Guard::ALL`].
     pub guard: String,
     /// What it does now, in words.
     pub detail: String,
 }
 
-/// Every name of a guard that does not make decisions stand still.
-pub const GUARDS: [&str; 8] = [
-    "mode-on-trial",
-    "drain",
-    "canary",
-    "demand-spike",
-    "exit-closed",
-    "change-rate",
-    "unrelieved",
-    "kernel-refused",
-];
+/// What limits ETM without making it stand still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Guard {
+    /// A mode that falls back by itself unless it is confirmed.
+    ModeOnTrial,
+    /// A provider is being emptied.
+    Drain,
+    /// Only a part may move.
+    Canary,
+    /// A prefix asks for many times its usual rate.
+    DemandSpike,
+    /// Moves that are not tried again for a while.
+    ExitClosed,
+    /// The caps on change are nearly used up.
+    ChangeRate,
+    /// An uplink stays overloaded.
+    Unrelieved,
+    /// The kernel refused routes.
+    KernelRefused,
+}
+
+impl Guard {
+    /// Every guard.
+    pub const ALL: [Guard; 8] = [
+        Guard::ModeOnTrial,
+        Guard::Drain,
+        Guard::Canary,
+        Guard::DemandSpike,
+        Guard::ExitClosed,
+        Guard::ChangeRate,
+        Guard::Unrelieved,
+        Guard::KernelRefused,
+    ];
+
+    /// The word shown to operators.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Guard::ModeOnTrial => "mode-on-trial",
+            Guard::Drain => "drain",
+            Guard::Canary => "canary",
+            Guard::DemandSpike => "demand-spike",
+            Guard::ExitClosed => "exit-closed",
+            Guard::ChangeRate => "change-rate",
+            Guard::Unrelieved => "unrelieved",
+            Guard::KernelRefused => "kernel-refused",
+        }
+    }
+}
 
 /// Whether traffic follows moves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

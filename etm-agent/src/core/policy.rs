@@ -370,6 +370,8 @@ pub struct Policy {
     pub canary: Canary,
     /// Next hops of ETM's own announcements: a learnt route with one of them and ETM's community is its own.
     pub own_next_hops: Vec<IpAddr>,
+    /// Our AS, where BGP is spoken.
+    pub own_as: Option<Asn>,
 }
 
 impl Policy {
@@ -495,6 +497,7 @@ pub(crate) mod tests {
             guards: Guards::default(),
             canary: Canary::default(),
             own_next_hops: vec!["10.0.9.1".parse().unwrap()],
+            own_as: Some(Asn(64500)),
         }
     }
 

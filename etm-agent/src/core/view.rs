@@ -4,7 +4,7 @@
 pub use super::audit::{Event, Weight};
 pub use super::conservation::{BookState, WindowReport, WorstWindows};
 pub use super::guard::{Hold, State};
-pub use super::guard_view::{DrainView, ExitSummary, GUARDS, GuardView, MovesView, OrdersView, SurgeView};
+pub use super::guard_view::{DrainView, ExitSummary, Guard, GuardView, MovesView, OrdersView, SurgeView};
 use super::input::Basis;
 pub use super::money_view::{
     CandidatePrice, CertificateView, Conclusion, ExitView, LossView, Losses, MoveView, NodeView, PlanView,

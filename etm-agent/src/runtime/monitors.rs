@@ -66,5 +66,6 @@ fn source_config(peer: &BmpPeerSettings, settings: &Settings) -> SourceConfig {
         key: PeerKey { address: peer.address, distinguisher: peer.distinguisher },
         provider: policy.providers.get(peer.provider.index()).map_or_else(String::new, |p| p.name.clone()),
         next_hops: exits.flat_map(|exit| exit.gateways.iter().copied()).collect(),
+        own: policy.community,
     }
 }

@@ -129,7 +129,10 @@ fn prepare(
     let mut configs = Vec::new();
     let mine = || bgp.sessions.iter().enumerate().filter(|(_, session)| session.role == role);
     for (index, settings) in mine() {
-        configs.push(session_config(peer_id(index), settings, bgp)?);
+        let mut config = session_config(peer_id(index), settings, bgp)?;
+        // No candidate, and seen all the same: the decision knows it by the community.
+        config.import.own = Some(community);
+        configs.push(config);
     }
     let (listeners, mut arrivals) = Listener::of(&configs, bgp.listen_port);
     let listening = listeners
@@ -209,6 +212,7 @@ fn session_config(
         accept: settings.import.accept,
         first_as: settings.import.first_as,
         link_local: settings.interface.is_some(),
+        own: None,
     };
     config.add_path = settings.import.add_path;
     config.max_routes = settings.import.max_routes.map(max_routes);

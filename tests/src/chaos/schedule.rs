@@ -153,7 +153,7 @@ const LONG_ONE_IN: u64 = 5;
 impl Schedule {
     /// Draws one.
     pub fn of(seed: u64) -> Self {
-        let mut dice = Dice(seed);
+        let mut dice = Dice::of(seed);
         let mut at_ms = dice.between((0, 400));
         let count = dice.between(FAULTS);
         let mut faults = Vec::new();
@@ -228,9 +228,13 @@ fn draw(dice: &mut Dice) -> Fault {
 }
 
 /// splitmix64: all that is needed of chance here, without a dependency.
-struct Dice(u64);
+pub(super) struct Dice(u64);
 
 impl Dice {
+    pub(super) fn of(seed: u64) -> Self {
+        Self(seed)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -243,11 +247,11 @@ impl Dice {
         self.next() % bound.max(1)
     }
 
-    fn index(&mut self, length: usize) -> usize {
+    pub(super) fn index(&mut self, length: usize) -> usize {
         usize::try_from(self.below(length as u64)).unwrap_or_default()
     }
 
-    fn between(&mut self, (least, most): (u64, u64)) -> u64 {
+    pub(super) fn between(&mut self, (least, most): (u64, u64)) -> u64 {
         least + self.below(most - least + 1)
     }
 }

@@ -108,6 +108,8 @@ pub struct EtmOptions {
     pub mode: &'static str,
     /// Shortest life of an override.
     pub hold: &'static str,
+    /// How long overrides are honoured without hearing from the agent.
+    pub lease: &'static str,
     /// What ETM is told of its uplink's capacity, in kbit/s.
     pub capacity_kbit: u64,
     /// ETM runs on the other border, too: they tell each other what they sent there.
@@ -118,7 +120,14 @@ pub struct EtmOptions {
 
 impl Default for EtmOptions {
     fn default() -> Self {
-        Self { mode: "enforce", hold: "5m", both: false, capacity_kbit: 50_000, elsewhere_kbit: 50_000 }
+        Self {
+            mode: "enforce",
+            hold: "5m",
+            lease: "10s",
+            both: false,
+            capacity_kbit: 50_000,
+            elsewhere_kbit: 50_000,
+        }
     }
 }
 
@@ -127,7 +136,7 @@ pub(super) fn config(lab: &TwoBorders, side: Side, options: &EtmOptions) -> Stri
     let (other, place, capacity) = (side.other(), lab.place(side), options.capacity_kbit);
     let mut text = format!(
         "[agent]\nmode = \"{}\"\nstartup_timeout = \"20s\"\ncontrol_socket = \"{}\"\norders_file = \"{}\"\n\n\
-         [policy]\nhold = \"{}\"\nmax_moved = \"80%\"\nmax_moved_per_minute = \"100%\"\n\n[kernel]\ninside = [\"core0\"]\n\n\
+         [policy]\nhold = \"{}\"\nmax_moved = \"80%\"\nmax_moved_per_minute = \"100%\"\n\n[kernel]\ninside = [\"core0\"]\nlease = \"{}\"\n\n\
          [datapath]\npin_root = \"{}\"\nprefixes_ipv4 = 4096\nprefixes_ipv6 = 4096\n\n\
          [[interface]]\nname = \"{}\"\ncapacity = \"{capacity}kbit\"\nlimit = \"90%\"\n\n\
          [[interface]]\nname = \"{}\"\nborder = \"{}\"\ncapacity = \"{}kbit\"\nlimit = \"90%\"\n\n\
@@ -136,6 +145,7 @@ pub(super) fn config(lab: &TwoBorders, side: Side, options: &EtmOptions) -> Stri
         place.socket.display(),
         place.socket.with_file_name("orders.json").display(),
         options.hold,
+        options.lease,
         place.pin_root.display(),
         side.uplink(),
         other.uplink(),

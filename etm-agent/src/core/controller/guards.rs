@@ -7,10 +7,10 @@ use super::super::confirm::{self, Missed, Seen};
 use super::super::controls::Leak;
 use super::super::overrides::{Placed, Placing};
 use super::super::projection::active_slots;
+use super::super::rib::Returned;
 use super::super::surge;
 use super::Controller;
 use crate::types::{ExitId, PeerId, Prefix, Timestamp};
-use std::net::IpAddr;
 
 impl Controller {
     /// Watches a move until the counters show its traffic on the new exit.
@@ -107,13 +107,22 @@ impl Controller {
         }
         let own = &self.policy.own_next_hops;
         let etms = self.topology.etms();
-        // What ETM on another border sent here is no leak.
-        let leak = |(peer, _, hop): &(PeerId, Prefix, IpAddr)| own.contains(hop) && !etms.contains(peer);
-        let Some((peer, prefix, next_hop)) = self.rib.came_back().find(leak) else {
+        // Whoever else gives his routes ETM's community and our AS, which anybody can, must not switch ETM off.
+        // Its way back may have ended the override before it was seen here.
+        let is_announced = |prefix: Prefix| {
+            self.decision.announce.contains_key(&prefix) || self.unsettled.contains_key(&prefix)
+        };
+        let leak = |(peer, prefix, route): &(PeerId, Prefix, Returned)| {
+            // What ETM on another border sent here is no leak.
+            !etms.contains(peer) && (own.contains(&route.next_hop) || (route.by_us && is_announced(*prefix)))
+        };
+        let Some((peer, prefix, route)) = self.rib.came_back().find(leak) else {
             return;
         };
         let session = self.policy.peers.get(usize::from(peer.0)).map_or("static", |peer| peer.name.as_str());
-        let what = format!("{session} announces {prefix} with ETM's community and next hop {next_hop}");
+        let by = if route.by_us { ", and our AS in its path" } else { "" };
+        let what =
+            format!("{session} announces {prefix} with ETM's community and next hop {}{by}", route.next_hop);
         self.controls.leaked(Leak { at: now, what: what.clone() });
         self.off = true;
         self.end_everything(now, EventKind::Leaked { what }, EndReason::Leak);

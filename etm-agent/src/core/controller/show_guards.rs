@@ -1,6 +1,6 @@
 //! Views of guards and of what operators ordered. Never changes anything.
 
-use super::super::guard_view::{DrainView, ExitSummary, GuardView, MovesView, OrdersView, SurgeView};
+use super::super::guard_view::{DrainView, ExitSummary, Guard, GuardView, MovesView, OrdersView, SurgeView};
 use super::Controller;
 use crate::types::{BitRate, Share, Timestamp};
 use std::cmp::Reverse;
@@ -87,11 +87,11 @@ impl Controller {
     pub(super) fn guard_views(&self, now: Timestamp) -> Vec<GuardView> {
         let orders = self.orders();
         let mut guards = Vec::new();
-        let mut add = |guard: &str, detail: Option<String>| {
-            guards.extend(detail.map(|detail| GuardView { guard: guard.to_owned(), detail }));
+        let mut add = |guard: Guard, detail: Option<String>| {
+            guards.extend(detail.map(|detail| GuardView { guard: guard.as_str().to_owned(), detail }));
         };
         add(
-            "mode-on-trial",
+            Guard::ModeOnTrial,
             self.controls.trial().map(|trial| {
                 let left = trial.until.since(now).as_secs();
                 format!(
@@ -101,24 +101,24 @@ impl Controller {
             }),
         );
         let drains: Vec<String> = orders.drains.iter().map(|drain| drain_text(drain, now)).collect();
-        add("drain", (!drains.is_empty()).then(|| drains.join("; ")));
-        add("canary", self.canary_text());
-        add("demand-spike", self.surge_text());
+        add(Guard::Drain, (!drains.is_empty()).then(|| drains.join("; ")));
+        add(Guard::Canary, self.canary_text());
+        add(Guard::DemandSpike, self.surge_text());
         let closed = self.confirmations.closed(now);
-        add("exit-closed", (closed > 0).then(|| {
+        add(Guard::ExitClosed, (closed > 0).then(|| {
             format!("{closed} moves are not tried again for a while: their traffic did not follow (`etm explain PREFIX`)")
         }));
-        add("change-rate", self.change_rate_text(now));
+        add(Guard::ChangeRate, self.change_rate_text(now));
         let unrelieved: Vec<String> = self.unrelieved.iter().map(|id| self.uplink_name(*id)).collect();
         add(
-            "unrelieved",
+            Guard::Unrelieved,
             (!unrelieved.is_empty()).then(|| {
                 format!("no other exit has room for more of {}, or caps forbid it", unrelieved.join(", "))
             }),
         );
         let refused = self.refused.len();
         add(
-            "kernel-refused",
+            Guard::KernelRefused,
             (refused > 0).then(|| format!("the kernel refused {refused} routes (`etm overrides`)")),
         );
         guards

@@ -1,11 +1,10 @@
 //! Whether a route may serve as a candidate, beside the operator's rules, and what came with ETM's own community.
 //! Never says how good a route is.
 
-use super::Rib;
 use super::attrs::AttrsRef;
+use super::{Returned, Rib};
 use crate::core::topology::Topology;
 use crate::types::{ExitId, PathId, PeerId, Prefix};
-use std::net::IpAddr;
 
 /// True where a route of `peer` may be used through `exit` as things are.
 pub(super) fn admissible(
@@ -31,7 +30,7 @@ impl Rib {
     pub fn returned(&self, topology: &Topology) -> usize {
         let told = |from: &PeerId| topology.etms().contains(from);
         let returned = self.returned.iter().filter(|((from, ..), _)| !told(from));
-        returned.filter(|(_, next_hop)| topology.exit_of(**next_hop).is_none()).count()
+        returned.filter(|(_, route)| topology.exit_of(route.next_hop).is_none()).count()
     }
 
     /// True where ETM on another border sent `prefix` here.
@@ -39,8 +38,8 @@ impl Rib {
         topology.etms().iter().any(|etm| self.returned.contains_key(&(*etm, PathId(0), prefix)))
     }
 
-    /// Announcements with ETM's community that stand on learn sessions: by whom, for what, with which next hop.
-    pub fn came_back(&self) -> impl Iterator<Item = (PeerId, Prefix, IpAddr)> + '_ {
-        self.returned.iter().map(|((peer, _, prefix), next_hop)| (*peer, *prefix, *next_hop))
+    /// Announcements with ETM's community that stand on learn sessions: by whom, for what, and what is told of them.
+    pub fn came_back(&self) -> impl Iterator<Item = (PeerId, Prefix, Returned)> + '_ {
+        self.returned.iter().map(|((peer, _, prefix), route)| (*peer, *prefix, *route))
     }
 }

@@ -406,6 +406,11 @@ impl AttrsRef<'_> {
         self.segments().map(|(set, members)| if set { 1 } else { short(members.len()) }).sum()
     }
 
+    /// True where the AS_PATH names `asn`.
+    pub(super) fn names(&self, asn: Asn) -> bool {
+        self.segments().any(|(_, members)| members.contains(&asn.0))
+    }
+
     /// The neighbouring AS.
     pub(super) fn first_as(&self) -> Option<Asn> {
         let (set, members) = self.segments().next()?;

@@ -17,7 +17,7 @@ use super::policy::{DecisionProcess, Policy};
 use super::preference::{AttrsId, Candidate, Standing, ranked};
 use super::route_rules::{RouteRule, RouteRules, Verdict};
 use super::topology::Topology;
-use crate::types::{Community, Family, PathId, PeerId, Prefix, PrefixMap, RouteAttrs};
+use crate::types::{Asn, Community, Family, PathId, PeerId, Prefix, PrefixMap, RouteAttrs};
 use admit::admissible;
 use attrs::AttrStore;
 use routes::{Eras, NIL, Route, Slab, SourceId, Sources};
@@ -63,6 +63,15 @@ struct Clearing {
     again: bool,
 }
 
+/// A route that carries ETM's community.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Returned {
+    /// NEXT_HOP.
+    pub next_hop: IpAddr,
+    /// The AS_PATH names our own AS: whoever announces it has it from us.
+    pub by_us: bool,
+}
+
 /// The routes of all sources.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Rib {
@@ -73,12 +82,13 @@ pub struct Rib {
     eras: Eras,
     clearing: Option<Clearing>,
     own: Community,
+    own_as: Option<Asn>,
     process: DecisionProcess,
     rules: RouteRules,
     /// Own and internal prefixes: nothing inside them has a candidate.
     internal: PrefixMap<()>,
     /// Announcements of ETM that came back and stand.
-    returned: BTreeMap<(PeerId, PathId, Prefix), IpAddr>,
+    returned: BTreeMap<(PeerId, PathId, Prefix), Returned>,
     /// Announcements that found no number for their source.
     refused: u64,
 }
@@ -105,6 +115,7 @@ impl Rib {
             eras: Eras::default(),
             clearing: None,
             own: policy.community,
+            own_as: policy.own_as,
             process: policy.process,
             rules: RouteRules::new(policy.route_rules.clone()),
             internal,
@@ -166,7 +177,9 @@ impl Rib {
             // It replaces whatever this peer said of this path before.
             last.source = None;
             let presence = self.withdraw(peer, prefix, path_id);
-            self.returned.insert((peer, path_id, prefix), self.attrs.get(id).next_hop());
+            let attrs = self.attrs.get(id);
+            let by_us = self.own_as.is_some_and(|asn| attrs.names(asn));
+            self.returned.insert((peer, path_id, prefix), Returned { next_hop: attrs.next_hop(), by_us });
             return presence;
         }
         if !self.returned.is_empty() {

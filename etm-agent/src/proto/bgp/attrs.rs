@@ -59,6 +59,11 @@ impl<'a> Received<'a> {
         RouteAttrs { next_hop, carried: carried.into(), ..left }
     }
 
+    /// COMMUNITIES.
+    pub(super) fn communities(&self) -> &[Community] {
+        &self.attrs.communities
+    }
+
     /// AS_PATH.
     pub(super) fn as_path(&self) -> &AsPath {
         &self.attrs.as_path

@@ -4,7 +4,7 @@
 use super::attrs::Received;
 use super::negotiated::Negotiated;
 use crate::types::bgp::{BgpRole, Dispositions};
-use crate::types::{AsPathSegment, Asn};
+use crate::types::{AsPathSegment, Asn, Community};
 
 /// What is asked of a peer's routes beside being well-formed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,12 +15,15 @@ pub struct Import {
     pub first_as: bool,
     /// Whether next hops may be link-local: only where the peer itself is reached by such an address.
     pub link_local: bool,
+    /// Loops that carry this are taken: an announcement of ours that came back must be seen. Whoever asks for them must not
+    /// use them.
+    pub own: Option<Community>,
 }
 
 impl Default for Import {
     /// For internal peers.
     fn default() -> Import {
-        Import { accept: true, first_as: true, link_local: false }
+        Import { accept: true, first_as: true, link_local: false, own: None }
     }
 }
 
@@ -67,7 +70,8 @@ impl Checks {
         if self.internal {
             return None;
         }
-        if has_as(received, self.local_as) {
+        let is_ours = self.import.own.is_some_and(|own| received.communities().contains(&own));
+        if has_as(received, self.local_as) && !is_ours {
             let detail = format!("{} is our own AS", self.local_as);
             return Some(Refusal { kind: "as-loop", code: 2, detail });
         }

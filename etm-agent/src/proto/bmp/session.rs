@@ -7,7 +7,7 @@ use super::header::{PeerHeader, RibView};
 use super::message::PeerUp;
 use crate::proto::bgp::{Change, Frame, Import, Negotiated, Reset, Translated, Translator};
 use crate::types::bgp::Dispositions;
-use crate::types::{AsPath, AsPathSegment, Asn, Family, RouteAttrs, RouterId};
+use crate::types::{AsPath, AsPathSegment, Asn, Community, Family, RouteAttrs, RouterId};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +43,8 @@ pub struct Reading {
     /// The attributes mended last: they are shared by all prefixes of an UPDATE.
     mended: Option<(Arc<RouteAttrs>, Option<Arc<RouteAttrs>>)>,
     looped: u64,
+    /// Loops that carry this are told.
+    own: Option<Community>,
 }
 
 impl Reading {
@@ -90,7 +92,21 @@ impl Reading {
         let session = negotiated(header, router_as, families, add_path);
         let translator = Translator::new(&session, Import::default(), counts);
         let view = header.view;
-        Reading { session, translator, view, router_as, peer_as, mended: None, looped: counts.as_loop }
+        Reading {
+            session,
+            translator,
+            view,
+            router_as,
+            peer_as,
+            mended: None,
+            looped: counts.as_loop,
+            own: None,
+        }
+    }
+
+    /// Tells loops that carry `own`, too: announcements of ours that came back. Whoever asks for them must not use them.
+    pub fn telling(self, own: Community) -> Reading {
+        Reading { own: Some(own), ..self }
     }
 
     /// Families both ends offered.
@@ -152,7 +168,8 @@ impl Reading {
             let (AsPathSegment::Sequence(list) | AsPathSegment::Set(list)) = segment;
             list.contains(&self.router_as)
         };
-        if path.0.iter().any(own) {
+        let is_ours = self.own.is_some_and(|own| attrs.communities.contains(&own));
+        if path.0.iter().any(own) && !is_ours {
             return None;
         }
         let mut mended = RouteAttrs { as_path: path, ..RouteAttrs::clone(attrs) };

@@ -62,6 +62,9 @@ enum Command {
         /// How many rounds.
         #[arg(long, default_value_t = 20)]
         rounds: u64,
+        /// Which labs: of `both`, every fifth seed has two borders.
+        #[arg(long, value_enum, default_value_t)]
+        topology: chaos::Topology,
         /// Where logs of rounds with violations are kept.
         #[arg(long, default_value = "target/chaos")]
         keep: PathBuf,
@@ -118,8 +121,8 @@ fn main() -> ExitCode {
             let data = data.or_else(|| std::env::var_os("ETM_DATA").map(PathBuf::from));
             report::views(&ViewOptions { data, json }).map(|_| ExitCode::SUCCESS)
         }
-        Command::Chaos { seed, rounds, keep, json } => {
-            let held = chaos::run(&ChaosOptions { seed, rounds, json, keep });
+        Command::Chaos { seed, rounds, topology, keep, json } => {
+            let held = chaos::run(&ChaosOptions { seed, rounds, topology, json, keep });
             held.map(|held| if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::SmallDisk { directory, size, command } => {

@@ -14,12 +14,13 @@ use crate::error::LabError;
 use crate::link;
 use crate::table::{Announcement, Table};
 use crate::topology::{LINKS, Provider, Role};
+use crate::traces::lost_notifications;
 use crate::traffic::FRAME;
 
 /// Prefixes that come too many.
 const SURPLUS: u8 = 40;
-/// Routes of an overrun: what the agent's receive buffer does not hold while it is stopped.
-const FLOOD: u32 = 40_000;
+/// Routes of an overrun: what the agent's receive buffers, 64 MB each, do not hold while it is stopped; they hold 80,659.
+const FLOOD: u32 = 100_000;
 /// How long the loss of a link explains loss: until the daemon has other routes.
 const REROUTE: u64 = 1500 * MS;
 /// How long a daemon that starts anew explains loss: until its sessions are up again.
@@ -133,10 +134,11 @@ impl World<'_> {
             .collect();
         let flooded = border.ip_batch("flood the listeners to routes", &lines);
         self.flooded = true;
+        let lost = lost_notifications(&border, self.scene.agent.pid()).is_ok_and(|lost| !lost.is_empty());
         if stopped {
             self.resume_agent();
         }
-        flooded.map(|()| true)
+        flooded.map(|()| lost)
     }
 
     /// A file that leaves no room on the disk of the recordings, which only the agent's mount namespace has.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::core::decision::OverrideReason;
-use crate::core::view::GUARDS;
+use crate::core::view::Guard;
 
 /// A second in which overrides are without effect.
 fn astray(world: &mut World, mbit: &[(&str, u64)]) -> Outcome {
@@ -164,6 +164,34 @@ fn an_announcement_that_comes_back_withdraws_everything_until_an_operator_says_o
     assert_eq!(world.controller.state(), State::Leak, "it is still there");
 }
 
+/// A provider's announcement, with ETM's community: by us, or only as if it were of ETM.
+fn of_a_provider(world: &mut World, prefix: &str, path: &[u32]) -> Outcome {
+    let mut attrs = RouteAttrs::to_next_hop("10.0.1.1".parse().unwrap());
+    attrs.communities.push(two_exits().community);
+    attrs.as_path = AsPath::sequence(path.iter().copied());
+    let change = RouteChange::Announce { prefix: p(prefix), path_id: PathId(9), attrs: Arc::new(attrs) };
+    world.give(Input::Routes(RouteBatch { peer: PeerId(0), changes: vec![change] }))
+}
+
+#[test]
+fn an_announcement_that_comes_back_through_another_as_is_a_leak_and_a_community_of_the_providers_choice_is_none()
+ {
+    let cases: [(&str, &[u32], State); 4] = [
+        ("198.18.2.0/24", &[64501, 64500, 64502], State::Leak),
+        ("198.18.2.0/24", &[64501, 64502], State::Steering),
+        ("198.18.3.0/24", &[64501, 64500, 64502], State::Steering),
+        ("198.18.9.0/24", &[64501, 64500, 64502], State::Steering),
+    ];
+    for (prefix, path, state) in cases {
+        let mut world = World::ready(two_exits(), &FOUR);
+        world.second(&STEP);
+        assert_eq!(world.overridden(), ["198.18.2.0/24"]);
+        of_a_provider(&mut world, prefix, path);
+        assert_eq!(world.controller.state(), state, "{prefix} {path:?}");
+        assert_eq!(world.overridden().is_empty(), state == State::Leak);
+    }
+}
+
 #[test]
 fn a_leak_that_nobody_answered_survives_a_restart() {
     let mut world = World::ready(two_exits(), &FOUR);
@@ -237,7 +265,9 @@ fn every_guard_that_is_shown_has_a_known_name() {
     for make in worlds {
         let world = make();
         let status = world.controller.status(world.now);
-        assert!(status.guards.iter().all(|guard| GUARDS.contains(&guard.guard.as_str())));
+        assert!(
+            status.guards.iter().all(|guard| Guard::ALL.map(Guard::as_str).contains(&guard.guard.as_str()))
+        );
         assert!(status.holds.iter().all(|hold| Hold::NAMES.contains(&hold.name())));
     }
 }
