@@ -31,7 +31,7 @@ impl Rib {
     pub fn returned(&self, topology: &Topology) -> usize {
         let told = |from: &PeerId| topology.etms().contains(from);
         let returned = self.returned.iter().filter(|((from, ..), _)| !told(from));
-        returned.filter(|(_, next_hop)| topology.exit_of(**next_hop).is_none()).count()
+        returned.filter(|((from, ..), next_hop)| topology.exit_of(*from, **next_hop).is_none()).count()
     }
 
     /// True where ETM on another border sent `prefix` here.
