@@ -29,7 +29,9 @@ fn over_ipv6(daemon: Daemon) {
     let setup = Setup { daemon, asn: ETM_AS, key: None, gtsm: false, passive: false, six: true };
     let pair = Pair::up(setup).unwrap();
     let far = session(ROUTER_V6, ETM_V6, CUSTOMER_OF_ROUTER_AS, "10.77.0.1", Connect::Both);
-    let mut near = session(ROUTER_LOCAL, ETM_LOCAL, CUSTOMER_OF_ROUTER_AS, "10.77.0.21", Connect::Both);
+    // FRR 8.4 does not dial a link-local address by itself.
+    let connect = if daemon == Daemon::Frr { Connect::Both } else { Connect::Passive };
+    let mut near = session(ROUTER_LOCAL, ETM_LOCAL, CUSTOMER_OF_ROUTER_AS, "10.77.0.21", connect);
     near.interface = Some(LOCAL_LINK.to_owned());
     near.import.link_local = true;
     let core = session(ROUTER_V6, ETM_CORE_V6, ETM_AS, "10.77.0.11", Connect::Active);
@@ -48,6 +50,10 @@ fn over_ipv6(daemon: Daemon) {
         assert_eq!(etm.status().traffic.withdrawn_in, 0, "{daemon:?}: nothing was refused");
     }
 
+    // A peer is known by its link too: the same address may be another one's on the next link.
+    let dialled = if daemon == Daemon::Frr { Initiator::Us } else { Initiator::Peer };
+    assert_eq!(near.status().initiator, Some(dialled), "{daemon:?}");
+
     let core = Etm::start_with(&pair, core, Kind::Inject, etm::inject(None, ETM_CORE_V6));
     let prefixes = ["198.19.1.0/24".to_owned(), "2001:db8:ffff::/48".to_owned()];
     core.decide(decision(1, &prefixes));
@@ -60,6 +66,11 @@ fn over_ipv6(daemon: Daemon) {
             if missing.is_empty() { Ok(()) } else { Err(format!("no {missing:?} in {text}")) }
         })
         .unwrap();
+    }
+    let more: Vec<_> = far.table().into_iter().filter(|entry| !all_by(ROUTER_V6).contains(entry)).collect();
+    println!("{daemon:?}: told on to an external peer: {more:?}");
+    if daemon != Daemon::Gobgp {
+        assert_eq!(more, [], "{daemon:?}: NO_EXPORT");
     }
     drop(core);
     wait_until("nothing of ETM", PATIENCE, || {
