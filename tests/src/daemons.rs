@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::bird::Bird;
 use crate::command::{cannot_start, run};
+use crate::daemons_v6;
 use crate::error::LabError;
 use crate::netns::Namespace;
 use crate::poll::wait_until;
@@ -45,6 +46,8 @@ pub struct Setup {
     pub gtsm: bool,
     /// The router waits for ETM to connect.
     pub passive: bool,
+    /// ETM and the router meet over IPv6 alone ([`crate::daemons_v6`]); the fields above do not count then, nor the customer.
+    pub six: bool,
 }
 
 /// Where Debian keeps FRR's daemons.
@@ -129,6 +132,11 @@ fn start_bird(
     directory: &Path,
     again: bool,
 ) -> Result<Vec<Child>, LabError> {
+    if setup.six {
+        let log = directory.join("router.log").display().to_string();
+        write(&directory.join("router.conf"), &daemons_v6::bird(&log))?;
+        return Bird::start("router", namespace, directory).map(|(_, child)| vec![child]);
+    }
     let mut text = format!(
         "log \"{}/router.log\" all;\nrouter id {ROUTER_V4};\nprotocol device {{ }}\nprotocol direct {{ ipv4; ipv6; }}\n",
         directory.display()
@@ -225,7 +233,8 @@ fn start_frr(setup: &Setup, namespace: &Namespace, directory: &Path) -> Result<V
     std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o777))
         .map_err(LabError::io("open the lab's directory for FRR"))?;
     write(&directory.join("zebra.conf"), "hostname zebra\n")?;
-    write(&directory.join("bgpd.conf"), &frr_config(setup))?;
+    let config = if setup.six { daemons_v6::frr() } else { frr_config(setup) };
+    write(&directory.join("bgpd.conf"), &config)?;
     let at = directory.display().to_string();
     let api = format!("{at}/zserv.api");
     let mut children = Vec::new();
@@ -234,7 +243,7 @@ fn start_frr(setup: &Setup, namespace: &Namespace, directory: &Path) -> Result<V
         let pid = format!("{at}/{name}.pid");
         let program = format!("{FRR}/{name}");
         let mut args = vec!["-f", &config, "-i", &pid, "-z", &api, "--vty_socket", &at, "-P", "0"];
-        if name == "bgpd" {
+        if name == "bgpd" && !setup.six {
             args.extend(["-l", ROUTER_V4, "-l", ROUTER_CUSTOMER_V4]);
         }
         let output = directory.join(format!("{name}.out"));
@@ -292,8 +301,12 @@ fn start_gobgp(
     again: bool,
 ) -> Result<Vec<Child>, LabError> {
     let mut text = format!("[global.config]\nas = {}\nrouter-id = \"{ROUTER_V4}\"\nport = 179\n", setup.asn);
-    text += &gobgp_peer(setup, true);
-    text += &gobgp_peer(setup, false);
+    if setup.six {
+        text = daemons_v6::gobgp();
+    } else {
+        text += &gobgp_peer(setup, true);
+        text += &gobgp_peer(setup, false);
+    }
     let config = directory.join("router.toml");
     write(&config, &text)?;
     let path = config.display().to_string();
@@ -309,12 +322,9 @@ fn start_gobgp(
         // Without a next hop GoBGP takes itself for it, towards each peer by the address that peer knows.
         ask(setup, namespace, directory, &["global", "rib", "add", &prefix_v4(i)])?;
         let six = prefix_v6(i);
-        ask(
-            setup,
-            namespace,
-            directory,
-            &["global", "rib", "-a", "ipv6", "add", &six, "nexthop", ROUTER_V6],
-        )?;
+        let words = ["global", "rib", "-a", "ipv6", "add", &six, "nexthop", ROUTER_V6];
+        let words = if setup.six { &words[..6] } else { &words };
+        ask(setup, namespace, directory, words)?;
     }
     Ok(vec![child])
 }

@@ -16,6 +16,7 @@ pub mod chaos;
 pub mod clock;
 pub mod command;
 pub mod daemons;
+pub mod daemons_v6;
 pub mod dataplane;
 pub mod demo;
 pub mod error;

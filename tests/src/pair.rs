@@ -10,6 +10,7 @@ use crate::bird::Bird;
 use crate::daemons::{
     self, CUSTOMER_V4, ETM_V4, ETM_V6, PREFIXES, ROUTER_CUSTOMER_V4, ROUTER_V4, ROUTER_V6, Setup, write,
 };
+use crate::daemons_v6::{ETM_CORE_V6, ETM_LOCAL, LOCAL_LINK, ROUTER_LOCAL, ROUTER_LOCAL_LINK};
 use crate::error::LabError;
 use crate::link::BASE_SYSCTLS;
 use crate::netns::Namespace;
@@ -45,6 +46,9 @@ impl Pair {
         let mut pair = Self { id, setup, router: Vec::new(), customer: None, reaper };
         pair.wire()?;
         pair.start_router(false)?;
+        if pair.setup.six {
+            return Ok(pair);
+        }
         let directory = pair.directory();
         write(&directory.join("customer.conf"), &daemons::customer_config(pair.setup.asn))?;
         let (_, child) = Bird::start("customer", &pair.namespace(Role::TransitA), &directory)?;
@@ -156,8 +160,39 @@ impl Pair {
         let mut router = up("etm0", &[format!("{ROUTER_V4}/24"), format!("{ROUTER_V6}/64 nodad")]);
         router.extend(up("cust0", &[format!("{ROUTER_CUSTOMER_V4}/24")]));
         core.ip_batch("configure the router", &router)?;
+        if self.setup.six {
+            self.wire_six()?;
+        }
         let customer = up("core0", &[format!("{CUSTOMER_V4}/24")]);
         self.namespace(Role::TransitA).ip_batch("configure the customer", &customer)
+    }
+
+    /// A second link with link-local addresses alone, the same ones as on the first.
+    fn wire_six(&self) -> Result<(), LabError> {
+        let (etm, core) = (self.etm(), self.namespace(Role::Core));
+        core.ip_batch(
+            "make the second link of the pair",
+            &[format!(
+                "link add name {ROUTER_LOCAL_LINK} type veth peer name {LOCAL_LINK} netns {}",
+                etm.name()
+            )],
+        )?;
+        let up = |dev: &str, own: &str| {
+            [
+                format!("link set dev {dev} addrgenmode none"),
+                format!("link set dev {dev} up"),
+                format!("addr add {own}/64 dev {dev} nodad"),
+            ]
+        };
+        let mut near = up(LOCAL_LINK, ETM_LOCAL).to_vec();
+        near.extend([
+            format!("addr add {ETM_LOCAL}/64 dev core0 nodad"),
+            format!("addr add {ETM_CORE_V6}/64 dev core0 nodad"),
+        ]);
+        etm.ip_batch("configure ETM's end of it", &near)?;
+        let mut far = up(ROUTER_LOCAL_LINK, ROUTER_LOCAL).to_vec();
+        far.push(format!("addr add {ROUTER_LOCAL}/64 dev etm0 nodad"));
+        core.ip_batch("configure the router's end of it", &far)
     }
 }
 

@@ -23,12 +23,13 @@ pub(super) fn peers(bgp: Option<&BgpSettings>, bmp: Option<&BmpSettings>) -> Vec
 /// A provider's router is of another AS.
 fn monitored_peer(peer: &BmpPeerSettings) -> Peer {
     let (name, address) = (peer.name.clone(), Some(peer.address));
-    Peer { name, role: Role::Learn, address, external: true, monitored: true }
+    Peer { name, role: Role::Learn, address, external: true, interface: None, monitored: true }
 }
 
 fn session_peer(session: &SessionSettings, own: Asn) -> Peer {
     let (address, external) = (Some(session.peer), session.peer_as != own);
-    Peer { name: session.name.clone(), role: session.role, address, external, monitored: false }
+    let (name, interface) = (session.name.clone(), session.interface.clone());
+    Peer { name, role: session.role, address, external, interface, monitored: false }
 }
 
 impl Check {

@@ -16,6 +16,11 @@ use std::time::Duration;
 /// Routes announced per second unless configured.
 const ANNOUNCE_RATE: u32 = 20_000;
 
+/// True of fe80::/10 (RFC 4291 section 2.5.6).
+pub(super) fn is_link_local(addr: IpAddr) -> bool {
+    matches!(addr, IpAddr::V6(v6) if Ipv6Addr::is_unicast_link_local(&v6))
+}
+
 impl Check {
     pub(super) fn session(
         &mut self,
@@ -31,6 +36,7 @@ impl Check {
                 "add next_hops = [\"...\"]: addresses that this peer can resolve, usually this router's own on the link to it",
             );
         }
+        self.next_hops(session);
         let mut exit_next_hops = Vec::new();
         for entry in &session.exit_next_hops {
             if let Some(exit) = self.exit(&entry.exit, exits) {
@@ -69,7 +75,7 @@ impl Check {
             self.fault(span, format!("`{text}` is not an address; write it like 192.0.2.1 or fe80::1%eth0"));
             return None;
         };
-        let link_local = matches!(peer, IpAddr::V6(addr) if Ipv6Addr::is_unicast_link_local(&addr));
+        let link_local = is_link_local(peer);
         if link_local != interface.is_some() {
             let message = if link_local {
                 format!("{peer} is link-local: write its interface too, like {peer}%eth0")
@@ -84,6 +90,18 @@ impl Check {
             self.fault(local.span(), format!("local address and peer {peer} are of different families"));
         }
         Some((peer, interface))
+    }
+
+    /// What is announced must mean the same wherever it arrives.
+    fn next_hops(&mut self, session: &raw::Session) {
+        let per_exit = session.exit_next_hops.iter().flat_map(|entry| &entry.next_hops);
+        if let Some(local) = session.next_hops.iter().chain(per_exit).find(|addr| is_link_local(**addr)) {
+            self.fault_with_help(
+                session.name.span(),
+                format!("next hop {local} of session `{}` is link-local", session.name.get_ref()),
+                "announce a global address of this router: beyond one link a link-local one means nothing",
+            );
+        }
     }
 
     pub(super) fn transport(&mut self, session: &raw::Session) -> TransportSettings {

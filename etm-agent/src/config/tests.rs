@@ -142,6 +142,15 @@ fn every_fault_is_reported_not_only_the_first() {
     }
 }
 
+#[test]
+fn two_exits_may_have_the_same_link_local_gateway_on_two_interfaces() {
+    let second = "[[interface]]\nname = \"up-b\"\ncapacity = \"50Mbit\"\n\
+                  [[provider]]\nname = \"transit-b\"\nexits = [{ interface = \"up-b\", gateways = [\"fe80::1\"] }]\n";
+    let text = format!("{}{second}", GOOD.replace("\"10.1.0.1\"", "\"10.1.0.1\", \"fe80::1\""));
+    let policy = parse("etm.toml", &text).unwrap().policy;
+    assert!(policy.exits.iter().all(|exit| exit.gateways.contains(&"fe80::1".parse().unwrap())));
+}
+
 fn tiers(list: &str) -> String {
     GOOD.replace("limit", &format!("tiers = [{list}]\nlimit"))
 }
@@ -154,6 +163,16 @@ fn faults_of_meaning_say_what_to_write() {
         ("", "no uplink is described"),
         (&*GOOD.replace("198.18.0.0/24", "198.18.0/24"), "is not a prefix; write it like"),
         (&*GOOD.replace("10.1.0.1", "fd00::1"), "exit `transit-a` has no ipv4 gateway"),
+        (
+            &*GOOD.replace("\"10.1.0.1\"", "\"10.1.0.1\", \"fe80::1\", \"fe80::1\""),
+            "gateway fe80::1 is that of exit",
+        ),
+        (
+            &*format!(
+                "{GOOD}{bgp}[[bgp.session]]\nname = \"core\"\nrole = \"inject\"\npeer = \"10.0.0.9\"\nnext_hops = [\"fe80::1\"]\n"
+            ),
+            "next hop fe80::1 of session `core` is link-local",
+        ),
         (&*format!("{GOOD}{bgp}hold_time = \"30s\"\n"), "must not exceed kernel.lease"),
         (&*format!("{GOOD}{}", bgp.replace("64500", "0")), "AS 0 is reserved"),
         (

@@ -7,6 +7,7 @@ use super::raw::{self, Raw, Text};
 use super::record;
 use super::report::Fault;
 use super::routes;
+use super::session::is_link_local;
 use super::settings::{
     BgpSettings, BmpSettings, DatapathSettings, HookChoice, KernelMode, KernelSettings, SessionSettings,
     Settings,
@@ -26,6 +27,9 @@ use std::time::Duration;
 
 /// rtm_protocol of routes that a daemon installs: zebra 11, bird 12, bgp 186.
 const DAEMON_PROTOCOLS: [u8; 3] = [11, 12, 186];
+
+/// Who has a gateway: a link-local one belongs to an interface, and may be there on another one too.
+type Gateways = BTreeMap<(IpAddr, Option<UplinkId>), String>;
 
 pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
     let mut check = Check::default();
@@ -201,7 +205,7 @@ impl Check {
 
     fn providers(&mut self, raw: &[raw::Provider], uplinks: &[Uplink]) -> (Vec<Provider>, Vec<Exit>) {
         let (mut providers, mut exits) = (Vec::new(), Vec::new());
-        let mut gateways: BTreeMap<IpAddr, String> = BTreeMap::new();
+        let mut gateways: Gateways = BTreeMap::new();
         for (index, provider) in raw.iter().enumerate() {
             let name = provider.name.get_ref();
             if providers.iter().any(|known: &Provider| known.name == *name) {
@@ -228,7 +232,7 @@ impl Check {
                 exits.push(Exit {
                     provider: ProviderId(u16::try_from(index).unwrap_or(u16::MAX)),
                     uplink,
-                    gateways: self.gateways(exit, &exit_name, &mut gateways),
+                    gateways: self.gateways(exit, (uplink, &exit_name), &mut gateways),
                     name: exit_name,
                 });
             }
@@ -252,12 +256,18 @@ impl Check {
         found.and_then(|index| u16::try_from(index).ok()).map(UplinkId)
     }
 
-    fn gateways(&mut self, exit: &raw::Exit, name: &str, seen: &mut BTreeMap<IpAddr, String>) -> Vec<IpAddr> {
+    fn gateways(
+        &mut self,
+        exit: &raw::Exit,
+        (uplink, name): (UplinkId, &str),
+        seen: &mut Gateways,
+    ) -> Vec<IpAddr> {
         if exit.gateways.get_ref().is_empty() {
             self.fault(exit.gateways.span(), format!("exit `{name}` has no gateway"));
         }
         for gateway in exit.gateways.get_ref() {
-            if let Some(other) = seen.insert(*gateway.get_ref(), name.to_owned()) {
+            let link = Some(uplink).filter(|_| is_link_local(*gateway.get_ref()));
+            if let Some(other) = seen.insert((*gateway.get_ref(), link), name.to_owned()) {
                 let message = format!("gateway {} is that of exit `{other}` already", gateway.get_ref());
                 self.fault(gateway.span(), message);
             }

@@ -130,6 +130,8 @@ pub struct LinkEvent {
 pub struct GatewayEvent {
     /// The next hop.
     pub gateway: IpAddr,
+    /// The interface of the entry.
+    pub ifindex: Option<IfIndex>,
     /// False once the kernel has given it up.
     pub answers: bool,
 }

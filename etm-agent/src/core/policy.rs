@@ -191,6 +191,8 @@ pub struct Peer {
     pub address: Option<IpAddr>,
     /// True where it is of another AS.
     pub external: bool,
+    /// The interface by which it is reached, where its address is link-local.
+    pub interface: Option<String>,
     /// Learnt through another router's BMP instead of a session of ETM's own: a start does not wait for it.
     pub monitored: bool,
 }
@@ -473,6 +475,7 @@ pub(crate) mod tests {
                 role: Role::Learn,
                 address: None,
                 external: false,
+                interface: None,
                 monitored: false,
             }],
             static_routes: Vec::new(),

@@ -33,15 +33,15 @@ const RETRY: Duration = Duration::from_secs(2);
 pub struct GatewayMonitor {
     gateways: BTreeSet<IpAddr>,
     notifications: Endpoint,
-    /// Those lost, and where.
-    lost: BTreeMap<IpAddr, IfIndex>,
+    /// Those lost, and where; a link-local one may be lost on one link and not on another.
+    lost: BTreeMap<(IpAddr, Option<IfIndex>), IfIndex>,
 }
 
 /// What an entry says of a gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Word {
     Answers,
-    Silent(IfIndex),
+    Silent,
 }
 
 impl GatewayMonitor {
@@ -73,7 +73,7 @@ impl GatewayMonitor {
                     Ok(datagram) => {
                         let words: Vec<_> =
                             Messages(datagram).filter_map(|message| word(&message, &self.gateways)).collect();
-                        news.extend(words.into_iter().filter_map(|(gateway, word)| self.take(gateway, word)));
+                        news.extend(words.into_iter().filter_map(|said| self.take(said)));
                     }
                     Err(FibError::Overrun) => news = self.read(&mut requests).await?,
                     Err(error) => return Err(error),
@@ -91,21 +91,23 @@ impl GatewayMonitor {
                 words.extend(word(message, gateways));
             })
             .await?;
-        Ok(words.into_iter().filter_map(|(gateway, word)| self.take(gateway, word)).collect())
+        Ok(words.into_iter().filter_map(|said| self.take(said)).collect())
     }
 
-    fn take(&mut self, gateway: IpAddr, word: Word) -> Option<GatewayEvent> {
+    fn take(&mut self, (gateway, ifindex, word): (IpAddr, IfIndex, Word)) -> Option<GatewayEvent> {
+        let local = matches!(gateway, IpAddr::V6(addr) if addr.is_unicast_link_local());
+        let key = (gateway, Some(ifindex).filter(|_| local));
         let news = match word {
-            Word::Silent(ifindex) => self.lost.insert(gateway, ifindex).is_none(),
-            Word::Answers => self.lost.remove(&gateway).is_some(),
+            Word::Silent => self.lost.insert(key, ifindex).is_none(),
+            Word::Answers => self.lost.remove(&key).is_some(),
         };
-        news.then(|| GatewayEvent { gateway, answers: word == Word::Answers })
+        news.then_some(GatewayEvent { gateway, ifindex: Some(ifindex), answers: word == Word::Answers })
     }
 
     /// Without traffic towards it nobody would find out that a gateway is back.
     async fn try_again(&mut self, requests: &mut Endpoint) -> Result<(), FibError> {
         let bodies: Vec<Vec<u8>> =
-            self.lost.iter().map(|(gateway, ifindex)| attempt(*gateway, *ifindex)).collect();
+            self.lost.iter().map(|((gateway, _), ifindex)| attempt(*gateway, *ifindex)).collect();
         let request =
             |index: usize| Request { kind: RTM_NEWNEIGH, flags: NLM_F_CREATE, body: Raw(&bodies[index]) };
         // A refusal says that the interface is gone or down: its link, not the gateway, is what matters then.
@@ -113,7 +115,7 @@ impl GatewayMonitor {
     }
 }
 
-fn word(message: &Message<'_>, gateways: &BTreeSet<IpAddr>) -> Option<(IpAddr, Word)> {
+fn word(message: &Message<'_>, gateways: &BTreeSet<IpAddr>) -> Option<(IpAddr, IfIndex, Word)> {
     if !matches!(message.kind, RTM_NEWNEIGH | RTM_DELNEIGH) {
         return None;
     }
@@ -124,8 +126,8 @@ fn word(message: &Message<'_>, gateways: &BTreeSet<IpAddr>) -> Option<(IpAddr, W
     match (message.kind, state) {
         // An entry that is cleared away says nothing: those of links that are set down go like those not needed.
         (RTM_DELNEIGH, _) => None,
-        (_, state) if state & NUD_FAILED != 0 => Some((gateway, Word::Silent(ifindex))),
-        (_, state) if state & NUD_VALID != 0 => Some((gateway, Word::Answers)),
+        (_, state) if state & NUD_FAILED != 0 => Some((gateway, ifindex, Word::Silent)),
+        (_, state) if state & NUD_VALID != 0 => Some((gateway, ifindex, Word::Answers)),
         _ => None,
     }
 }
@@ -157,13 +159,13 @@ mod tests {
         payload[8..10].copy_from_slice(&state.to_ne_bytes());
         let message = Message { kind, flags: 0, sequence: 0, port: 0, payload: &payload };
         assert_eq!(word(&message, &BTreeSet::from(["192.0.2.9".parse().unwrap()])), None, "another gateway");
-        word(&message, &BTreeSet::from([gateway])).map(|(_, word)| word)
+        word(&message, &BTreeSet::from([gateway])).map(|(_, _, word)| word)
     }
 
     #[test]
     fn only_a_failed_entry_loses_a_gateway_and_only_a_valid_one_brings_it_back() {
         for (title, kind, state, expected) in [
-            ("failed", RTM_NEWNEIGH, NUD_FAILED, Some(Word::Silent(IfIndex(7)))),
+            ("failed", RTM_NEWNEIGH, NUD_FAILED, Some(Word::Silent)),
             ("incomplete", RTM_NEWNEIGH, 0x01, None),
             ("reachable", RTM_NEWNEIGH, 0x02, Some(Word::Answers)),
             ("stale", RTM_NEWNEIGH, 0x04, Some(Word::Answers)),

@@ -197,7 +197,7 @@ fn batches(policy: &mut Policy, import: &mut Import, hops: &Hops) -> Result<Vec<
 
 fn source(address: IpAddr) -> Peer {
     let name = address.to_string();
-    Peer { name, role: Role::Learn, address: Some(address), external: true, monitored: true }
+    Peer { name, role: Role::Learn, address: Some(address), external: true, interface: None, monitored: true }
 }
 
 fn one(peer: PeerId, prefix: Prefix, path_id: PathId, attrs: Arc<RouteAttrs>) -> RouteBatch {

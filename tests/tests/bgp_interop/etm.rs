@@ -68,6 +68,11 @@ pub(crate) fn config(router_as: u32, connect: Connect) -> SessionConfig {
 
 impl Etm {
     pub(crate) fn start(pair: &Pair, config: SessionConfig, kind: Kind) -> Etm {
+        Etm::start_with(pair, config, kind, inject(Some(ETM_V4), ETM_V6))
+    }
+
+    /// With next hops of its own.
+    pub(crate) fn start_with(pair: &Pair, config: SessionConfig, kind: Kind, inject: InjectConfig) -> Etm {
         let (inputs, received) = mpsc::channel(64);
         let (writer, status) = status_channel(&config, clock());
         let (stop, stopped) = watch::channel(false);
@@ -90,7 +95,7 @@ impl Etm {
                     match kind {
                         Kind::Learn => run_learn_with(config, ports, doors).await,
                         Kind::Inject => {
-                            run_inject_with(config, inject(), decisions_rx, ports, doors).await;
+                            run_inject_with(config, inject, decisions_rx, ports, doors).await;
                         }
                     }
                 };
@@ -169,11 +174,11 @@ impl Drop for Etm {
     }
 }
 
-fn inject() -> InjectConfig {
+pub(crate) fn inject(v4: Option<&str>, v6: &str) -> InjectConfig {
     let out = OutPolicy { local_pref: DEFAULT_LOCAL_PREF, community: "64500:179".parse().unwrap() };
     let next_hops = NextHops {
-        v4: Some(ETM_V4.parse().unwrap()),
-        v6: Some(ETM_V6.parse().unwrap()),
+        v4: v4.map(|addr| addr.parse().unwrap()),
+        v6: Some(v6.parse().unwrap()),
         per_exit: BTreeMap::new(),
         elsewhere: BTreeSet::new(),
     };

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "an unwrap is the assertion of a test")]
 
 mod etm;
+mod six;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -69,7 +70,7 @@ fn wait_for_table(etm: &Etm, what: &str) {
 /// The router as a provider: it learns nothing from ETM, and its customer notices nothing.
 fn as_provider(daemon: Daemon) {
     let Some(_turn) = turn() else { return };
-    let setup = Setup { daemon, asn: ROUTER_AS, key: Some(KEY), gtsm: true, passive: false };
+    let setup = Setup { daemon, asn: ROUTER_AS, key: Some(KEY), gtsm: true, passive: false, six: false };
     let mut pair = Pair::up(setup).unwrap();
     let before = (pair.customer_routes().unwrap(), pair.customer_updates().unwrap());
 
@@ -264,7 +265,7 @@ fn proofs(daemon: Daemon) -> &'static [&'static str] {
 /// The router as core: overrides with all their attributes, refresh, passive and active, gone with the session.
 fn as_core(daemon: Daemon) {
     let Some(_turn) = turn() else { return };
-    let setup = Setup { daemon, asn: ETM_AS, key: None, gtsm: false, passive: true };
+    let setup = Setup { daemon, asn: ETM_AS, key: None, gtsm: false, passive: true, six: false };
     let pair = Pair::up(setup).unwrap();
     let etm = Etm::start(&pair, etm::config(ETM_AS, Connect::Both), Kind::Inject);
     let prefixes = ["198.19.1.0/24".to_owned(), "2001:db8:ffff::/48".to_owned()];
@@ -326,7 +327,8 @@ fn gobgp_as_core() {
 #[test]
 fn ten_thousand_overrides_reach_bird() {
     let Some(_turn) = turn() else { return };
-    let setup = Setup { daemon: Daemon::Bird, asn: ETM_AS, key: None, gtsm: false, passive: true };
+    let setup =
+        Setup { daemon: Daemon::Bird, asn: ETM_AS, key: None, gtsm: false, passive: true, six: false };
     let pair = Pair::up(setup).unwrap();
     let etm = Etm::start(&pair, etm::config(ETM_AS, Connect::Active), Kind::Inject);
     wait_until("the session", PATIENCE, || match etm.status().established {

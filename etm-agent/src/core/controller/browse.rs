@@ -81,7 +81,7 @@ impl Controller {
             session: name(peer).unwrap_or_else(|| "static".to_owned()),
             peer,
             path_id,
-            exit: self.topology.exit_of(attrs.next_hop).map(|exit| self.exit_name(exit)),
+            exit: self.topology.exit_of(peer, attrs.next_hop).map(|exit| self.exit_name(exit)),
             as_path: attrs.as_path.to_string(),
             communities: attrs.communities.iter().map(ToString::to_string).collect(),
             attributes: attrs,
@@ -113,10 +113,9 @@ impl Controller {
         }
         for (peer, path_id, attrs) in self.rib.received(prefix) {
             if !ranked.iter().any(|candidate| (candidate.peer, candidate.path_id) == (peer, path_id)) {
-                let exit = self.topology.exit_of(attrs.next_hop);
                 let note = self
                     .refused_note(prefix, peer, path_id)
-                    .unwrap_or_else(|| self.unusable_note(exit, &ranked));
+                    .unwrap_or_else(|| self.unusable_note((peer, &attrs), &ranked));
                 let route = self.route_view(prefix, peer, path_id, attrs);
                 candidates.push(RankedView { rank: None, decided_by: None, note, route });
             }

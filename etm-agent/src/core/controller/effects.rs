@@ -109,6 +109,7 @@ mod tests {
             role: Role::Inject,
             address: None,
             external: false,
+            interface: None,
             monitored: false,
         };
         let policy = Policy { mode: Mode::Enforce, peers: vec![core], ..two_exits() };

@@ -5,7 +5,7 @@ use super::super::preference::{Candidate, compare};
 use super::super::route_rules::Verdict;
 use super::super::view::{CandidatePrice, CandidateView, ExplainView};
 use super::Controller;
-use crate::types::{BitRate, ExitId, PathId, PeerId, Prefix, RouteAttrs, UplinkId};
+use crate::types::{BitRate, Community, ExitId, PathId, PeerId, Prefix, RouteAttrs, UplinkId};
 use std::sync::Arc;
 
 impl Controller {
@@ -232,10 +232,10 @@ impl Controller {
         for (peer, path_id, attrs) in self.rib.received(prefix) {
             let shown = ranked.iter().any(|candidate| (candidate.peer, candidate.path_id) == (peer, path_id));
             if !shown {
-                let exit = self.topology.exit_of(attrs.next_hop);
+                let exit = self.topology.exit_of(peer, attrs.next_hop);
                 let note = self
                     .refused_note(prefix, peer, path_id)
-                    .unwrap_or_else(|| self.unusable_note(exit, &ranked));
+                    .unwrap_or_else(|| self.unusable_note((peer, &attrs), &ranked));
                 views.push(self.candidate_view(peer, &attrs, exit, false, note));
             }
         }
@@ -347,9 +347,23 @@ impl Controller {
         (rule.verdict == Verdict::Deny).then(|| format!("denied by rule {}", rule.name))
     }
 
-    pub(super) fn unusable_note(&self, exit: Option<ExitId>, ranked: &[Candidate]) -> String {
-        match exit {
+    /// Why a route that nothing refuses is no candidate.
+    pub(super) fn unusable_note(&self, (peer, attrs): (PeerId, &RouteAttrs), ranked: &[Candidate]) -> String {
+        let next_hop = attrs.next_hop;
+        match self.topology.exit_of(peer, next_hop) {
+            None if self.topology.is_ambiguous(peer, next_hop) => {
+                format!("its next hop {next_hop} is one of several exits, and nothing says on which link")
+            }
             None => "its next hop is none of the configured exits".to_owned(),
+            Some(_) if attrs.communities.contains(&Community::BLACKHOLE) => {
+                "it carries BLACKHOLE (RFC 7999)".to_owned()
+            }
+            Some(exit) if self.topology.is_silent(next_hop, exit) => {
+                format!("its next hop {next_hop} does not answer")
+            }
+            Some(exit) if self.is_of_another(exit, attrs) => {
+                "its AS_PATH does not begin with the provider's asn".to_owned()
+            }
             Some(exit) if ranked.iter().any(|candidate| candidate.exit == exit) => {
                 "a better route uses the same exit".to_owned()
             }
@@ -365,6 +379,12 @@ impl Controller {
                 format!("the link of {} is down", self.uplink_name(uplink))
             }
         }
+    }
+
+    /// True where the provider of `exit` has an AS, and the path begins with another one.
+    fn is_of_another(&self, exit: ExitId, attrs: &RouteAttrs) -> bool {
+        let first = attrs.as_path.first();
+        self.topology.asn_of(exit).zip(first).is_some_and(|(asn, first)| asn != first)
     }
 
     fn candidate_view(

@@ -183,8 +183,10 @@ impl Controller {
         if !self.topology.set_gateway(event) {
             return;
         }
-        let GatewayEvent { gateway, answers } = event;
-        let exit = self.topology.exit_of(gateway).map_or_else(String::new, |exit| self.exit_name(exit));
+        let GatewayEvent { gateway, ifindex, answers } = event;
+        let here = ifindex.and_then(|ifindex| self.topology.exit_of_kernel(gateway, ifindex));
+        let exit = here.or_else(|| self.topology.exits_with(gateway).next());
+        let exit = exit.map_or_else(String::new, |exit| self.exit_name(exit));
         self.audit.push(
             now,
             match answers {

@@ -43,7 +43,9 @@ use super::slots::Slots;
 use super::surge::Surges;
 use super::topology::Topology;
 use super::view::Judged;
-use crate::types::{BitRate, Family, Generation, PathId, PeerId, Prefix, RouteAttrs, Timestamp, UplinkId};
+use crate::types::{
+    BitRate, Family, Generation, IfIndex, PathId, PeerId, Prefix, RouteAttrs, Timestamp, UplinkId,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -140,7 +142,7 @@ pub struct Controller {
     off: bool,
     stopping: bool,
     /// Overrides found in the kernel at start, until the first decision says what becomes of them.
-    inherited: Option<BTreeMap<Prefix, IpAddr>>,
+    inherited: Option<BTreeMap<Prefix, NextHop>>,
     samples: u64,
     last_sample: Option<Timestamp>,
     table: TableFill,
@@ -408,16 +410,19 @@ impl Controller {
     }
 }
 
-/// Overrides of an earlier run, by next hop. Its throws are computed anew.
 /// Rates as each uplink's provider bills them.
 fn rates(policy: &Policy, adopted: &Adopted) -> Rates {
     let billing = policy.uplinks.iter().map(|uplink| uplink.billing).collect();
     Rates::new(policy.uplinks.len(), adopted).billed(billing)
 }
 
-fn inherited(adopted: &Adopted) -> BTreeMap<Prefix, IpAddr> {
+/// A gateway and its interface.
+type NextHop = (IpAddr, IfIndex);
+
+/// Overrides of an earlier run, by next hop. Its throws are computed anew.
+fn inherited(adopted: &Adopted) -> BTreeMap<Prefix, NextHop> {
     let via = |action: &KernelAction| match action {
-        KernelAction::Via { gateway, .. } => Some(*gateway),
+        KernelAction::Via { gateway, ifindex } => Some((*gateway, *ifindex)),
         KernelAction::Throw => None,
     };
     adopted.routes.iter().filter_map(|(prefix, action)| Some((*prefix, via(action)?))).collect()

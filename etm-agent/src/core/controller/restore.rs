@@ -5,7 +5,7 @@ use super::super::money::Tree;
 use super::super::policy::Policy;
 use super::super::topology::Topology;
 use super::{Controller, uplink_id};
-use crate::types::{Count, Prefix, SlotId, UplinkId};
+use crate::types::{Count, IfIndex, Prefix, SlotId, UplinkId};
 use std::net::IpAddr;
 
 /// Why a state cannot go on under another configuration: recorded inputs name things by their place in it.
@@ -96,8 +96,8 @@ impl Controller {
     }
 
     /// The uplink behind a next hop.
-    pub fn uplink_behind(&self, gateway: IpAddr) -> Option<UplinkId> {
-        self.topology.uplink_of(self.topology.exit_of(gateway)?)
+    pub fn uplink_behind(&self, gateway: IpAddr, ifindex: IfIndex) -> Option<UplinkId> {
+        self.topology.uplink_of(self.topology.exit_of_kernel(gateway, ifindex)?)
     }
 
     /// The uplink by which plain routing sends exactly `prefix`.

@@ -11,10 +11,9 @@ use super::super::money_view::certificate_view;
 use super::super::overrides::{Placed, Placing};
 use super::super::policy::Mode;
 use super::super::projection::{Projection, Sources, active_slots, ineffective, mismatch, project};
-use super::{Controller, uplink_id};
+use super::{Controller, NextHop, uplink_id};
 use crate::types::{BitRate, Prefix, SlotId, Timestamp, UplinkId};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 /// Rows of the live statistics map.
@@ -260,13 +259,13 @@ impl Controller {
     }
 
     /// Takes over what an earlier run left in the kernel, as far as it may stand; the placement judges it like the rest.
-    fn inherit(&mut self, now: Timestamp, routes: BTreeMap<Prefix, IpAddr>) {
-        for (prefix, gateway) in routes {
+    fn inherit(&mut self, now: Timestamp, routes: BTreeMap<Prefix, NextHop>) {
+        for (prefix, (gateway, ifindex)) in routes {
             let admitted = !self.policy.excludes(prefix) && self.policy.canary.admits(prefix);
             if !admitted || self.overrides.len() >= self.policy.max_overrides {
                 continue;
             }
-            let Some(to) = self.topology.exit_of(gateway) else { continue };
+            let Some(to) = self.topology.exit_of_kernel(gateway, ifindex) else { continue };
             let Ok(from) = self.fib.home(prefix, &self.policy, &self.topology) else { continue };
             let uplink = self.topology.uplink_of(from).unwrap_or_default();
             let limit =

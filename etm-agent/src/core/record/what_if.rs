@@ -126,7 +126,7 @@ impl WhatIf {
 /// The uplink of an override in effect.
 fn overridden(controller: &Controller, prefix: Prefix) -> Option<UplinkId> {
     match controller.decision().kernel.get(&prefix)? {
-        KernelAction::Via { gateway, .. } => controller.uplink_behind(*gateway),
+        KernelAction::Via { gateway, ifindex } => controller.uplink_behind(*gateway, *ifindex),
         KernelAction::Throw => None,
     }
 }

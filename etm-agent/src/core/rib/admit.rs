@@ -30,7 +30,7 @@ impl Rib {
     pub fn returned(&self, topology: &Topology) -> usize {
         let told = |from: &PeerId| topology.etms().contains(from);
         let returned = self.returned.iter().filter(|((from, ..), _)| !told(from));
-        returned.filter(|(_, route)| topology.exit_of(route.next_hop).is_none()).count()
+        returned.filter(|((from, ..), route)| topology.exit_of(*from, route.next_hop).is_none()).count()
     }
 
     /// True where ETM on another border sent `prefix` here.

@@ -382,8 +382,8 @@ impl Rib {
     fn candidate(&self, prefix: Prefix, route: Route, topology: &Topology) -> Option<Candidate> {
         let attrs = self.attrs.get(route.attrs);
         let next_hop = attrs.next_hop();
-        let exit = topology.exit_of(next_hop).filter(|_| !topology.is_silent(next_hop))?;
         let (peer, path_id) = self.sources.get(route.source);
+        let exit = topology.exit_of(peer, next_hop).filter(|exit| !topology.is_silent(next_hop, *exit))?;
         let guest = topology.is_elsewhere(exit) && self.is_guest(prefix, topology);
         if guest || !admissible(attrs, (prefix, peer, exit), topology) {
             return None;

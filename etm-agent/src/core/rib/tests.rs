@@ -324,7 +324,7 @@ fn compare_with(rib: &Rib, naive: &Naive, topology: &Topology) -> Result<(), Tes
         let mut usable: Vec<ExitId> = expected
             .iter()
             .filter(|(_, _, attrs)| !attrs.communities.contains(&Community::BLACKHOLE))
-            .filter_map(|(_, _, attrs)| topology.exit_of(attrs.next_hop))
+            .filter_map(|(peer, _, attrs)| topology.exit_of(*peer, attrs.next_hop))
             .collect();
         usable.sort_unstable();
         usable.dedup();

@@ -13,7 +13,7 @@ pub struct Import {
     pub accept: bool,
     /// Whether an external peer's paths must begin with its AS (RFC 4271 section 6.3); those of a route server do not.
     pub first_as: bool,
-    /// Whether next hops may be link-local: only where the peer itself is reached by such an address.
+    /// Whether an external peer's next hops may be link-local: only where it is itself reached by such an address.
     pub link_local: bool,
     /// Loops that carry this are taken: an announcement of ours that came back must be seen. Whoever asks for them must not
     /// use them.

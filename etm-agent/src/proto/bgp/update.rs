@@ -17,7 +17,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use wire::validate::validate_update_attributes_with_context;
-use wire::{Afi, DecodeError, ErrorDisposition, Safi};
+use wire::{Afi, DecodeError, ErrorDisposition, PathAttribute, Safi};
 
 /// One change of an Adj-RIB-In.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,7 +114,8 @@ impl Translator {
         };
         Translator {
             checks: Checks::of(session, import),
-            link_local: import.link_local,
+            // The border that ETM runs on tells of neighbours of its own: their scope is that of the exit.
+            link_local: import.link_local || session.is_internal(),
             internal: session.is_internal(),
             four_octet_as: session.four_octet_as,
             families: session.families.clone(),
@@ -135,7 +136,7 @@ impl Translator {
             return Ok(Translated { end_of_rib: Some(Family::V4), ..Translated::default() });
         }
         let add_path_v4 = self.add_path.contains(&(Afi::Ipv4, Safi::Unicast));
-        let (parsed, _) = update
+        let (mut parsed, _) = update
             .parse_revised_observed_with_error_context(
                 self.four_octet_as,
                 self.internal,
@@ -146,6 +147,7 @@ impl Translator {
                 self.counts.session_reset += 1;
                 reset(&context.error, context.type_code)
             })?;
+        parsed.update.attributes.iter_mut().for_each(settle_next_hop);
         let mut received = Received::of(&parsed.update.attributes, self.internal);
         let mut out = Translated::default();
         if let Some(family) = end_of_rib_v6(&parsed.update, &received) {
@@ -269,7 +271,7 @@ impl Translator {
             self.counts.foreign_family += 1;
             return;
         }
-        let attrs = usable.then(|| Arc::new(received.take_with_next_hop(next_hop(reach))));
+        let attrs = usable.then(|| Arc::new(received.take_with_next_hop(reach.next_hop)));
         let nlri = reach.announced.iter().map(|entry| (prefix(entry.prefix), entry.path_id));
         self.announce(nlri, attrs.as_ref(), out);
     }
@@ -330,11 +332,14 @@ fn end_of_rib_v6(update: &wire::ParsedUpdate, received: &Received<'_>) -> Option
     }
 }
 
-/// The global next hop, or the link-local one where that is all there is (RFC 2545 section 3, RFC 8950).
-fn next_hop(reach: &wire::MpReachNlri) -> IpAddr {
-    match (reach.next_hop, reach.link_local_next_hop) {
-        (IpAddr::V6(global), Some(local)) if global.is_unspecified() => IpAddr::V6(local),
-        (addr, _) => addr,
+/// Of a pair the global next hop counts (RFC 2545 section 3). A peer without one writes the link-local
+/// one alone, or twice (FRR), or after the unspecified address (BIRD).
+fn settle_next_hop(attribute: &mut PathAttribute) {
+    let PathAttribute::MpReachNlri(reach) = attribute else { return };
+    if let (IpAddr::V6(global), Some(local)) = (reach.next_hop, reach.link_local_next_hop)
+        && global.is_unspecified()
+    {
+        reach.next_hop = IpAddr::V6(local);
     }
 }
 

@@ -226,6 +226,48 @@ fn faults_cost_no_more_than_rfc_7606_says() {
     }
 }
 
+/// IPv4 and IPv6 NLRI with next hops in IPv6, in every form that peers write them.
+#[test]
+fn a_next_hop_in_ipv6_is_the_global_one_or_the_link_local_one_where_it_means_something() {
+    let local = |last: u8| [0xFE, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last];
+    let pair = |first: [u8; 16], second: [u8; 16]| [first, second].concat();
+    let (external, near, border) = ((64601, false), (64601, true), (64500, false));
+    for (title, next_hop, (peer_as, link_local), expected) in [
+        ("a global one", V6_HOP.to_vec(), external, Some("2001:db8:a::2")),
+        ("a global and a link-local one", pair(V6_HOP, local(1)), external, Some("2001:db8:a::2")),
+        ("the same on a link-local session", pair(V6_HOP, local(1)), near, Some("2001:db8:a::2")),
+        ("a link-local one alone", local(1).to_vec(), near, Some("fe80::1")),
+        ("twice the link-local one, as FRR writes it", pair(local(1), local(1)), near, Some("fe80::1")),
+        ("none and a link-local one, as BIRD writes it", pair([0; 16], local(1)), near, Some("fe80::1")),
+        ("the border passes its neighbour's on", pair([0; 16], local(1)), border, Some("fe80::1")),
+        ("link-local, from a peer at a global address", local(1).to_vec(), external, None),
+        ("none and a link-local one, from such a peer", pair([0; 16], local(1)), external, None),
+        ("none at all", [0; 16].to_vec(), near, None),
+        ("a pair whose second is global", pair(V6_HOP, V6_HOP), near, None),
+    ] {
+        for (afi, nlri, prefix) in
+            [(1, &[24, 198, 18, 7][..], "198.18.7.0/24"), (2, &[16, 0x20, 1], "2001::/16")]
+        {
+            let mut reach = mp_reach(&next_hop, nlri);
+            reach[4] = afi;
+            let import = Import { link_local, ..Import::default() };
+            let session = Negotiated { extended_next_hop: true, ..session(peer_as, false) };
+            let mut translator = Translator::new(&session, import, Dispositions::default());
+            let translated = translator.translate(&frame(&[], &[ORIGIN, AS_PATH, &reach], &[])).unwrap();
+            let got = match &translated.changes[..] {
+                [Change::Announce { prefix: to, attrs, .. }] => {
+                    assert_eq!(to.to_string(), prefix, "{title}");
+                    Some(attrs.next_hop.to_string())
+                }
+                [Change::Withdraw { .. }] => None,
+                other => panic!("{title}: {other:?}"),
+            };
+            assert_eq!(got.as_deref(), expected, "{title}, {prefix}");
+            assert_eq!(translator.counts().treat_as_withdraw, u64::from(expected.is_none()), "{title}");
+        }
+    }
+}
+
 #[test]
 fn nlri_that_cannot_be_located_resets_the_session() {
     for (title, update, attribute) in [
