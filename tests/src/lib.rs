@@ -15,6 +15,7 @@ pub mod bird_config;
 pub mod chaos;
 pub mod clock;
 pub mod command;
+pub mod crowd;
 pub mod daemons;
 pub mod daemons_v6;
 pub mod dataplane;

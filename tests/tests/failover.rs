@@ -5,11 +5,13 @@
 
 use std::time::Duration;
 
-use etm_tests::agent::AgentOptions;
+use etm_tests::agent::{self, Agent, AgentOptions, Site};
 use etm_tests::clock::{boottime_ns, millis_between};
-use etm_tests::lab::LabOptions;
+use etm_tests::crowd::{self, Crowd};
+use etm_tests::lab::{Lab, LabOptions};
 use etm_tests::poll::{pass_time, wait_until};
 use etm_tests::scene::{PATIENCE, Scene, before_transit, turn};
+use etm_tests::table::{Announcement, Table};
 use etm_tests::topology::{Provider, Role};
 use etm_tests::traces;
 use etm_tests::traffic::Demand;
@@ -17,6 +19,11 @@ use etm_tests::view::Override;
 
 /// Above transit-a's limit, below its capacity.
 const ABOVE_LIMIT: (f64, f64, f64) = (47.5, 4.0, 3.0);
+/// What the loss of a link with ten thousand overrides may cost, in time of their traffic.
+const MOST_LOST_MS: f64 = 20.0;
+/// Longest time that a request to the kernel may take meanwhile.
+const LONGEST_STALL_MS: f64 = 200.0;
+
 /// A scene in which transit-a is relieved, with rounds so rare that what happens at once is not their doing.
 fn relieved() -> (Scene, Provider) {
     let options = AgentOptions { interval: "3s", ..AgentOptions::default() };
@@ -153,4 +160,49 @@ fn an_uplink_that_is_renamed_is_the_same_uplink_and_loses_nothing() {
     .map_err(|error| scene.agent.with_log(error))
     .unwrap();
     assert_eq!(heard(&scene, "link-down", renamed_ns), None, "{}", scene.agent.log());
+}
+
+/// A lab with ten thousand prefixes more, which prefer transit-a and may use transit-b.
+fn crowded() -> Lab {
+    let mut table = Table::standard();
+    let providers = vec![Provider::TransitA, crowd::RECEIVER];
+    let row = |prefix| Announcement { prefix, providers: providers.clone() };
+    table.announcements.extend(crowd::prefixes().into_iter().map(row));
+    Lab::up(LabOptions { table, ..LabOptions::default() }).unwrap()
+}
+
+#[test]
+fn ten_thousand_overrides_outlive_the_loss_of_their_exit_in_every_way_there_is() {
+    let Some(_turn) = turn() else { return };
+    let lab = crowded();
+    // A debug build on a busy machine takes seconds for a round of ten thousand.
+    let options = AgentOptions { lease: "60s", kill_hung: false, ..AgentOptions::default() };
+    let text = crowd::squeeze(&agent::config(&Site::of(&lab), &options));
+    let agent = Agent::start_by(&lab, &agent::write_text(&lab, &text).unwrap(), "info").unwrap();
+    wait_until("etm-agent to be ready", PATIENCE, || agent.ready(lab.table()))
+        .map_err(|error| agent.with_log(error))
+        .unwrap();
+    let crowd = Crowd::start(&lab, &crowd::prefixes()).unwrap();
+    let down = |lab: &Lab| {
+        let border = lab.namespace(Role::Border);
+        border.ip(&["link", "set", "dev", crowd::RECEIVER.uplink(), "down"]).map(drop)
+    };
+    type Lose<'a> = &'a dyn Fn(&Lab) -> Result<(), etm_tests::error::LabError>;
+    let ways: [(&str, Lose<'_>); 3] = [
+        ("carrier lost", &|lab| lab.cut(crowd::RECEIVER)),
+        ("set down", &down),
+        ("deleted", &|lab| lab.unplug(crowd::RECEIVER)),
+    ];
+    for (title, lose) in ways {
+        crowd.wait_overrides(&lab, &agent, PATIENCE * 2).unwrap();
+        let lost = crowd.lose(&lab, lose).unwrap();
+        println!("{title}: {lost:?}");
+        assert!(lost.destinations >= crowd::OVERRIDES, "{title}: {lost:?}");
+        assert!(lost.ms <= MOST_LOST_MS, "{title}: {lost:?}");
+        assert!(lost.stall_ms <= LONGEST_STALL_MS, "{title}: {lost:?}");
+        assert_eq!(lost.still, 0, "{title}: {lost:?}");
+        if title != "deleted" {
+            lab.mend(crowd::RECEIVER).unwrap();
+        }
+    }
 }

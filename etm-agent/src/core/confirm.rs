@@ -1,9 +1,10 @@
 //! Whether traffic took the way that it was given: each move is watched until the counters show it on its new exit.
 //!
-//! Driven by samples. Never moves anything: it says what failed, remembers where not to send it again for a while, and
+//! Driven by samples; time runs from the kernel's word that it has the routes, for a round, or a change of many routes, may
+//! take longer than the traffic is given. Never moves anything: it says what failed, remembers where not to send it again for a while, and
 //! says when so many moves failed that no more should be made.
 
-use crate::types::{BitRate, ExitId, Prefix, Timestamp};
+use crate::types::{BitRate, ExitId, Generation, Prefix, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,6 +17,8 @@ const SILENT_PART: u64 = 20;
 const SILENT: BitRate = BitRate(1_000);
 /// Failures in a row, without a success between, after which moves are not tried any more for a while.
 const PAUSE_AFTER: u32 = 3;
+/// Without the kernel's word, so many times the time.
+const WITHOUT_WORD: u32 = 4;
 /// Longest time that an exit is closed to a prefix, or that moves pause.
 const LONGEST: Duration = Duration::from_secs(3_600);
 
@@ -53,6 +56,12 @@ struct Watch {
     since: Timestamp,
     rate: BitRate,
     elsewhere: u8,
+    /// The decision it is part of.
+    #[serde(default)]
+    generation: Generation,
+    /// True once the kernel has that decision.
+    #[serde(default)]
+    made: bool,
 }
 
 /// An exit that is closed to a prefix.
@@ -92,15 +101,24 @@ pub struct Terms {
 }
 
 impl Confirmations {
-    /// Watches a move that was made after the sample of `since`.
+    /// Watches a move that was decided after the sample of `since`.
     pub fn watch(
         &mut self,
-        since: Timestamp,
+        (since, generation): (Timestamp, Generation),
         prefix: Prefix,
         (was, to): (Option<ExitId>, ExitId),
         rate: BitRate,
     ) {
-        self.watches.insert(prefix, Watch { to, was, since, rate, elsewhere: 0 });
+        let watch = Watch { to, was, since, rate, elsewhere: 0, generation, made: false };
+        self.watches.insert(prefix, watch);
+    }
+
+    /// The kernel has had the decision since `at`: what was seen before says nothing of its moves.
+    pub fn made(&mut self, generation: Generation, at: Timestamp) {
+        let made = |watch: &&mut Watch| !watch.made && watch.generation <= generation;
+        for watch in self.watches.values_mut().filter(made) {
+            (watch.made, watch.since, watch.elsewhere) = (true, watch.since.max(at), 0);
+        }
     }
 
     /// The override is gone: nothing to see.
@@ -143,7 +161,8 @@ impl Confirmations {
             }
             watch.elsewhere = watch.elsewhere.saturating_add(1);
             // The sample nearest to the deadline counts as at it.
-            let late = at + terms.interval / 2 >= watch.since + terms.within;
+            let within = if watch.made { terms.within } else { terms.within * WITHOUT_WORD };
+            let late = at + terms.interval / 2 >= watch.since + within;
             if late && watch.elsewhere >= SAMPLES {
                 missed.push((*prefix, *watch, seen));
             }
@@ -266,9 +285,14 @@ mod tests {
         move |_, _| Seen { there: BitRate(there), all: BitRate(all) }
     }
 
+    fn watch(all: &mut Confirmations, at: u64, prefix: Prefix, to: ExitId, rate: BitRate) {
+        all.watch((second(at), Generation(at)), prefix, (None, to), rate);
+        all.made(Generation(at), second(at));
+    }
+
     fn moved() -> Confirmations {
         let mut all = Confirmations::default();
-        all.watch(second(1), p("198.18.0.0/24"), (None, ExitId(1)), BitRate(10 * MBIT));
+        watch(&mut all, 1, p("198.18.0.0/24"), ExitId(1), BitRate(10 * MBIT));
         all
     }
 
@@ -290,6 +314,32 @@ mod tests {
         assert!(all.is_closed(second(62), p("198.18.0.0/24"), ExitId(1)));
         assert!(!all.is_closed(second(62), p("198.18.0.0/24"), ExitId(0)));
         assert!(!all.is_closed(second(63), p("198.18.0.0/24"), ExitId(1)));
+    }
+
+    #[test]
+    fn a_kernel_that_takes_its_time_does_not_make_a_move_fail() {
+        let mut all = Confirmations::default();
+        all.watch((second(1), Generation(5)), p("198.18.0.0/24"), (None, ExitId(1)), BitRate(10 * MBIT));
+        all.made(Generation(4), second(2));
+        for at in 2..=5 {
+            assert_eq!(
+                all.judge(second(at), TERMS, seen(0, 10 * MBIT)),
+                [],
+                "{at}: it has not got the route"
+            );
+        }
+        all.made(Generation(6), second(5));
+        assert_eq!(all.judge(second(6), TERMS, seen(0, 10 * MBIT)), [], "one second after it has");
+        assert_eq!(all.judge(second(7), TERMS, seen(0, 10 * MBIT)).len(), 1);
+    }
+
+    #[test]
+    fn a_kernel_that_never_answers_is_not_waited_for_for_ever() {
+        let mut all = Confirmations::default();
+        all.watch((second(1), Generation(1)), p("198.18.0.0/24"), (None, ExitId(1)), BitRate(MBIT));
+        let missed: Vec<u64> =
+            (2..12).filter(|at| !all.judge(second(*at), TERMS, seen(0, MBIT)).is_empty()).collect();
+        assert_eq!(missed, [9]);
     }
 
     #[test]
@@ -319,13 +369,13 @@ mod tests {
         let prefix = p("198.18.0.0/24");
         let mut at = 1;
         for (failures, wait) in [(1, 60), (2, 120), (3, 240), (4, 480)] {
-            all.watch(second(at), prefix, (None, ExitId(1)), BitRate(MBIT));
+            watch(&mut all, at, prefix, ExitId(1), BitRate(MBIT));
             all.judge(second(at + 1), TERMS, seen(0, MBIT));
             let missed = all.judge(second(at + 2), TERMS, seen(0, MBIT));
             assert_eq!((missed[0].failures, missed[0].until), (failures, second(at + 2 + wait)));
             at += 2 + wait;
         }
-        all.watch(second(at), prefix, (None, ExitId(1)), BitRate(MBIT));
+        watch(&mut all, at, prefix, ExitId(1), BitRate(MBIT));
         all.judge(second(at + 1), TERMS, seen(MBIT, MBIT));
         assert_eq!(all.closed_to(prefix).count(), 0);
         assert_eq!(doubled(Duration::from_secs(60), u32::MAX), LONGEST);
@@ -336,7 +386,7 @@ mod tests {
         let mut all = Confirmations::default();
         let fail = |all: &mut Confirmations, at: u64, number: u32| {
             let prefix = p(&format!("198.18.{number}.0/24"));
-            all.watch(second(at), prefix, (None, ExitId(1)), BitRate(MBIT));
+            watch(all, at, prefix, ExitId(1), BitRate(MBIT));
             all.judge(second(at + 1), TERMS, seen(0, MBIT));
             all.judge(second(at + 2), TERMS, seen(0, MBIT));
         };
@@ -348,7 +398,7 @@ mod tests {
         assert_eq!(all.pause(), None);
         fail(&mut all, 70, 3);
         assert_eq!(all.pause(), Some((3, second(192))));
-        all.watch(second(80), p("10.0.0.0/8"), (None, ExitId(0)), BitRate(MBIT));
+        watch(&mut all, 80, p("10.0.0.0/8"), ExitId(0), BitRate(MBIT));
         all.judge(second(81), TERMS, seen(MBIT, MBIT));
         assert_eq!(all.pause(), None);
     }

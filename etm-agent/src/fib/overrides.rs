@@ -17,6 +17,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::RouteMessage;
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -94,7 +95,7 @@ impl Overrides {
     }
 
     /// What is installed, as far as known.
-    pub fn installed(&self) -> &std::collections::BTreeMap<Prefix, KernelAction> {
+    pub fn installed(&self) -> &BTreeMap<Prefix, KernelAction> {
         &self.installed
     }
 
@@ -151,10 +152,7 @@ impl Overrides {
     ///
     /// A refused route is reported, its traffic left to plain routing, and the rest goes on. An error means that
     /// the outcome is not known: `resync` before the next call.
-    pub async fn converge(
-        &mut self,
-        wanted: &std::collections::BTreeMap<Prefix, KernelAction>,
-    ) -> Result<Outcome, FibError> {
+    pub async fn converge(&mut self, wanted: &BTreeMap<Prefix, KernelAction>) -> Result<Outcome, FibError> {
         let wanted = &if self.own.is_shared() {
             Cow::Owned(plan::without_throws(wanted))
         } else {
@@ -215,21 +213,32 @@ impl Overrides {
         }
         let changes = plan::overrides(&self.installed, &target);
         for group in changes.chunk_by(|one, next| one.prefix.len() == next.prefix.len()) {
-            // An earlier refusal may have taken a covering override out of the target.
-            let group: Vec<Change> = group
-                .iter()
-                .filter(|change| target.get(&change.prefix).copied() == change.step.after())
-                .copied()
-                .collect();
-            let group = if self.own.is_shared() { plan::without_replacing(group) } else { group };
+            let group = self.still_meant(group, &target);
             let refused = self.apply(&group, &mut pass).await?;
             if !refused.is_empty() {
                 self.route_plainly(&refused, target.to_mut(), &mut pass).await?;
             }
         }
         let removals = plan::removals(&self.installed, &target);
-        self.apply(&removals, &mut pass).await?;
+        let rank = plan::rank_of_removal;
+        for group in removals.chunk_by(|one, next| rank(one) == rank(next)) {
+            self.apply(group, &mut pass).await?;
+        }
         Ok(pass)
+    }
+
+    /// Of changes that were planned what is still to be made, as this table takes it.
+    fn still_meant<'a>(&self, group: &'a [Change], target: &Cow<'_, Routes>) -> Cow<'a, [Change]> {
+        let mut group = Cow::Borrowed(group);
+        // An earlier refusal may have taken a covering override out of the target.
+        if let Cow::Owned(target) = target {
+            let meant = |change: &Change| target.get(&change.prefix).copied() == change.step.after();
+            group = Cow::Owned(group.iter().copied().filter(meant).collect());
+        }
+        if self.own.is_shared() {
+            group = Cow::Owned(plan::without_replacing(group.into_owned()));
+        }
+        group
     }
 
     /// Takes refused overrides out of the target, and protects them from what covers them.
@@ -257,23 +266,25 @@ impl Overrides {
         Ok(())
     }
 
-    /// Sends changes in order; returns the prefixes that were refused.
+    /// Makes changes whose order does not matter; returns the prefixes that were refused.
     async fn apply(&mut self, changes: &[Change], pass: &mut Pass) -> Result<Vec<Prefix>, FibError> {
-        let own = self.own;
-        let verdicts = self.requests.transact(changes.len(), |index| request(own, changes[index])).await?;
+        let (own, order) = (self.own, plan::sending_order(changes));
+        let refusals = self.requests.transact(order.len(), |sent| request(own, changes[order[sent]])).await?;
+        let mut refusals: BTreeMap<usize, Refusal> =
+            refusals.into_iter().map(|(sent, refusal)| (order[sent], refusal)).collect();
         let mut refused = Vec::new();
-        for (change, verdict) in changes.iter().zip(verdicts) {
-            match (verdict, change.step.after()) {
-                (Ok(()), Some(action)) => {
+        for (index, change) in changes.iter().enumerate() {
+            match (refusals.remove(&index), change.step.after()) {
+                (None, Some(action)) => {
                     self.installed.insert(change.prefix, action);
                     pass.outcome.changed += 1;
                 }
                 // ESRCH: gone already, the kernel removes the IPv4 routes of a lost interface without a word.
-                (Ok(()) | Err(Refusal { errno: libc::ESRCH, .. }), None) => {
+                (None | Some(Refusal { errno: libc::ESRCH, .. }), None) => {
                     self.installed.remove(&change.prefix);
                     pass.outcome.changed += 1;
                 }
-                (Err(refusal), _) => {
+                (Some(refusal), _) => {
                     pass.refuse(self.own, change, &refusal);
                     refused.push(change.prefix);
                 }
@@ -300,9 +311,9 @@ impl Overrides {
         let own = self.own;
         let request =
             |index: usize| Request { kind: RTM_DELROUTE, flags: 0, body: codec::own_row(own, &rows[index]) };
-        let verdicts = self.requests.transact(rows.len(), request).await?;
+        let refusals = self.requests.transact(rows.len(), request).await?;
         let refusal =
-            verdicts.into_iter().filter_map(Result::err).find(|refusal| refusal.errno != libc::ESRCH);
+            refusals.into_iter().map(|(_, refusal)| refusal).find(|refusal| refusal.errno != libc::ESRCH);
         refusal
             .map_or(Ok(()), |refusal| Err(FibError::Refused { what: "deleting ETM's own routes", refusal }))
     }

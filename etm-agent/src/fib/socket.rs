@@ -9,6 +9,7 @@ use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::fmt;
 use std::io;
+use std::ops::Range;
 
 /// Multicast groups of rtnetlink.
 pub(super) const GROUP_LINK: u32 = 1;
@@ -135,7 +136,7 @@ impl Endpoint {
         }
     }
 
-    /// Sends requests in order and returns one verdict for each, in the same order.
+    /// Sends requests in order and returns what was refused, by its number, in the same order.
     ///
     /// Only the last of each system call asks for an acknowledgement: the kernel works through a datagram in
     /// order and reports each refusal with its sequence number, so silence before that acknowledgement is success.
@@ -145,27 +146,28 @@ impl Endpoint {
         &mut self,
         count: usize,
         request: impl Fn(usize) -> Request<T>,
-    ) -> Result<Vec<Result<(), Refusal>>, FibError> {
-        let mut verdicts = vec![Ok(()); count];
+    ) -> Result<Vec<(usize, Refusal)>, FibError> {
+        let mut refused = Vec::new();
         let mut out = Vec::with_capacity(BATCH * 96);
-        for (number, verdicts) in verdicts.chunks_mut(BATCH).enumerate() {
+        for begin in (0..count).step_by(BATCH) {
+            let end = count.min(begin + BATCH);
             out.clear();
             // A batch never straddles the end of the numbers: verdicts are found by distance from the first.
             if self.sequence > u32::MAX - 2 * NUMBERS {
                 self.sequence = 1;
             }
             let first = self.sequence;
-            for index in 0..verdicts.len() {
-                let request = request(number * BATCH + index);
-                let last = index + 1 == verdicts.len();
+            for index in begin..end {
+                let request = request(index);
+                let last = index + 1 == end;
                 let flags = NLM_F_REQUEST | request.flags | if last { NLM_F_ACK } else { 0 };
                 let sequence = self.next_sequence();
                 wire::push(&mut out, request.kind, flags, sequence, &request.body);
             }
             self.send(&out)?;
-            self.collect(first, verdicts).await?;
+            self.collect(first, begin..end, &mut refused).await?;
         }
-        Ok(verdicts)
+        Ok(refused)
     }
 
     /// Returns once changes of interfaces that had begun before are complete.
@@ -180,8 +182,13 @@ impl Endpoint {
         self.transact(1, request).await.map(|_| ())
     }
 
-    async fn collect(&mut self, first: u32, verdicts: &mut [Result<(), Refusal>]) -> Result<(), FibError> {
-        let last = verdicts.len() - 1;
+    /// Reads until the last of the requests `numbers`, the first of which was sent with `first`, has its answer.
+    async fn collect(
+        &mut self,
+        first: u32,
+        numbers: Range<usize>,
+        refused: &mut Vec<(usize, Refusal)>,
+    ) -> Result<(), FibError> {
         loop {
             // The kernel answers before the request's system call returns, so there is no need to be woken.
             let length = match self.try_receive()? {
@@ -191,11 +198,16 @@ impl Endpoint {
             let datagram = &self.buffer[..length];
             for message in Messages(datagram).filter(|message| message.kind == wire::NLMSG_ERROR) {
                 // An answer to an earlier request that was given up would be outside.
-                let Ok(index) = usize::try_from(message.sequence.wrapping_sub(first)) else { continue };
-                let Some(verdict) = verdicts.get_mut(index) else { continue };
-                let answer = wire::acknowledgement(&message);
-                *verdict = answer.ok_or(FibError::Malformed { what: "reading an acknowledgement" })?;
-                if index == last {
+                let Ok(distance) = usize::try_from(message.sequence.wrapping_sub(first)) else { continue };
+                if distance >= numbers.len() {
+                    continue;
+                }
+                let verdict = wire::acknowledgement(&message)
+                    .ok_or(FibError::Malformed { what: "reading an acknowledgement" })?;
+                if let Err(refusal) = verdict {
+                    refused.push((numbers.start + distance, refusal));
+                }
+                if distance + 1 == numbers.len() {
                     return Ok(());
                 }
             }

@@ -8,35 +8,38 @@ use serde_json::{Map, Value, json};
 
 use super::BenchOptions;
 use crate::agent::AgentOptions;
+use crate::crowd;
 use crate::error::LabError;
 use crate::lab::{Lab, LabOptions};
 
 mod full;
+mod lost;
 mod off;
 mod overload;
 mod watch;
 
 /// Overloads per interval.
-const RUNS: usize = 40;
+const RUNS: usize = 30;
 /// And in the quick run.
 const QUICK_RUNS: usize = 3;
-/// Prefixes that `etm off` takes back, all but the few that may stay.
-const OVERRIDES: u32 = 10_900;
-/// How often it does, and how often with the agent stopped.
+/// How often ten thousand overrides are switched off, and how often with the agent stopped.
 const OFF_RUNS: usize = 3;
 /// Longest wait for anything that follows from a step.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs all parts, or the one asked for: an interval (`default`, `100ms`), or `off`.
+/// Runs all parts, or the one asked for: an interval (`default`, `100ms`), `off`, or `lost`.
 pub(super) fn run(options: &BenchOptions) -> Result<(), LabError> {
     let mut lab = Lab::up(LabOptions::default())?;
-    let table = full::load(&mut lab, options, OVERRIDES)?;
+    say("loading the table into three providers, border and core");
+    let table = full::load(&mut lab, options, crowd::prefixes())?;
+    say(&format!("{} prefixes are everywhere", table.prefixes));
     let runs = if options.quick { QUICK_RUNS } else { RUNS };
     for (part, interval, millis) in [("default", "1s", 1000), ("100ms", "100ms", 100)] {
         if !options.wants(part) {
             continue;
         }
         let agent = AgentOptions { interval, ..AgentOptions::default() };
+        say(&format!("{runs} overloads with an interval of {interval}"));
         let mut result = line(&table, millis);
         result.extend(overload::run(&lab, &table, &agent, runs)?);
         options.show(&Value::Object(result));
@@ -46,7 +49,17 @@ pub(super) fn run(options: &BenchOptions) -> Result<(), LabError> {
         result.extend(off::run(&lab, &table, if options.quick { 1 } else { OFF_RUNS })?);
         options.show(&Value::Object(result));
     }
+    if options.wants("lost") {
+        let mut result = line(&table, 1000);
+        result.extend(lost::run(&lab, &table)?);
+        options.show(&Value::Object(result));
+    }
     Ok(())
+}
+
+/// Progress, on standard error.
+fn say(text: &str) {
+    eprintln!("etm-lab: {text}");
 }
 
 fn line(table: &full::Full, interval_ms: u32) -> Map<String, Value> {

@@ -10,7 +10,7 @@ use super::super::projection::active_slots;
 use super::super::rib::Returned;
 use super::super::surge;
 use super::Controller;
-use crate::types::{ExitId, PeerId, Prefix, Timestamp};
+use crate::types::{ExitId, Generation, PeerId, Prefix, Timestamp};
 
 impl Controller {
     /// Watches a move until the counters show its traffic on the new exit.
@@ -26,7 +26,8 @@ impl Controller {
             // A round stands at the time of its sample.
             let since =
                 self.last_sample.filter(|at| now.since(*at) < self.policy.interval / 2).unwrap_or(now);
-            self.confirmations.watch(since, placing.prefix, (was, placing.to), placing.rate);
+            let generation = Generation(self.decision.generation.0 + 1);
+            self.confirmations.watch((since, generation), placing.prefix, (was, placing.to), placing.rate);
         }
     }
 

@@ -230,6 +230,7 @@ impl Controller {
         }
         self.refused = installed.failed.into_iter().collect();
         self.installed = installed.generation;
+        self.confirmations.made(installed.generation, installed.at);
         if installed.changed > 0 {
             let (generation, changed) = (installed.generation, installed.changed);
             self.audit.push(installed.at, EventKind::KernelConverged { generation, changed });

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use etm_agent::proto::bgp::is_martian;
 use etm_agent::types::Prefix;
 use ipnet::IpNet;
 
@@ -42,18 +43,17 @@ pub(super) struct Full {
     pub(super) of_sink: Vec<IpNet>,
 }
 
-/// Loads it, and `of_sink` IPv6 prefixes that can be sent to.
-pub(super) fn load(lab: &mut Lab, options: &BenchOptions, of_sink: u32) -> Result<Full, LabError> {
+/// Loads it, and prefixes that can be sent to.
+pub(super) fn load(lab: &mut Lab, options: &BenchOptions, of_sink: Vec<IpNet>) -> Result<Full, LabError> {
     let mut table = match &options.table {
         Some(path) => routes::read(path)?,
         None if options.quick => routes::sized(50),
         None => routes::generated(),
     };
     let own: Vec<Prefix> = OWN.iter().filter_map(|text| text.parse().ok()).collect();
+    // What is never routed between networks is refused by ETM, which would wait for it for ever.
+    table.retain(|prefix| !is_martian(*prefix));
     table.retain(|prefix| !own.iter().any(|own| own.covers(*prefix) || prefix.covers(*own)));
-    let of_sink: Vec<IpNet> = (0..of_sink)
-        .filter_map(|number| format!("2001:db8:{:x}::/48", 0x4000 + number).parse().ok())
-        .collect();
     for (place, provider) in Provider::ALL.into_iter().enumerate() {
         let path = lab.directory().join(format!("{provider}.routes"));
         let text = bird_config::routes(provider, lab.table()) + &bulk(&table, &of_sink, place);
@@ -136,9 +136,8 @@ pub(super) fn count(lines: &[String], word: &str) -> usize {
 
 /// The configuration of a lab's agent with room for the table, and whatever `edit` makes of it.
 pub(super) fn config(lab: &Lab, options: &AgentOptions, edit: impl Fn(String) -> String) -> String {
-    let text = agent::config(&Site::of(lab), options)
-        .replace("prefixes_ipv4 = 4096\nprefixes_ipv6 = 4096\n", "")
-        .replace("[policy]\n", "[policy]\nmax_moved = \"100%\"\nmax_moved_per_minute = \"100%\"\n");
+    let text =
+        agent::config(&Site::of(lab), options).replace("prefixes_ipv4 = 4096\nprefixes_ipv6 = 4096\n", "");
     edit(text)
 }
 

@@ -7,9 +7,10 @@ use nix::sys::signal::Signal;
 use serde_json::{Map, Value, json};
 
 use super::watch::TableWatch;
-use super::{PATIENCE, full, quantiles};
+use super::{PATIENCE, full, quantiles, say};
 use crate::agent::{Agent, AgentOptions};
 use crate::clock::{boottime_ns, millis_between};
+use crate::crowd;
 use crate::error::LabError;
 use crate::lab::Lab;
 use crate::poll::{pass_time, wait_until};
@@ -25,12 +26,6 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// Times of `runs` switches in each way.
 pub(super) fn run(lab: &Lab, table: &full::Full, runs: usize) -> Result<Map<String, Value>, LabError> {
     let options = AgentOptions { lease: "30s", ..AgentOptions::default() };
-    // transit-a may carry a hundredth: nearly all that prefers it has to leave.
-    let squeeze = |text: String| {
-        let limit = "name = \"up-a\"\ncapacity = \"50000kbit\"\nlimit = \"90%\"";
-        text.replace(limit, "name = \"up-a\"\ncapacity = \"50000kbit\"\nlimit = \"1%\"")
-            .replace("[policy]\n", "[policy]\nmax_overrides = 20000\n")
-    };
     let destinations: Vec<IpAddr> = table.of_sink.iter().filter_map(|prefix| prefix.hosts().next()).collect();
     let flows: Vec<Flow> =
         destinations.iter().map(|to| Flow { destination: *to, packets_per_s: 1.0 }).collect();
@@ -39,12 +34,13 @@ pub(super) fn run(lab: &Lab, table: &full::Full, runs: usize) -> Result<Map<Stri
     for _ in 0..runs {
         for stop in [false, true] {
             // A new agent each time: what may move within a minute is not what is measured.
-            let agent = full::start(lab, table, &full::config(lab, &options, squeeze))?;
+            let agent = full::start(lab, table, &full::config(lab, &options, |text| crowd::squeeze(&text)))?;
             let watch = TableWatch::start(lab)?;
             let generator = Generator::start(&lab.namespace(Role::Content), &flows, SMALL)?;
             let stage = Stage { lab, agent: &agent, sink: &sink, watch: &watch };
-            overrides.push(stage.wait_overrides(10_000)?);
+            overrides.push(stage.wait_overrides(crowd::OVERRIDES)?);
             let ms = stage.off(stop)?;
+            say(&format!("off after {ms:.0} ms, agent {}", if stop { "stopped" } else { "at work" }));
             if stop {
                 stopped.push(ms);
             } else {
