@@ -134,6 +134,18 @@ impl Scene {
         settled.map_err(|error| self.agent.with_log(error))
     }
 
+    /// Waits until ETM has decided on overrides, whether or not it may act.
+    ///
+    /// # Errors
+    /// That does not happen.
+    pub fn wait_planned(&self) -> Result<Vec<Override>, LabError> {
+        let found = wait_until("a plan", PATIENCE, || {
+            let planned = self.agent.overrides().map_err(|error| error.to_string())?;
+            if planned.is_empty() { Err("no override".to_owned()) } else { Ok(planned) }
+        });
+        found.map_err(|error| self.agent.with_log(error))
+    }
+
     /// Waits until ETM has overrides, the kernel has a route for each, and core has heard of each.
     ///
     /// # Errors

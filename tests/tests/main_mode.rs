@@ -76,6 +76,13 @@ fn wait_no_routes(scene: &Scene, limit: Duration) {
     .unwrap();
 }
 
+fn kill_both(scene: &mut Scene) {
+    let guardian = scene.agent.guardian().unwrap();
+    scene.agent.signal(Signal::SIGKILL).unwrap();
+    kill(Pid::from_raw(guardian), Signal::SIGKILL).unwrap();
+    scene.agent.wait_end(PATIENCE).unwrap();
+}
+
 #[test]
 fn overrides_stand_beside_the_daemons_routes_and_off_takes_them_away() {
     let Some(_turn) = turn() else { return };
@@ -173,13 +180,10 @@ fn off_reaches_the_routes_of_a_hung_agent_within_a_second() {
 
 /// Nobody is left who could remove them: what this mode cannot do, and how it is mended.
 #[test]
-fn when_both_are_killed_the_routes_stay_until_the_next_start_or_detach() {
+fn when_both_are_killed_the_routes_stay_until_the_next_start_of_either_or_detach() {
     let Some(_turn) = turn() else { return };
     let mut scene = steered(USUAL);
-    let guardian = scene.agent.guardian().unwrap();
-    scene.agent.signal(Signal::SIGKILL).unwrap();
-    kill(Pid::from_raw(guardian), Signal::SIGKILL).unwrap();
-    scene.agent.wait_end(PATIENCE).unwrap();
+    kill_both(&mut scene);
     pass_time(LEASE + SECOND);
     assert!(takes_overrides(&scene), "nobody removes them");
     let path = scene.lab.directory().join("etm.toml");
@@ -187,10 +191,19 @@ fn when_both_are_killed_the_routes_stay_until_the_next_start_or_detach() {
     assert!(scene.agent.log().contains("their lease has ended"), "{}", scene.agent.log());
     wait_until("etm-agent to be ready again", PATIENCE, || scene.agent.ready(scene.lab.table())).unwrap();
     scene.wait_overrides().unwrap();
-    let guardian = scene.agent.guardian().unwrap();
-    scene.agent.signal(Signal::SIGKILL).unwrap();
-    kill(Pid::from_raw(guardian), Signal::SIGKILL).unwrap();
-    scene.agent.wait_end(PATIENCE).unwrap();
+    kill_both(&mut scene);
+    // A guardian that the system starts again; the signal comes later than what is waited for.
+    let alone = ["guardian", "--config", path.to_str().unwrap()];
+    std::thread::scope(|threads| {
+        let guardian = threads.spawn(|| agent::run_to_end(&scene.lab, &["timeout", "12"], &alone, PATIENCE));
+        assert!(takes_overrides(&scene), "an agent that lives has its lease to say so");
+        wait_no_routes(&scene, LEASE + SECOND);
+        assert!(!guardian.is_finished(), "not by its end: {:?}", guardian.join());
+    });
+    scene.agent = Agent::start_by(&scene.lab, &path, "info").unwrap();
+    wait_until("etm-agent to be ready again", PATIENCE, || scene.agent.ready(scene.lab.table())).unwrap();
+    scene.wait_overrides().unwrap();
+    kill_both(&mut scene);
     let ended = agent::run_to_end(&scene.lab, &[], &["detach", "--config", path.to_str().unwrap()], PATIENCE)
         .unwrap();
     assert_eq!(ended.status, Some(0), "{}", ended.said);
@@ -208,4 +221,32 @@ fn an_orderly_stop_leaves_nothing_in_the_main_table() {
     let traces = scene.traces().unwrap();
     assert_eq!((&traces.routes[..], &traces.announced[..]), (&[][..], &[][..]));
     assert_plain(&scene, SECOND);
+}
+
+/// The order makes ready what a start in this mode would have: nothing that only marks need.
+#[test]
+fn an_observer_told_to_enforce_puts_routes_there_and_neither_rules_nor_marks() {
+    let Some(_turn) = turn() else { return };
+    let lab = Lab::up(LabOptions::default()).unwrap();
+    let options = AgentOptions { mode: "observe", ..AgentOptions::default() };
+    let text = agent::config(&Site::of(&lab), &options).replace("inside = [\"in0\"]", "mode = \"main\"");
+    let path = agent::write_text(&lab, &text).unwrap();
+    let sink = Sink::start(&lab.namespace(Role::Sink)).unwrap();
+    let agent = Agent::start_by(&lab, &path, "info").unwrap();
+    wait_until("etm-agent to be ready", PATIENCE, || agent.ready(lab.table())).unwrap();
+    let flows = Demand::by_home(47.5, 7.0, 6.0).flows(lab.table(), FRAME);
+    let generator = Generator::start(&lab.namespace(Role::Content), &flows, FRAME).unwrap();
+    let scene = Scene { generator, sink, agent, lab };
+    scene.wait_planned().unwrap();
+    assert_eq!(traces::routes(&scene.lab).unwrap(), Vec::<String>::new(), "an observer");
+    let told = scene.agent.etm(&["mode", "enforce"]).unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    wait_until("routes in the main table", PATIENCE, || {
+        let traces = scene.traces().map_err(|error| error.to_string())?;
+        if traces.routes.is_empty() { Err("none".to_owned()) } else { Ok(traces) }
+    })
+    .map_err(|error| scene.agent.with_log(error))
+    .map(|traces| assert_eq!((traces.rules.len(), traces.marking().len()), (0, 0), "{traces:#?}"))
+    .unwrap();
+    assert!(takes_overrides(&scene), "{}", scene.agent.log());
 }

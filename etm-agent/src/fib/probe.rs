@@ -122,7 +122,8 @@ impl fmt::Display for Finding {
             Finding::OwnProtocolInMain { count, first, protocol } => write!(
                 f,
                 "the main table holds {count} routes of ETM's protocol {protocol} (the first is {first}); \
-                 remove them by `ip route flush proto {protocol}`, or give ETM another `protocol`"
+                 if an ETM with kernel.mode = \"main\" left them, they go by `etm-agent detach` with its configuration, or \
+                 by `ip route flush proto {protocol}`; if they are somebody else's, give ETM another `protocol`"
             ),
             Finding::ZebraTakesOut { count } => write!(
                 f,

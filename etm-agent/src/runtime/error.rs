@@ -143,7 +143,8 @@ pub enum AgentError {
     Superseded,
     /// Another agent works on the same table.
     #[error(
-        "another agent works on routing table {table} here; stop it, or give this one another kernel.table"
+        "another agent works on routing table {table} here; stop it, or give this one another kernel.table (table 254 is \
+         main: one agent with kernel.mode = \"main\" per machine)"
     )]
     TableInUse {
         /// The table.

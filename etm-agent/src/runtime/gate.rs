@@ -2,15 +2,15 @@
 //! what must outlive a restart is written before its order is answered. Never decides whether an order is good.
 
 use super::error::AgentError;
-use super::machine::{self, own_table};
+use super::machine;
+use super::open;
 use super::sampler::Note;
 use super::standing::OrdersFile;
-use crate::config::Settings;
+use crate::config::{KernelMode, Settings};
 use crate::control::Request;
 use crate::control::schema::{Answer, Problem, Query};
 use crate::core::controls::Standing;
 use crate::core::policy::Mode;
-use crate::fib::{self, MarkRule};
 use std::sync::mpsc::SyncSender;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -86,7 +86,8 @@ impl Gate {
     /// Everything that a start in such a mode would have checked and made.
     async fn make_ready(&self) -> Result<(), AgentError> {
         let kernel = &self.settings.kernel;
-        if kernel.inside.is_empty() {
+        let marks = kernel.mode == KernelMode::Lease;
+        if marks && kernel.inside.is_empty() {
             return Err(AgentError::Unsafe {
                 finding: "no inside interface is named: add kernel.inside and restart".to_owned(),
             });
@@ -95,8 +96,10 @@ impl Gate {
         for note in machine::routing(&self.settings, &found).await? {
             tracing::warn!("{note}");
         }
-        let rule = MarkRule { mark: kernel.mark, mask: kernel.mask, priority: kernel.rule_priority };
-        fib::ensure_rules(own_table(&self.settings), rule).await?;
+        open::ready_routing(&self.settings).await?;
+        if !marks {
+            return Ok(());
+        }
         let (done, attached) = oneshot::channel();
         let (notes, inside) = (self.notes.clone(), found.inside.iter().map(|link| link.ifindex).collect());
         // The sampler may be in a sample; its queue is short and this task may wait, but not a runtime thread.

@@ -32,7 +32,7 @@ pub(super) async fn open(settings: &Settings) -> Result<Opening, AgentError> {
     check_capabilities()?;
     check_clock()?;
     let socket = control::bind(&settings.agent.control_socket, privilege::grants(settings)?)?;
-    let lock = TableLock::take(settings.kernel.table)?;
+    let lock = TableLock::take(settings)?;
     let interfaces = machine::interfaces(settings).await?;
     for note in machine::routing(settings, &interfaces).await? {
         tracing::warn!("{note}");
@@ -48,15 +48,9 @@ pub(super) async fn open(settings: &Settings) -> Result<Opening, AgentError> {
             tracing::warn!("removed overrides that an earlier run left: their lease has ended");
         }
         datapath.lease.arm(kernel.mark, kernel.mask)?;
-        if own.is_shared() {
-            // What a run in the other mode left would have no effect, and stay.
-            fib::cleanup(machine::apart(settings)).await?;
-        } else {
-            let rule = MarkRule { mark: kernel.mark, mask: kernel.mask, priority: kernel.rule_priority };
-            if let Err(error) = fib::ensure_rules(own, rule).await {
-                clear_routing(own).await;
-                return Err(error.into());
-            }
+        if let Err(error) = ready_routing(settings).await {
+            clear_routing(own).await;
+            return Err(error);
         }
     } else {
         datapath.lease.expire()?;
@@ -72,19 +66,38 @@ pub(super) async fn open(settings: &Settings) -> Result<Opening, AgentError> {
     Ok(Opening { interfaces, datapath, routes, socket, lock })
 }
 
+/// What has to stand in the kernel's routing before the first override, by the mode of the kernel: safe to repeat.
+pub(super) async fn ready_routing(settings: &Settings) -> Result<(), AgentError> {
+    let (own, kernel) = (own_table(settings), &settings.kernel);
+    if own.is_shared() {
+        // What a run in the other mode left would have no effect, and stay.
+        fib::cleanup(machine::apart(settings)).await?;
+        return Ok(());
+    }
+    let rule = MarkRule { mark: kernel.mark, mask: kernel.mask, priority: kernel.rule_priority };
+    Ok(fib::ensure_rules(own, rule).await?)
+}
+
 /// One agent per routing table and network namespace: two would take each other's routes and rules for leftovers.
 ///
-/// An abstract socket, which the kernel keeps per namespace and removes with the process, however it ends.
+/// Abstract sockets, which the kernel keeps per namespace and removes with the process, however it ends. Whose routes stand in
+/// the main table holds that too: by their own tables two such agents would not meet.
 pub(super) struct TableLock {
-    _held: UnixListener,
+    _held: Vec<UnixListener>,
 }
 
 impl TableLock {
-    fn take(table: u32) -> Result<TableLock, AgentError> {
+    fn take(settings: &Settings) -> Result<TableLock, AgentError> {
+        let own = own_table(settings);
+        let tables = [settings.kernel.table].into_iter().chain(own.is_shared().then_some(own.table));
+        Ok(TableLock { _held: tables.map(TableLock::hold).collect::<Result<_, _>>()? })
+    }
+
+    fn hold(table: u32) -> Result<UnixListener, AgentError> {
         let name = format!("etm-table-{table}");
         let bound = SocketAddr::from_abstract_name(&name).and_then(|addr| UnixListener::bind_addr(&addr));
         match bound {
-            Ok(held) => Ok(TableLock { _held: held }),
+            Ok(held) => Ok(held),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(AgentError::TableInUse { table }),
             Err(source) => Err(AgentError::System { doing: "lock the routing table", source }),
         }

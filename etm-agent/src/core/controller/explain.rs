@@ -156,7 +156,6 @@ impl Controller {
 
     /// What guards and orders have to do with it.
     fn guarded(&self, prefix: Prefix, home: Option<ExitId>) -> Vec<String> {
-        let now = self.last_sample.unwrap_or_default();
         let mut because = Vec::new();
         if home.is_some_and(|home| self.sources().is_drained(home)) {
             because.push(
@@ -167,15 +166,20 @@ impl Controller {
         if !self.policy.canary.admits(prefix) {
             because.push("it is inside none of policy.canary.prefixes".to_owned());
         }
-        for (exit, closed) in self.confirmations.closed_to(prefix).filter(|(_, closed)| now < closed.until) {
-            because.push(format!(
-                "its traffic did not follow when it was sent through {} ({} times): not tried again for {} s",
-                self.exit_name(exit),
-                closed.failures,
-                closed.until.since(now).as_secs()
-            ));
-        }
+        because.extend(self.closed_to(prefix).map(|(exit, closed)| {
+            format!("its traffic did not follow when it was sent through {}: {closed}", self.exit_name(exit))
+        }));
         because
+    }
+
+    /// Exits that are closed to it, and for how long still.
+    fn closed_to(&self, prefix: Prefix) -> impl Iterator<Item = (ExitId, String)> {
+        let now = self.last_sample.unwrap_or_default();
+        let closed = self.confirmations.closed_to(prefix).filter(move |(_, closed)| now < closed.until);
+        closed.map(move |(exit, closed)| {
+            let left = closed.until.since(now).as_secs();
+            (exit, format!("{} times, not tried again for {left} s", closed.failures))
+        })
     }
 
     /// That what it asks for is not believed yet.
@@ -266,6 +270,9 @@ impl Controller {
         }
         if self.policy.forbids(prefix, exit) {
             return Some("the operator forbids it (policy)".to_owned());
+        }
+        if let Some((_, closed)) = self.closed_to(prefix).find(|(closed, _)| *closed == exit) {
+            return Some(format!("closed, traffic did not follow: {closed}"));
         }
         let price = |wanted: ExitId| prices.iter().find(|(exit, _)| *exit == wanted).map(|(_, price)| *price);
         let (here, there) = (price(current)?, price(exit)?);

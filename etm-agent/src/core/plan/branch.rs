@@ -16,18 +16,28 @@ struct Leaf {
 /// Rows solved in all branches together.
 const WORK: usize = 60_000;
 const MOST: usize = 400;
+/// Branches of a small problem, however much that is.
+const LEAST: usize = 32;
 /// In small problems each branch also gives a plan.
-const SMALL: usize = 5_000;
+const SMALL: usize = 20_000;
 
 /// A bound at least as high as that of `prices`; improves `best` where a branch leads to a cheaper plan.
-pub(super) fn strengthen(model: &Model, prices: &Prices, best: &mut Tally<'_>, clock: &mut dyn Clock) -> f64 {
-    let mut left = (WORK / model.len().max(1)).min(MOST);
+/// Ends where no more than `target` of the bound is open.
+pub(super) fn strengthen(
+    model: &Model,
+    prices: &Prices,
+    target: f64,
+    best: &mut Tally<'_>,
+    clock: &mut dyn Clock,
+) -> f64 {
+    let least = if model.len() <= SMALL { LEAST } else { 0 };
+    let mut left = (WORK / model.len().max(1)).clamp(least, MOST);
     let mut cost = best.cost();
     let root = Leaf { fixed: Fixed::none(model), prices: prices.clone(), bound: prices.bound };
     let mut open = vec![root];
     let mut closed = f64::INFINITY;
     loop {
-        let enough = |bound: f64| bound >= cost - 1e-9 * cost.abs();
+        let enough = |bound: f64| bound >= cost - target * cost.abs();
         let least = (0..open.len()).min_by(|a, b| open[*a].bound.total_cmp(&open[*b].bound));
         let Some(least) = least.filter(|at| !enough(open[*at].bound)) else { break };
         let pairs = largest(model, &open[least].prices).map_or(0..0, |row| model.pairs(row));

@@ -39,11 +39,20 @@ const LARGE: f64 = 1e-4;
 /// So near its bound a plan of more than a few rows is good enough.
 const ENOUGH: f64 = 1e-4;
 const FEW: usize = 64;
+/// So many pairs are little work to look through in whole.
+const LITTLE: f64 = 100_000.0;
+/// A plan so far above its bound is looked through in whole, where that is little work; and wherever it is.
+const POOR: f64 = 5e-4;
+const BAD: f64 = 0.2;
 /// A row below this part of all traffic is left to rounding.
 const SMALL: f64 = 1e-5;
 
 fn index(at: u32) -> usize {
     usize::try_from(at).unwrap_or(usize::MAX)
+}
+
+fn as_float(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 /// The rows near a choice, with those settled so far taken out.
@@ -77,6 +86,24 @@ impl Rest<'_> {
             sharing: Cell::default(),
         };
         dual.polish(&self.cut, &now.node, (around * self.width, self.width), apart, clock)
+    }
+
+    /// The cheapest pair, at these prices, of each row that is not settled.
+    fn choose(&self, now: &Prices, choice: &mut [u32]) {
+        let model = self.model;
+        let column = model.column_prices(&now.node);
+        let view = self.cut.live.view();
+        for (at, row) in self.cut.live.row.iter().enumerate() {
+            if view.weight[at] > 0.0 {
+                let best = view.column[view.best(at, &column).at];
+                if model.column[index(choice[index(*row)])] == best {
+                    continue;
+                }
+                let pair = model.pairs(index(*row)).find(|pair| model.column[*pair] == best);
+                choice[index(*row)] =
+                    pair.and_then(|pair| u32::try_from(pair).ok()).unwrap_or(choice[index(*row)]);
+            }
+        }
     }
 
     /// Settles the largest rows of more than `least` that share exits, more of them each time, and prices the rest anew.
@@ -165,7 +192,7 @@ pub(super) fn plan<'a>(
     (bound, kept): (f64, Option<Kept>),
     clock: &mut dyn Clock,
 ) -> (Tally<'a>, f64) {
-    let count = |rows: usize| f64::from(u32::try_from(rows.max(1)).unwrap_or(u32::MAX));
+    let count = |rows: usize| as_float(rows.max(1));
     let sharing = count(prices.shares.chunk_by(|a, b| a.0 == b.0).count());
     let traffic = model.traffic();
     // The traffic that shares exits is how much moves when prices change by a width: a row of `rate` shifts them by more
@@ -176,8 +203,10 @@ pub(super) fn plan<'a>(
     let sizes = prices.shares.iter().map(|share| index(share.0)).chain(fixed.rows().iter().map(|row| row.0));
     let largest = sizes.map(|row| model.rate[row]).fold(0.0, f64::max);
     let least = (EACH * sharing).max(LEAST);
-    let ratio = (ROOM * shift(largest)).clamp(least / sharing, (MOST / sharing).max(least / sharing));
-    let reach = ratio * prices.width;
+    let most = if count(model.len()) <= MOST { f64::INFINITY } else { MOST / sharing };
+    let ratio = (ROOM * shift(largest)).clamp(least / sharing, most.max(least / sharing));
+    let coarse = if fixed.rows().is_empty() { 0.0 } else { ROOM * COARSE * model.spread / 1e6 };
+    let reach = (ratio * prices.width).max(coarse);
     let Kept { mut cut, mut choice } = fixed.near(model, &prices.node, reach, kept);
     // What lies further out is taken to stay as it is, however far prices go.
     cut.radius = f64::INFINITY;
@@ -185,25 +214,14 @@ pub(super) fn plan<'a>(
     let start =
         if fixed.rows().is_empty() { prices.clone() } else { rest.again(prices, NEARBY, ROUGH, clock) };
     let alone = fixed.rows().is_empty() && bulky(model, prices);
+    let market = model.column_prices(&start.node);
     let first = if alone { 1.0 } else { (PART * sharing).max(BATCH) };
     let now = rest.dive(start, (SMALL * traffic, first), &shift, clock);
-    let column = model.column_prices(&now.node);
-    let view = rest.cut.live.view();
-    for (at, row) in rest.cut.live.row.iter().enumerate() {
-        if view.weight[at] > 0.0 {
-            let best = view.column[view.best(at, &column).at];
-            if model.column[index(choice[index(*row)])] == best {
-                continue;
-            }
-            let pair = model.pairs(index(*row)).find(|pair| model.column[*pair] == best);
-            choice[index(*row)] =
-                pair.and_then(|pair| u32::try_from(pair).ok()).unwrap_or(choice[index(*row)]);
-        }
-    }
+    rest.choose(&now, &mut choice);
     let mut tally = Tally::new(model, choice);
     primal::round(&mut tally, &now.shares);
-    for (row, column) in rest.settled {
-        primal::place(&mut tally, row, column);
+    for (row, column) in &rest.settled {
+        primal::place(&mut tally, *row, *column);
     }
     fixed.place(&mut tally);
     let cost = tally.cost();
@@ -211,22 +229,31 @@ pub(super) fn plan<'a>(
     if cost - bound <= enough {
         return (tally, reach);
     }
-    let near = rest.cut.deeper(column.clone(), least / sharing * prices.width, 0.0);
-    let choices = Choices::new(model, &near.live, &column, (cost - bound, LARGE * traffic));
+    // Those settled take part again: a row without weight is in no cut.
+    for (row, _) in rest.settled.iter().chain(fixed.rows()) {
+        rest.cut.give_back(*row, model.rate[*row]);
+    }
+    let near = rest.cut.deeper(market.clone(), (least / sharing * prices.width).max(coarse), 0.0);
+    let choices = Choices::new(model, &near.live, &market, (cost - bound, LARGE * traffic));
     primal::improve(&mut tally, &choices, (cost - bound, enough), 1e-10 * cost.abs(), clock);
-    mend(&mut tally, clock);
+    mend(&mut tally, bound, clock);
     (tally, reach)
 }
 
-/// What breaks a hard limit is hardly a plan: rounding may do that where all that is near was settled before, so single
-/// moves are offered to everyone.
-fn mend(tally: &mut Tally<'_>, clock: &mut dyn Clock) {
-    if tally::of_loads(tally.model, &tally.load).2 <= 0.0 {
+/// What breaks a hard limit is hardly a plan, and one far above its bound or above a limit a bad one: rounding may do that
+/// where all that is near was settled before, so single moves are offered to everyone.
+fn mend(tally: &mut Tally<'_>, bound: f64, clock: &mut dyn Clock) {
+    let model = tally.model;
+    let small = as_float(model.column.len()) <= LITTLE;
+    let gap = if small { POOR } else { BAD };
+    let (over, _, breach) = tally::of_loads(model, &tally.load);
+    let breaks = breach > 0.0 || small && over > 0.0;
+    if !breaks && tally.cost() - bound <= gap * bound.abs() {
         return;
     }
-    let every = Choices::every(tally.model);
+    let every = Choices::every(model);
     // The second time small savings count too: beside a breach they are lost in rounding.
-    for _ in 0..2 {
+    for _ in 0..=usize::from(breaks) {
         let cost = tally.cost();
         primal::improve(tally, &every, (f64::INFINITY, 0.0), 1e-10 * cost.abs(), clock);
     }

@@ -234,6 +234,14 @@ impl<'a> View<'a> {
 }
 
 impl Cut {
+    /// Gives a row that was taken out its weight again.
+    pub(super) fn give_back(&mut self, row: usize, weight: f64) {
+        let row = u32::try_from(row).unwrap_or(u32::MAX);
+        if let Ok(at) = self.live.row.binary_search(&row) {
+            self.live.weight[at] = weight;
+        }
+    }
+
     /// The same for a smaller surrounding, which must lie within this one.
     pub(super) fn deeper(&self, prices: Vec<f64>, radius: f64, width: f64) -> Cut {
         let mut cut = self.live.view().cut(prices, radius, width);

@@ -75,12 +75,13 @@ pub fn solve(model: &Model, warm: Option<&Warm>, budget: Option<Budget<'_>>) -> 
     }
     let few = model.len() <= FEW;
     let mut bound = prices.bound;
-    if !model.rules.allow_split && cost - bound > if few { EXACT } else { BRANCH } * bound.abs() {
+    let target = if few { EXACT } else { BRANCH };
+    if !model.rules.allow_split && cost - bound > target * bound.abs() {
         let point = Point { curves: &model.curves, price: &prices.node, bound, units: true };
         bound = bound.max(point.strengthened(model, cost));
-        if cost - bound > if few { EXACT } else { BRANCH } * bound.abs() {
+        if cost - bound > target * bound.abs() {
             let mut found = best.clone();
-            bound = bound.max(branch::strengthen(model, &prices, &mut found, &mut watch));
+            bound = bound.max(branch::strengthen(model, &prices, target, &mut found, &mut watch));
             // Branching knows no cap on the number of moves.
             if model.rules.max_moves.is_none_or(|cap| caps::moves(&found) <= cap) {
                 best = found;

@@ -128,7 +128,8 @@ impl Post {
             decided: false,
             parting: None,
             end: None,
-            sweep: (settings.kernel.mode == KernelMode::Main).then(|| Sweep::new(settings.kernel.protocol)),
+            sweep: (settings.kernel.mode == KernelMode::Main)
+                .then(|| Sweep::new(settings.kernel.protocol, boottime(), settings.kernel.lease)),
             blind: false,
             reported: Instant::now(),
         })
