@@ -214,7 +214,7 @@ fn a_scrape_is_well_formed_never_falls_and_says_what_the_lab_knows() {
     assert_eq!(last.word("etm_state", "state"), "steering");
     assert_eq!(last.word("etm_mode", "mode"), "enforce");
     assert_eq!(last.word("etm_guardian_state", "state"), "guarding");
-    assert!(overrides.len() <= last.get("etm_overrides", &[]) as usize + 1);
+    assert!(!overrides.is_empty() && last.get("etm_overrides", &[]) >= 1.0);
     for (session, role) in [("border", "learn"), ("core", "inject")] {
         assert_eq!(last.get("etm_session_up", &[("session", session), ("role", role)]), 1.0);
     }

@@ -228,7 +228,7 @@ fn draw(dice: &mut Dice) -> Fault {
 }
 
 /// splitmix64: all that is needed of chance here, without a dependency.
-pub(super) struct Dice(u64);
+pub(in crate::chaos) struct Dice(u64);
 
 impl Dice {
     pub(super) fn of(seed: u64) -> Self {

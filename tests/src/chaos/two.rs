@@ -2,6 +2,8 @@
 //! other. The same diary as with one border, one per side; judged are packets, hops, and what core heard.
 //! *Never*: asks ETM what it did.
 
+mod faults;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
@@ -14,8 +16,9 @@ use ipnet::IpNet;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use faults::{Fault, schedule};
+
 use super::judge::Findings;
-use super::schedule::Dice;
 use super::timeline::{self, MS, Moment, Terms, Timeline, close};
 use super::{Round, complaint, millis};
 use crate::agent::Agent;
@@ -39,77 +42,6 @@ const WINDOW: u64 = 50 * MS;
 const TRANSIT: Duration = Duration::from_millis(300);
 /// Mbit/s of the first border's prefixes: above its limit.
 const LOAD: (f64, f64) = (14.0, 3.0);
-
-/// Something that breaks, or begins to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
-    KillAgent(Side),
-    StopAgent(Side),
-    KillGuardian(Side),
-    Off(Side),
-    Carrier(Side),
-    ResetInject(Side),
-    ResetLearn(Side),
-    KillBird(Role),
-    Traffic,
-}
-
-impl Fault {
-    fn name(self) -> &'static str {
-        match self {
-            Self::KillAgent(_) => "agent killed",
-            Self::StopAgent(_) => "agent stopped",
-            Self::KillGuardian(_) => "guardian killed",
-            Self::Off(_) => "off and on",
-            Self::Carrier(_) => "carrier lost",
-            Self::ResetInject(_) => "inject session reset",
-            Self::ResetLearn(_) => "learn session reset",
-            Self::KillBird(_) => "BIRD killed",
-            Self::Traffic => "traffic step",
-        }
-    }
-
-    fn draw(dice: &mut Dice) -> Self {
-        let side = Side::BOTH[dice.index(2)];
-        let role = [Role::Border, Role::BorderB, Role::Core][dice.index(3)];
-        let all = [
-            Self::KillAgent(side),
-            Self::StopAgent(side),
-            Self::KillGuardian(side),
-            Self::Off(side),
-            Self::Carrier(side),
-            Self::ResetInject(side),
-            Self::ResetLearn(side),
-            Self::KillBird(role),
-            Self::Traffic,
-        ];
-        all[dice.index(all.len())]
-    }
-
-    /// Least and most time it lasts, in milliseconds.
-    fn span(self) -> (u64, u64) {
-        match self {
-            // Beyond the lease of 3 s now and then.
-            Self::KillAgent(_) => (200, 6000),
-            Self::KillGuardian(_) | Self::ResetInject(_) | Self::ResetLearn(_) => (0, 0),
-            _ => (200, 1500),
-        }
-    }
-}
-
-/// The faults of a round: when, for how long, what.
-fn schedule(seed: u64) -> Vec<(u64, u64, Fault)> {
-    let mut dice = Dice::of(seed);
-    let (mut at_ms, count) = (dice.between((0, 400)), dice.between((2, 4)));
-    (0..count)
-        .map(|_| {
-            let fault = Fault::draw(&mut dice);
-            let planned = (at_ms, dice.between(fault.span()), fault);
-            at_ms += dice.between((50, 1200));
-            planned
-        })
-        .collect()
-}
 
 /// What core heard at a moment: the sides whose announcements it has, and what is wrong with any.
 struct Heard {
@@ -523,8 +455,6 @@ fn hear(core: &Bird, others: &[(Role, Bird)]) -> Option<Heard> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::chaos::timeline::Span;
 
@@ -549,12 +479,5 @@ mod tests {
             let found = findings.into_list();
             assert_eq!(found.first().map(|violation| violation.kind), expected, "{found:?}");
         }
-    }
-
-    #[test]
-    fn forty_rounds_draw_every_fault_and_a_seed_draws_the_same_again() {
-        let drawn: BTreeSet<&str> = (1..=40).flat_map(schedule).map(|(_, _, fault)| fault.name()).collect();
-        assert_eq!(drawn.len(), 9, "{drawn:?}");
-        assert_eq!(schedule(7), schedule(7));
     }
 }

@@ -1,10 +1,21 @@
 //! Whether a route may serve as a candidate, beside the operator's rules, and what came with ETM's own community.
 //! Never says how good a route is.
 
+use super::Rib;
 use super::attrs::AttrsRef;
-use super::{Returned, Rib};
 use crate::core::topology::Topology;
 use crate::types::{ExitId, PathId, PeerId, Prefix};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// A route that carries ETM's community.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Returned {
+    /// NEXT_HOP.
+    pub next_hop: IpAddr,
+    /// The AS_PATH names our own AS: whoever announces it has it from us.
+    pub by_us: bool,
+}
 
 /// True where a route of `peer` may be used through `exit` as things are.
 pub(super) fn admissible(

@@ -18,12 +18,12 @@ use super::preference::{AttrsId, Candidate, Standing, ranked};
 use super::route_rules::{RouteRule, RouteRules, Verdict};
 use super::topology::Topology;
 use crate::types::{Asn, Community, Family, PathId, PeerId, Prefix, PrefixMap, RouteAttrs};
+pub use admit::Returned;
 use admit::admissible;
 use attrs::AttrStore;
 use routes::{Eras, NIL, Route, Slab, SourceId, Sources};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What a change did to the set of known prefixes.
@@ -61,15 +61,6 @@ struct Clearing {
     after: Option<Prefix>,
     /// More became void since the walk began.
     again: bool,
-}
-
-/// A route that carries ETM's community.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Returned {
-    /// NEXT_HOP.
-    pub next_hop: IpAddr,
-    /// The AS_PATH names our own AS: whoever announces it has it from us.
-    pub by_us: bool,
 }
 
 /// The routes of all sources.

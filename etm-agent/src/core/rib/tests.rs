@@ -8,6 +8,7 @@ use crate::core::policy::tests::two_exits;
 use crate::types::ExitId;
 use crate::types::{AsPath, Asn, IfIndex, UplinkId};
 use proptest::prelude::*;
+use std::net::IpAddr;
 
 fn p(text: &str) -> Prefix {
     text.parse().unwrap()
