@@ -12,26 +12,11 @@ use crate::command::{cannot_start, run};
 use crate::daemons_v6;
 use crate::error::LabError;
 use crate::netns::Namespace;
+pub use crate::pair_plan::{
+    CUSTOMER_AS, CUSTOMER_V4, ETM_AS, ETM_V4, ETM_V6, PREFIXES, ROUTER_CUSTOMER_V4, ROUTER_V4, ROUTER_V6,
+    prefix_v4, prefix_v6,
+};
 use crate::poll::wait_until;
-
-/// ETM's address on the link to the router.
-pub const ETM_V4: &str = "10.77.0.1";
-/// The router's address on that link.
-pub const ROUTER_V4: &str = "10.77.0.2";
-/// IPv6 counterpart of [`ETM_V4`].
-pub const ETM_V6: &str = "fd77::1";
-/// IPv6 counterpart of [`ROUTER_V4`].
-pub const ROUTER_V6: &str = "fd77::2";
-/// The customer's address on its link to the router.
-pub const CUSTOMER_V4: &str = "10.78.0.1";
-/// The router's end of that link.
-pub const ROUTER_CUSTOMER_V4: &str = "10.78.0.2";
-/// The customer's AS.
-pub const CUSTOMER_AS: u32 = 64999;
-/// ETM's AS.
-pub const ETM_AS: u32 = 64500;
-/// Prefixes the router originates, per family.
-pub const PREFIXES: u32 = 40;
 
 /// How the router under test is set up.
 #[derive(Clone, Debug)]
@@ -69,16 +54,6 @@ pub enum Daemon {
 impl Daemon {
     /// All of them.
     pub const ALL: [Daemon; 3] = [Daemon::Bird, Daemon::Frr, Daemon::Gobgp];
-}
-
-/// IPv4 prefix `i` that the router originates.
-pub fn prefix_v4(i: u32) -> String {
-    format!("198.18.{i}.0/24")
-}
-
-/// IPv6 prefix `i` that the router originates.
-pub fn prefix_v6(i: u32) -> String {
-    format!("2001:db8:{:x}::/48", i + 1)
 }
 
 /// The customer: one session with the router, nothing of its own.

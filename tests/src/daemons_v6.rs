@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use crate::daemons::{ETM_AS, ETM_V6, PREFIXES, ROUTER_V4, ROUTER_V6, prefix_v4, prefix_v6};
+use crate::pair_plan::{ETM_AS, ETM_V6, PREFIXES, ROUTER_V4, ROUTER_V6, prefix_v4, prefix_v6};
 
 /// ETM's AS where it is the router's customer.
 pub const CUSTOMER_OF_ROUTER_AS: u32 = 64511;

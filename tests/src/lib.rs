@@ -26,6 +26,7 @@ pub mod lab;
 pub mod link;
 pub mod netns;
 pub mod pair;
+pub mod pair_plan;
 pub mod poll;
 pub mod report;
 pub mod scene;
