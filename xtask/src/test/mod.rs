@@ -41,6 +41,7 @@ const FUZZ_SECONDS: u32 = 10;
 /// Lab tests that mostly wait for a lease, a timer or a peer to run out: they leave most of both cores idle, so two of
 /// them go side by side, the longest first. What measures or sends at a pace is not among them.
 const CALM: &[&str] = &[
+    "two_borders",
     "guardian",
     "failsafe",
     "main_mode",

@@ -65,21 +65,19 @@ fn what_fits_is_relieved_wherever_the_giants_go() {
 
 #[test]
 fn an_exit_lost_is_made_up_for_from_where_the_giants_were() {
-    for seed in 40..42 {
-        let before = zipf(6_000, 8, 0.7, seed);
-        let placed = solve(&before.model(), None, None);
-        for lost in 0..8_u16 {
-            let mut case = before.clone();
-            for (one, exit) in case.prefixes.iter_mut().zip(&placed.exits) {
-                one.routes.retain(|route| route.exit != usize::from(lost));
-                one.current = Some(usize::from(*exit)).filter(|_| *exit != lost);
-                one.home = if one.home == usize::from(lost) { one.routes[0].exit } else { one.home };
-            }
-            let model = case.model();
-            let plan = solve(&model, Some(&placed.warm), None);
-            case.judged(&model, &plan, &format!("seed {seed}, {lost} lost"));
-            let claim = &plan.certificate;
-            assert!(claim.costs.overload_bps <= 1e-4 * 100e9, "seed {seed}, {lost} lost: {claim:?}");
+    let before = zipf(6_000, 8, 0.7, 40);
+    let placed = solve(&before.model(), None, None);
+    for lost in 0..8_u16 {
+        let mut case = before.clone();
+        for (one, exit) in case.prefixes.iter_mut().zip(&placed.exits) {
+            one.routes.retain(|route| route.exit != usize::from(lost));
+            one.current = Some(usize::from(*exit)).filter(|_| *exit != lost);
+            one.home = if one.home == usize::from(lost) { one.routes[0].exit } else { one.home };
         }
+        let model = case.model();
+        let plan = solve(&model, Some(&placed.warm), None);
+        case.judged(&model, &plan, &format!("{lost} lost"));
+        let claim = &plan.certificate;
+        assert!(claim.costs.overload_bps <= 1e-4 * 100e9, "{lost} lost: {claim:?}");
     }
 }
