@@ -91,16 +91,11 @@ fn a_refusal_by_the_kernel_is_told_with_the_move_that_is_taken_back() {
     let mut world = World::ready(two_exits(), &FOUR);
     world.second(&STEP);
     let failed = vec![(p("198.18.2.0/24"), "network is unreachable".to_owned())];
-    let installed = crate::core::input::Installed {
-        generation: world.decision.generation,
-        at: world.now,
-        changed: 0,
-        failed,
-    };
+    let installed = Installed { generation: world.decision.generation, at: world.now, changed: 0, failed };
     world.give(Input::Installed(installed));
     assert!(world.controller.status(world.now).guards.iter().any(|guard| guard.guard == "kernel-refused"));
-    astray(&mut world, &STEP);
-    let outcome = astray(&mut world, &STEP);
+    world.second_via(&STEP, |_, _| 0);
+    let outcome = world.second_via(&STEP, |_, _| 0);
     let text =
         outcome.events.iter().map(|event| event.kind.to_string()).find(|text| text.contains("goes back"));
     assert!(text.as_ref().is_some_and(|text| text.contains("network is unreachable")), "{text:?}");
