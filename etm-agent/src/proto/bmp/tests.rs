@@ -276,7 +276,7 @@ fn routes_are_mended_where_a_router_writes_them_otherwise_than_it_received_them(
 #[test]
 fn a_loop_that_carries_etms_community_is_told_where_it_is_asked_for() {
     let body = [
-        &[0, 0, 0, 35, 0x40, 1, 1, 0, 0x40, 2, 10, 2, 2][..],
+        &[0, 0, 0, 31, 0x40, 1, 1, 0, 0x40, 2, 10, 2, 2][..],
         &[64601u32.to_be_bytes(), 64500u32.to_be_bytes()].concat(),
         &[0x40, 3, 4, 192, 0, 2, 1, 0xC0, 8, 4, 0xFB, 0xF4, 0, 179, 24, 198, 18, 5],
     ]
