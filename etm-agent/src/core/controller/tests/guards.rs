@@ -8,7 +8,8 @@ use crate::core::view::GUARDS;
 /// A second in which overrides are without effect, though the kernel says that it has them.
 fn astray(world: &mut World, mbit: &[(&str, u64)]) -> Outcome {
     let (generation, at) = (world.decision.generation, world.now);
-    world.give(Input::Installed(Installed { generation, at, changed: 0, failed: Vec::new() }));
+    let failed = world.controller.refused.clone().into_iter().collect();
+    world.give(Input::Installed(Installed { generation, at, changed: 0, failed }));
     world.second_via(mbit, |_, _| 0)
 }
 
@@ -91,12 +92,7 @@ fn a_refusal_by_the_kernel_is_told_with_the_move_that_is_taken_back() {
     let mut world = World::ready(two_exits(), &FOUR);
     world.second(&STEP);
     let failed = vec![(p("198.18.2.0/24"), "network is unreachable".to_owned())];
-    let installed = crate::core::input::Installed {
-        generation: world.decision.generation,
-        at: world.now,
-        changed: 0,
-        failed,
-    };
+    let installed = Installed { generation: world.decision.generation, at: world.now, changed: 0, failed };
     world.give(Input::Installed(installed));
     assert!(world.controller.status(world.now).guards.iter().any(|guard| guard.guard == "kernel-refused"));
     astray(&mut world, &STEP);
