@@ -213,7 +213,8 @@ impl Overrides {
         }
         let changes = plan::overrides(&self.installed, &target);
         for group in changes.chunk_by(|one, next| one.prefix.len() == next.prefix.len()) {
-            let group = self.still_meant(group, &target);
+            let less = if let Cow::Owned(less) = &target { Some(less) } else { None };
+            let group = self.still_meant(group, less);
             let refused = self.apply(&group, &mut pass).await?;
             if !refused.is_empty() {
                 self.route_plainly(&refused, target.to_mut(), &mut pass).await?;
@@ -228,10 +229,10 @@ impl Overrides {
     }
 
     /// Of changes that were planned what is still to be made, as this table takes it.
-    fn still_meant<'a>(&self, group: &'a [Change], target: &Cow<'_, Routes>) -> Cow<'a, [Change]> {
+    fn still_meant<'a>(&self, group: &'a [Change], target: Option<&Routes>) -> Cow<'a, [Change]> {
         let mut group = Cow::Borrowed(group);
         // An earlier refusal may have taken a covering override out of the target.
-        if let Cow::Owned(target) = target {
+        if let Some(target) = target {
             let meant = |change: &Change| target.get(&change.prefix).copied() == change.step.after();
             group = Cow::Owned(group.iter().copied().filter(meant).collect());
         }

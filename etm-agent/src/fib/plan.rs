@@ -203,15 +203,15 @@ mod tests {
     }
 
     fn all(installed: &Routes, wanted: &Routes) -> Vec<Change> {
-        let mut changes = as_sent(throws_first(installed, wanted), |_| ());
+        let mut changes = as_sent(&throws_first(installed, wanted), |_| ());
         let mut now = installed.clone();
         changes.iter().for_each(|change| apply(&mut now, *change));
-        changes.extend(as_sent(overrides(&now, wanted), |change| change.prefix.len()));
-        changes.extend(as_sent(removals(installed, wanted), rank_of_removal));
+        changes.extend(as_sent(&overrides(&now, wanted), |change| change.prefix.len()));
+        changes.extend(as_sent(&removals(installed, wanted), rank_of_removal));
         changes
     }
 
-    fn as_sent<K: PartialEq>(changes: Vec<Change>, rank: impl Fn(&Change) -> K) -> Vec<Change> {
+    fn as_sent<K: PartialEq>(changes: &[Change], rank: impl Fn(&Change) -> K) -> Vec<Change> {
         let groups = changes.chunk_by(|one, next| rank(one) == rank(next));
         groups.flat_map(|group| sending_order(group).into_iter().map(|at| group[at])).collect()
     }

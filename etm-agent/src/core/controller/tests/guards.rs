@@ -8,7 +8,8 @@ use crate::core::view::Guard;
 /// A second in which overrides are without effect, though the kernel says that it has them.
 fn astray(world: &mut World, mbit: &[(&str, u64)]) -> Outcome {
     let (generation, at) = (world.decision.generation, world.now);
-    world.give(Input::Installed(Installed { generation, at, changed: 0, failed: Vec::new() }));
+    let failed = world.controller.refused.clone().into_iter().collect();
+    world.give(Input::Installed(Installed { generation, at, changed: 0, failed }));
     world.second_via(mbit, |_, _| 0)
 }
 
