@@ -146,7 +146,12 @@ fuzz_target!(|data: &[u8]| {
         role: (options & PROVIDER != 0).then_some(BgpRole::Customer),
         strict_role: false,
     };
-    let import = Import { accept: true, first_as: options & STRICT != 0, link_local: options & STRICT == 0, own: None };
+    let import = Import {
+        accept: true,
+        first_as: options & STRICT != 0,
+        link_local: options & STRICT == 0,
+        own: None,
+    };
     let (local, remote) = (([127, 0, 0, 2], 40_000).into(), ([127, 0, 0, 1], 179).into());
     let (mut machine, _) = Machine::start(speaker, local, remote);
     let mut frames = FrameReader::default();
