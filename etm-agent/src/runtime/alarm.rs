@@ -19,7 +19,7 @@ pub(super) struct Alarm {
     /// By uplink: bytes when looked at last, and when the counters were all read last.
     looked: Vec<Option<(Timestamp, u64)>>,
     read: Vec<Option<(Timestamp, u64)>>,
-    /// Above its limit over the whole of the last interval: known, and no news.
+    /// Above its limit over the whole of the last interval, or never read for one: no news.
     known: Vec<bool>,
 }
 
@@ -27,7 +27,7 @@ impl Alarm {
     /// Knows nothing yet.
     pub(super) fn new(limits: Vec<BitRate>) -> Alarm {
         let uplinks = limits.len();
-        Alarm { limits, looked: vec![None; uplinks], read: vec![None; uplinks], known: vec![false; uplinks] }
+        Alarm { limits, looked: vec![None; uplinks], read: vec![None; uplinks], known: vec![true; uplinks] }
     }
 
     /// Pause between two looks; none where they would not pay.
@@ -46,7 +46,9 @@ impl Alarm {
 
     /// Takes note of a reading of all counters.
     pub(super) fn read(&mut self, uplink: usize, at: Timestamp, bytes: u64) {
-        let above = self.above(uplink, self.read.get(uplink).copied().flatten(), at, bytes);
+        let last = self.read.get(uplink).copied().flatten();
+        // Before a whole interval was read nothing is news: a tenth of one wavers, and there is nothing to hold it against.
+        let above = last.is_none() || self.above(uplink, last, at, bytes);
         if let (Some(looked), Some(read), Some(known)) =
             (self.looked.get_mut(uplink), self.read.get_mut(uplink), self.known.get_mut(uplink))
         {
@@ -71,6 +73,7 @@ mod tests {
         let mut alarm = Alarm::new(vec![BitRate(1_000_000)]);
         let (mut bytes, mut asked) = (0, Vec::new());
         alarm.read(0, Timestamp(0), 0);
+        alarm.read(0, Timestamp(1), 0);
         for (step, kbit) in kbit_per_s.iter().enumerate() {
             bytes += kbit * 1000 / 8 / 10;
             let at = Timestamp((u64::try_from(step).unwrap() + 1) * 100 * MS);
@@ -94,6 +97,18 @@ mod tests {
         ] {
             assert_eq!(asked(&rates, &read_at), expected, "{title}");
         }
+    }
+
+    #[test]
+    fn nothing_is_news_before_the_first_whole_interval() {
+        let mut alarm = Alarm::new(vec![BitRate(1_000_000)]);
+        for at in 1..10 {
+            assert!(!alarm.look(0, Timestamp(at * 100 * MS), at * 1_000_000), "never read");
+        }
+        alarm.read(0, Timestamp(1_000 * MS), 9_000_000);
+        assert!(!alarm.look(0, Timestamp(1_100 * MS), 10_000_000), "read once");
+        alarm.read(0, Timestamp(2_000 * MS), 9_000_000);
+        assert!(alarm.look(0, Timestamp(2_100 * MS), 10_000_000));
     }
 
     #[test]
