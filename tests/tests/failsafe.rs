@@ -176,6 +176,42 @@ fn off_works_when_the_agent_is_gone_and_the_next_one_respects_it() {
     assert_eq!(scene.traces().unwrap().announced, Vec::<String>::new());
 }
 
+/// An operator's `off` that looks for the pins in the wrong place must not end well, and reaches the agent all the same.
+#[test]
+fn off_that_finds_no_pins_says_so_and_the_agent_follows_its_guardian() {
+    let Some(_turn) = turn() else { return };
+    let scene = steered();
+    let elsewhere = scene.lab.pin_root().with_file_name("nowhere").display().to_string();
+    let output = scene.agent.etm(&["off", "--force", "--pin-root", &elsewhere]).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    for word in ["not everything", &elsewhere, "--pin-root", "withdrawn by the guardian", "--force"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    wait_withdrawn(&scene, SECOND);
+    wait_no_routes(&scene, 2 * SECOND);
+    assert_plain(&scene, 2 * SECOND);
+    assert_eq!(scene.agent.state().unwrap(), "off");
+    assert!(scene.agent.etm(&["on"]).unwrap().status.success());
+    scene.wait_overrides().unwrap();
+}
+
+/// Nothing in the kernel remembers it then, as after a reboot.
+#[test]
+fn off_outlives_an_orderly_stop_until_somebody_says_on() {
+    let Some(_turn) = turn() else { return };
+    let mut scene = steered();
+    assert!(scene.agent.off().unwrap().status.success());
+    scene.agent.signal(Signal::SIGTERM).unwrap();
+    assert_eq!(scene.agent.wait_end(PATIENCE).unwrap().code(), Some(0), "{}", scene.agent.log());
+    scene.agent = agent::Agent::start(&scene.lab, &options()).unwrap();
+    assert_plain(&scene, 5 * SECOND);
+    assert_eq!(scene.agent.state().unwrap(), "off");
+    assert_eq!(scene.traces().unwrap().announced, Vec::<String>::new());
+    assert!(scene.agent.etm(&["on"]).unwrap().status.success());
+    scene.wait_overrides().unwrap();
+}
+
 #[test]
 fn an_agent_restarted_within_the_lease_goes_on_without_moving_a_packet() {
     let Some(_turn) = turn() else { return };
@@ -219,10 +255,15 @@ fn an_observer_started_after_a_crash_removes_what_the_crash_left() {
 fn detach_removes_everything_that_a_dead_agent_left() {
     let Some(_turn) = turn() else { return };
     let mut scene = steered();
-    scene.agent.signal(Signal::SIGKILL).unwrap();
-    scene.agent.wait_end(PATIENCE).unwrap();
     let config = scene.lab.directory().join("etm.toml");
     let arguments = ["detach", "--config", config.to_str().unwrap()];
+    let before = scene.traces().unwrap();
+    let refused = agent::run_to_end(&scene.lab, &[], &arguments, PATIENCE).unwrap();
+    assert_eq!(refused.status, Some(5), "beside a living agent: {}", refused.said);
+    assert_eq!(scene.traces().unwrap().rules, before.rules, "nothing was touched");
+    assert!(takes_overrides(&scene), "it goes on");
+    scene.agent.signal(Signal::SIGKILL).unwrap();
+    scene.agent.wait_end(PATIENCE).unwrap();
     for time in ["first", "second"] {
         let ended = agent::run_to_end(&scene.lab, &[], &arguments, PATIENCE).unwrap();
         assert_eq!(ended.status, Some(0), "{time}: {}", ended.said);

@@ -264,6 +264,26 @@ fn off_reaches_the_guardian_of_an_agent_that_hangs_or_is_gone() {
     }
 }
 
+/// It cannot withdraw, so the agent that started it ends it: peers lose the session, and with it the routes.
+#[test]
+fn off_while_the_guardian_hangs_ends_the_guardian() {
+    let Some(_turn) = turn() else { return };
+    let scene = steered();
+    let pid = guardian(&scene);
+    signal(pid, Signal::SIGSTOP);
+    let off_ns = boottime_ns();
+    let took = std::thread::scope(|scope| {
+        let client = scope.spawn(|| scene.agent.off());
+        let took = withdrawn_after(&scene, off_ns, 2 * SECOND);
+        let output = client.join().unwrap().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        took
+    });
+    wait_dead(pid, SECOND);
+    assert_plain(&scene, SECOND);
+    println!("core let go {} ms after off with a hung guardian", took.as_millis());
+}
+
 #[test]
 fn the_switch_in_the_kernel_alone_is_enough_for_the_guardian() {
     let Some(_turn) = turn() else { return };

@@ -212,6 +212,33 @@ fn when_both_are_killed_the_routes_stay_until_the_next_start_of_either_or_detach
 }
 
 #[test]
+fn when_both_are_killed_off_takes_the_routes_away_and_detach_needs_no_configuration() {
+    let Some(_turn) = turn() else { return };
+    let mut scene = steered(USUAL);
+    kill_both(&mut scene);
+    let output = scene.agent.off().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(traces::routes(&scene.lab).unwrap(), Vec::<String>::new(), "{output:?}");
+    assert_plain(&scene, SECOND);
+    let path = scene.lab.directory().join("etm.toml");
+    scene.agent = Agent::start_by(&scene.lab, &path, "info").unwrap();
+    wait_until("etm-agent to be off", PATIENCE, || match scene.agent.state() {
+        Ok(state) if state == "off" => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .unwrap();
+    assert!(scene.agent.etm(&["on"]).unwrap().status.success());
+    wait_until("etm-agent to be ready again", PATIENCE, || scene.agent.ready(scene.lab.table())).unwrap();
+    scene.wait_overrides().unwrap();
+    kill_both(&mut scene);
+    let pins = scene.lab.pin_root().display().to_string();
+    let ended = agent::run_to_end(&scene.lab, &[], &["detach", "--pin-root", &pins], PATIENCE).unwrap();
+    assert_eq!(ended.status, Some(0), "{}", ended.said);
+    assert_plain(&scene, SECOND);
+    assert!(scene.traces().unwrap().is_empty(), "{:#?} {}", scene.traces().unwrap(), ended.said);
+}
+
+#[test]
 fn an_orderly_stop_leaves_nothing_in_the_main_table() {
     let Some(_turn) = turn() else { return };
     let mut scene = steered(USUAL);

@@ -2,7 +2,7 @@
 
 use super::bgp::{self, BgpCommand, BgpError, Where};
 use super::mrt::{self, MrtCommand, MrtCommandError};
-use super::off::off;
+use super::off::{Places, off};
 use super::orders::{self, ModeWord, ProviderCommand};
 use super::replay::{self, Moment};
 use super::{doctor, plan, render, render_plan};
@@ -12,6 +12,7 @@ use crate::control::schema::{
 };
 use crate::control::{self, ClientError};
 use crate::core::view::{ExitView, ExplainView, LossView, Losses, PlanView};
+use crate::runtime::PROTOCOL;
 use crate::types::Prefix;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
@@ -25,7 +26,8 @@ const AFTER_HELP: &str = "\
 Exit status: 0 done, 1 failed or refused, 2 wrong command line or input that is no problem to plan, 3 no agent answers.
 
 `etm off` asks the agent, and tells its guardian to withdraw all announcements. Where the agent does not answer it turns
-the switch in the kernel by itself: marked packets take plain routing at once, and an agent that wakes up stays off.";
+the switch in the kernel by itself and takes ETM's routes out of the main table: packets take plain routing at once, and
+an agent that wakes up, or is started later, stays off until `etm on`. Exit status 0 only if all of it is known to be done.";
 
 /// Asks ETM's agent what it sees, what it does and why; switches it off and on.
 #[derive(Debug, Parser)]
@@ -146,6 +148,9 @@ enum AgentCommand {
         /// Pins of the agent, for when it does not answer.
         #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/etm/v1")]
         pin_root: PathBuf,
+        /// Protocol of ETM's kernel routes, for when the agent does not answer and they are in the main table.
+        #[arg(long, value_name = "N", default_value_t = PROTOCOL, value_parser = clap::value_parser!(u8).range(1..))]
+        protocol: u8,
     },
     /// Act again as the mode says; after a leak too.
     On,
@@ -266,7 +271,9 @@ pub(super) fn on_this_thread<T>(work: impl Future<Output = T>) -> Option<T> {
 fn unanswered(error: &ClientError) -> ExitCode {
     complain(error);
     match error {
-        ClientError::Unreachable { .. } | ClientError::Silent { .. } => ExitCode::from(UNREACHABLE),
+        ClientError::Unreachable { .. } | ClientError::Silent { .. } | ClientError::Nowhere { .. } => {
+            ExitCode::from(UNREACHABLE)
+        }
         ClientError::Protocol { .. }
         | ClientError::Form { .. }
         | ClientError::Refused { .. }
@@ -363,10 +370,11 @@ async fn execute(command: &AgentCommand, ask: Ask<'_>) -> Result<String, ClientE
                 RecordCommand::Stop => ask.post("/v1/record/stop", shown).await,
             }
         }
-        AgentCommand::Off { guardian, force, pin_root } => {
+        AgentCommand::Off { guardian, force, pin_root, protocol } => {
             let beside = || ask.socket.with_file_name("guardian.sock");
             let guardian = guardian.clone().unwrap_or_else(beside);
-            off(&ask, &guardian, *force, pin_root).await
+            let places = Places { guardian: &guardian, pin_root, protocol: *protocol };
+            off(&ask, &places, *force).await
         }
         AgentCommand::On => ask.order("/v1/on").await,
         AgentCommand::Mode { .. } | AgentCommand::Provider { .. } => ordered(command, ask).await,
@@ -437,8 +445,11 @@ impl Ask<'_> {
     }
 
     pub(super) async fn order(&self, resource: &str) -> Result<String, ClientError> {
-        let answer: Ordered = control::order(self.socket, resource).await?;
-        if self.json { json(&answer) } else { Ok(render::ordered(&answer)) }
+        self.show_ordered(&control::order(self.socket, resource).await?)
+    }
+
+    pub(super) fn show_ordered(&self, answer: &Ordered) -> Result<String, ClientError> {
+        if self.json { json(answer) } else { Ok(render::ordered(answer)) }
     }
 }
 

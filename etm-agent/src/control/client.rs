@@ -54,6 +54,12 @@ pub enum ClientError {
         /// What was wrong.
         source: serde_json::Error,
     },
+    /// Nothing of ETM was found in any of the places where it was looked for.
+    #[error("{account}")]
+    Nowhere {
+        /// The places, and what was found in each.
+        account: String,
+    },
     /// The agent refused.
     #[error("{error}")]
     Refused {

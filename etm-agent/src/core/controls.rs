@@ -42,6 +42,8 @@ pub struct Standing {
     pub drains: BTreeMap<ProviderId, Drain>,
     /// The leak that nobody has answered yet.
     pub leak: Option<Leak>,
+    /// Switched off, until somebody says `on`.
+    pub off: bool,
 }
 
 /// All of it.
@@ -65,6 +67,11 @@ impl Controls {
     /// The trial under way.
     pub fn trial(&self) -> Option<Trial> {
         self.trial
+    }
+
+    /// Remembers that an operator, or a leak, switched everything off, or that an operator switched it on.
+    pub fn set_off(&mut self, off: bool) {
+        self.standing.off = off;
     }
 
     /// A mode for good.

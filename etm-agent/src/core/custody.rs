@@ -319,6 +319,11 @@ impl Custody {
         self.off || self.switch_off
     }
 
+    /// True while that order came to us, not by the kernel's switch.
+    pub fn is_ordered_off(&self) -> bool {
+        self.off
+    }
+
     fn tenant(&mut self, epoch: Epoch) -> Result<&mut Tenant, Refusal> {
         self.tenant.as_mut().filter(|tenant| tenant.epoch == epoch).ok_or(Refusal::Superseded)
     }

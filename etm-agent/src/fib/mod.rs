@@ -64,9 +64,12 @@ impl OwnTable {
     }
 }
 
+/// Protocol of ETM's routes and rules where the configuration names no other.
+pub const PROTOCOL: u8 = 179;
+
 impl Default for OwnTable {
     fn default() -> OwnTable {
-        OwnTable { table: 179, protocol: 179 }
+        OwnTable { table: 179, protocol: PROTOCOL }
     }
 }
 

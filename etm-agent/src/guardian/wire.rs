@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Version of everything below; changes with any of it.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// First octets of both directions.
 pub(super) const MAGIC: [u8; 4] = *b"ETMG";
@@ -117,6 +117,10 @@ pub struct Report {
     pub until: Timestamp,
     /// An operator's order keeps everything withdrawn.
     pub off: bool,
+    /// It came by this socket, and no `On` of an agent came after it.
+    pub ordered_off: bool,
+    /// How often the agent that is listened to said `On`: tells it which of its words the report knows.
+    pub heard_on: u64,
     /// Sessions in order of configuration.
     pub sessions: Vec<SessionReport>,
 }

@@ -3,7 +3,7 @@
 use super::error::{AgentError, ExitStatus};
 use super::guarded::Origin;
 use super::machine::{self, apart, own_table};
-use super::open::{clear_routing, open};
+use super::open::{TableLock, clear_routing, open};
 use super::privilege;
 use super::sampler::Note;
 use super::sessions;
@@ -75,8 +75,6 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, AgentError> {
 pub struct DetachFrom {
     pin_root: PathBuf,
     own: OwnTable,
-    /// Where it puts overrides into the main table.
-    main: bool,
     guardian: PathBuf,
 }
 
@@ -84,7 +82,7 @@ impl DetachFrom {
     /// These pins, and the default table and protocol.
     pub fn pin_root(pin_root: PathBuf) -> DetachFrom {
         let guardian = PathBuf::from("/run/etm/guardian.sock");
-        DetachFrom { pin_root, own: OwnTable::default(), main: false, guardian }
+        DetachFrom { pin_root, own: OwnTable::default(), guardian }
     }
 
     /// What these settings name.
@@ -92,7 +90,6 @@ impl DetachFrom {
         DetachFrom {
             pin_root: settings.datapath.pin_root.clone(),
             own: apart(settings),
-            main: own_table(settings).is_shared(),
             guardian: settings.guardian.socket.clone(),
         }
     }
@@ -100,16 +97,18 @@ impl DetachFrom {
 
 /// Removes everything of ETM from the machine. The lines say what was removed.
 pub fn detach(from: &DetachFrom) -> Result<Vec<String>, AgentError> {
+    let DetachFrom { pin_root, own, guardian } = from;
+    // An agent at work would put back what is taken away here, and know no more of what it did before.
+    let _lock = TableLock::whole(own.table)?;
     // Marking ends first: from then on nothing looks into the table that is being emptied.
-    let DetachFrom { pin_root, own, main, guardian } = from;
     let detached = datapath::detach(pin_root);
-    // A pin that cannot be removed must not keep routes and rules in place.
-    let (cleaned, in_main) = on_this_thread(async {
-        let cleaned = fib::cleanup(*own).await?;
-        Ok((cleaned, if *main { fib::cleanup_main(own.protocol).await? } else { 0 }))
+    // What cannot be removed must not keep the rest in place.
+    let (forgotten, cleaned, in_main) = on_this_thread(async {
+        let forgotten = guardian::forget(guardian).await;
+        let cleaned = fib::cleanup(*own).await;
+        Ok((forgotten, cleaned, fib::cleanup_main(own.protocol).await))
     })?;
-    let forgotten = on_this_thread(async { Ok(guardian::forget(guardian).await?) })?;
-    let detached = detached?;
+    let (detached, cleaned, in_main, forgotten) = (detached?, cleaned?, in_main?, forgotten?);
     let (links, maps) = (detached.links.join(", "), detached.maps.join(", "));
     Ok(vec![
         format!("{}: removed links [{links}] and maps [{maps}]", pin_root.display()),
@@ -127,6 +126,11 @@ pub fn switch_off(pin_root: &Path) -> Result<bool, AgentError> {
     let Some(mut switch) = OffSwitch::open(pin_root)? else { return Ok(false) };
     switch.set()?;
     Ok(true)
+}
+
+/// Takes ETM's routes out of the main table, with no agent's help; how many there were. Only kernel mode main puts any there.
+pub async fn clear_main(protocol: u8) -> Result<usize, AgentError> {
+    Ok(fib::cleanup_main(protocol).await?)
 }
 
 /// Tells the guardian to withdraw everything, with no agent's help. False where none runs.

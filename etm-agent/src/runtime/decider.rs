@@ -41,8 +41,11 @@ const CHANGES_PER_JOB: usize = 4096;
 pub(super) enum Directive {
     /// End all effect.
     Release,
-    /// An operator switched off while no agent listened.
-    Off,
+    /// An operator switched the guardian off, and the agent was not asked or could not answer.
+    Off {
+        /// How often `on` was said until then: an `on` after it is the newer word.
+        on: u64,
+    },
     /// End the thread.
     End,
 }
@@ -110,7 +113,7 @@ impl Decider {
                 biased;
                 directive = sources.directives.recv() => match directive {
                     Some(Directive::Release) => self.release(),
-                    Some(Directive::Off) => drop(self.order(Order::Off)),
+                    Some(Directive::Off { on }) => self.follow_guardian(on),
                     Some(Directive::End) | None => return,
                 },
                 Some(input) = sources.links.recv() => self.feed(input),
@@ -252,6 +255,12 @@ impl Decider {
             Ok(true) if !self.controller.is_off() => self.feed(Input::Order(Order::Off)),
             Ok(_) => {}
             Err(error) => tracing::error!(%error, "the off switch cannot be read"),
+        }
+    }
+
+    fn follow_guardian(&mut self, on: u64) {
+        if on == self.stance.borrow().on && !self.controller.is_off() {
+            drop(self.order(Order::Off));
         }
     }
 

@@ -41,9 +41,11 @@ mod stop;
 mod table;
 
 pub use crate::datapath::{Capability, Feature, Findings, Interface, OnHook, Pin, examine};
+/// Protocol of ETM's kernel routes where the configuration names no other.
+pub use crate::fib::PROTOCOL;
 pub use crate::mrt::{Export, Import, MrtError, Peer as MrtPeer, Route as MrtRoute, Tally};
 pub use crate::telemetry::LogFormat;
-pub use agent::{DetachFrom, check, detach, run, switch_off, withdraw_by_guardian};
+pub use agent::{DetachFrom, check, clear_main, detach, run, switch_off, withdraw_by_guardian};
 pub use clock::boottime;
 pub use error::{AgentError, ExitStatus};
 pub use guardian::{Keeper, guard};

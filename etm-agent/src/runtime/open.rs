@@ -87,6 +87,12 @@ pub(super) struct TableLock {
 }
 
 impl TableLock {
+    /// As long as it is held no agent works on this table, nor on the main one.
+    pub(super) fn whole(table: u32) -> Result<TableLock, AgentError> {
+        let tables = [table, OwnTable::in_main(0).table];
+        Ok(TableLock { _held: tables.into_iter().map(TableLock::hold).collect::<Result<_, _>>()? })
+    }
+
     fn take(settings: &Settings) -> Result<TableLock, AgentError> {
         let own = own_table(settings);
         let tables = [settings.kernel.table].into_iter().chain(own.is_shared().then_some(own.table));

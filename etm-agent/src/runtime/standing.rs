@@ -30,6 +30,9 @@ struct Kept {
     mode: Option<Mode>,
     drains: Vec<KeptDrain>,
     leak: Option<KeptLeak>,
+    /// Absent in what earlier builds wrote, which left it to the kernel's switch.
+    #[serde(default)]
+    off: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -94,6 +97,9 @@ pub(super) fn take_up(settings: &Settings) -> Result<(Settings, Standing), Agent
         tracing::warn!(mode = mode.as_str(), "an operator ordered this mode in an earlier run");
         settings.policy.mode = mode;
     }
+    if standing.off {
+        tracing::warn!("switched off in an earlier run: stays so until `etm on`");
+    }
     for provider in standing.drains.keys() {
         let name =
             settings.policy.providers.get(provider.index()).map_or("", |provider| provider.name.as_str());
@@ -115,6 +121,7 @@ fn standing(kept: Kept, policy: &Policy, clocks: Clocks) -> Standing {
         mode: kept.mode.filter(|_| kept.configured == policy.mode),
         drains: drains.collect(),
         leak: kept.leak.map(|leak| Leak { at: clocks.boot_at(leak.at_unix_s), what: leak.what }),
+        off: kept.off,
     }
 }
 
@@ -155,6 +162,7 @@ impl OrdersFile {
                 .leak
                 .as_ref()
                 .map(|leak| KeptLeak { at_unix_s: clocks.wall_s(leak.at), what: leak.what.clone() }),
+            off: standing.off,
         };
         let text = serde_json::to_string_pretty(&kept).map_err(io::Error::other)?;
         replace(&self.path, text.as_bytes())
@@ -196,6 +204,7 @@ mod tests {
             mode: Some(Mode::Enforce),
             drains: [(ProviderId(0), drain)].into(),
             leak: Some(Leak { at: now, what: "test".to_owned() }),
+            off: true,
         }
     }
 
@@ -213,6 +222,7 @@ mod tests {
         let off = is.until.unwrap().since(was.until.unwrap()) + was.until.unwrap().since(is.until.unwrap());
         assert!(off <= Duration::from_secs(1), "{off:?}");
         assert_eq!(read.leak.map(|leak| leak.what), Some("test".to_owned()));
+        assert!(read.off, "off until somebody says `on`");
     }
 
     #[test]

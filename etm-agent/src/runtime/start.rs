@@ -47,7 +47,11 @@ pub(super) fn start(
     (file, standing): (OrdersFile, Standing),
 ) -> Result<Parts, AgentError> {
     let Opening { interfaces, datapath, routes, socket, lock } = opening;
-    let Opened { datapath, table, counters, lease, off, live, log, adopted } = datapath;
+    let Opened { datapath, table, counters, lease, mut off, live, log, adopted } = datapath;
+    if standing.off {
+        // The map is new after a reboot or an orderly stop, and knows nothing of it; the guardian reads it too.
+        off.set()?;
+    }
     let found = (adopted, standing, off.is_off()?);
     let controller = controller(settings, &interfaces.uplinks, &routes, found);
     let (guarded, lifeline) = Guarded::of(settings, controller.enforcing())?;

@@ -237,10 +237,10 @@ impl Stage {
             }
             Fault::Off(side) => {
                 let Some(agent) = self.agents.get(&side) else { return Ok(false) };
-                if !agent.off()?.status.success() {
-                    return Ok(false);
+                // Also where it could not reach everything it may have reached the agent: its end says `on`.
+                if agent.off()?.status.success() {
+                    self.note(side, |diary, now| timeline::open(&mut diary.off, now));
                 }
-                self.note(side, |diary, now| timeline::open(&mut diary.off, now));
             }
             Fault::Carrier(side) => {
                 self.note(side, |diary, now| diary.excuse(now, REROUTE));

@@ -13,11 +13,12 @@ impl Controller {
     #[must_use]
     pub fn standing_by(mut self, standing: Standing) -> Controller {
         // A leak that nobody answered keeps everything withdrawn, also where the kernel's switch was lost.
-        self.off |= standing.leak.is_some();
+        self.off |= standing.leak.is_some() || standing.off;
         if self.off {
             self.inherited = None;
         }
         self.controls = Controls::with(standing);
+        self.controls.set_off(self.off);
         self
     }
 
@@ -45,10 +46,12 @@ impl Controller {
         match order {
             Order::Off if !self.off => {
                 self.off = true;
+                self.controls.set_off(true);
                 self.end_everything(now, EventKind::SwitchedOff, EndReason::SwitchedOff);
             }
             Order::On if self.off => {
                 self.off = false;
+                self.controls.set_off(false);
                 self.controls.answer_leak();
                 self.confirmations.forget_all();
                 self.audit.push(now, EventKind::SwitchedOn);

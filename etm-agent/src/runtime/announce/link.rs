@@ -21,6 +21,9 @@ use tokio::time::{MissedTickBehavior, timeout};
 
 /// A guardian that says nothing for this long hangs: it reports at least once a second.
 const SILENCE: Duration = Duration::from_secs(4);
+/// One that was told to withdraw everything and holds it still after so many looks hangs, too. It may cost peers a session,
+/// which withdraws at once: what is wanted.
+const HOLDING: u32 = 3;
 /// Longest wait for it to say that peers know of our end.
 const STOPPED: Duration = Duration::from_millis(4500);
 
@@ -83,8 +86,36 @@ pub(super) struct Link {
 struct Memory {
     said: Option<Arc<Decision>>,
     tenure: Option<Tenure>,
+    /// Operators' words `on` that are known, and how often this guardian was told so.
     on: u64,
+    said_on: u64,
+    /// The decision knows that somebody switched the guardian off.
+    off: bool,
+    /// Looks since it was told to withdraw everything, until it has.
+    holding: Option<u32>,
     heard: BTreeMap<PeerId, SessionReport>,
+}
+
+impl Memory {
+    /// Another look; false where it hangs.
+    fn look(&mut self, held: usize) -> bool {
+        let Some(looks) = &mut self.holding else { return true };
+        *looks += 1;
+        if held == 0 {
+            self.holding = None;
+        }
+        self.holding.is_none_or(|looks| looks < HOLDING)
+    }
+
+    /// True where somebody switched the guardian off after everything that we told it.
+    fn newly_off(&mut self, report: &Report, on: u64) -> bool {
+        let current = report.heard_on == self.said_on && on == self.on;
+        let news = current && report.ordered_off && !self.off;
+        if current {
+            self.off = report.ordered_off;
+        }
+        news
+    }
 }
 
 impl Link {
@@ -175,6 +206,10 @@ async fn talk(
             Wake::Look if silent >= SILENCE => return Parted::Silent,
             Wake::Look => {
                 silent += LOOK;
+                let held = announcer.shown.borrow().held;
+                if greeting.of_agent && !memory.look(held) {
+                    return Parted::Silent;
+                }
                 continue;
             }
             Wake::Heard(frame) => frame,
@@ -225,7 +260,8 @@ async fn introduce(
     });
     if off {
         // Somebody switched off while we were not there: so are we, until somebody says `on`.
-        let _ = announcer.directives.send(Directive::Off).await;
+        let on = announcer.stance.borrow().on;
+        let _ = announcer.directives.send(Directive::Off { on }).await;
     }
     Ok(())
 }
@@ -234,12 +270,14 @@ async fn introduce(
 async fn tell(writer: &mut Writer, announcer: &mut Announcer, memory: &mut Memory) -> Result<(), Parted> {
     let stance = *announcer.stance.borrow_and_update();
     if stance.on != memory.on {
-        memory.on = stance.on;
+        (memory.on, memory.off) = (stance.on, false);
+        memory.said_on += 1;
         say(writer, &ToGuardian::On).await?;
     }
     let news = stance.tenure.filter(|tenure| Some(*tenure) != memory.tenure);
     if news == Some(Tenure::Released) {
         say(writer, &ToGuardian::Tenure(Tenure::Released)).await?;
+        memory.holding = Some(0);
     }
     let decision = Arc::clone(&announcer.decisions.borrow_and_update());
     let known = |said: &Arc<Decision>| said.generation == decision.generation;
@@ -251,6 +289,7 @@ async fn tell(writer: &mut Writer, announcer: &mut Announcer, memory: &mut Memor
         memory.said = Some(decision);
     }
     if let Some(tenure @ Tenure::Held { .. }) = news {
+        memory.holding = None;
         say(writer, &ToGuardian::Tenure(tenure)).await?;
     }
     if news.is_some() {
@@ -289,6 +328,11 @@ async fn take(report: Report, greeting: &Greeting, announcer: &mut Announcer, me
         (shown.held, shown.until_ns, shown.off) = (report.held, report.until, report.off);
         shown.pid = Some(greeting.pid);
     });
+    let on = announcer.stance.borrow().on;
+    if memory.newly_off(&report, on) {
+        tracing::warn!("the guardian was switched off: so is this agent, until somebody says `on`");
+        let _ = announcer.directives.send(Directive::Off { on }).await;
+    }
     for session in report.sessions {
         let peer = session.status.peer;
         if let Some((_, status)) = announcer.peers.iter().find(|(number, _)| *number == peer) {

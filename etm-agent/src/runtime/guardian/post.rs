@@ -73,11 +73,15 @@ pub(super) struct Post {
     reports: watch::Sender<Report>,
     /// True once the agent that is listened to has decided.
     decided: bool,
+    /// How often it said `On`.
+    heard_on: u64,
     parting: Option<Parting>,
     end: Option<End>,
     /// Routes in the main table, where the configuration puts them there.
     sweep: Option<Sweep>,
-    /// The switch could not be read; said once.
+    /// The switch as it was read last: what cannot be read at the moment has not changed.
+    switch: bool,
+    /// It could not be read; said once.
     blind: bool,
     reported: Instant,
 }
@@ -126,10 +130,12 @@ impl Post {
             news: mpsc::channel(64),
             reports: watch::Sender::new(Report::default()),
             decided: false,
+            heard_on: 0,
             parting: None,
             end: None,
             sweep: (settings.kernel.mode == KernelMode::Main)
                 .then(|| Sweep::new(settings.kernel.protocol, boottime(), settings.kernel.lease)),
+            switch: false,
             blind: false,
             reported: Instant::now(),
         })
@@ -213,7 +219,11 @@ impl Post {
                 self.answer(id, FromGuardian::Done);
                 Ok(self.custody.forget(now))
             }
-            ToGuardian::On => self.custody.on(now, speaker),
+            ToGuardian::On => {
+                let result = self.custody.on(now, speaker);
+                self.heard_on += u64::from(result.is_ok());
+                result
+            }
             ToGuardian::Tenure(tenure) => self.custody.renew(now, speaker, tenure),
             ToGuardian::Change(change) => {
                 let complete = change.complete;
@@ -249,7 +259,7 @@ impl Post {
             );
         }
         tracing::info!(pid, held, "an agent is listened to");
-        self.decided = false;
+        (self.decided, self.heard_on) = (false, 0);
         for session in self.guarded.values_mut() {
             (session.report.told, session.report.changed) = (None, 0);
         }
@@ -378,15 +388,15 @@ impl Post {
         let read = OffSwitch::open(&self.pin_root)
             .and_then(|switch| switch.map_or(Ok(false), |switch| switch.is_off()));
         match read {
-            Ok(off) => off,
+            Ok(off) => self.switch = off,
             Err(error) => {
                 if !std::mem::replace(&mut self.blind, true) {
                     // Kernels before 5.19 refuse without CAP_BPF; `etm off` says it on the socket too.
                     tracing::warn!(%error, "the kernel's switch cannot be read from here; off comes by the socket only");
                 }
-                false
             }
         }
+        self.switch
     }
 
     /// Withdraws, waits until peers know, closes the sessions, answers whoever waits for it.

@@ -147,8 +147,9 @@ impl World<'_> {
             return Ok(false);
         }
         let output = self.scene.agent.off()?;
+        // Also where it could not reach everything it may have reached the agent: somebody must say `on`.
+        self.off = true;
         if output.status.success() {
-            self.off = true;
             self.watch.note(|timeline, now| open(&mut timeline.off, now));
         } else {
             self.say(format!("off: {}", String::from_utf8_lossy(&output.stderr).trim()));

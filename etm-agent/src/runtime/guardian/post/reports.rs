@@ -61,6 +61,8 @@ impl Post {
             held: self.custody.told().announce.len(),
             until: self.custody.until(),
             off: self.custody.is_off(),
+            ordered_off: self.custody.is_ordered_off(),
+            heard_on: self.heard_on,
             sessions: sessions.collect(),
         };
         // An agent knows a guardian that hangs by its silence.
