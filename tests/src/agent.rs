@@ -260,6 +260,7 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Agent {
     child: Child,
+    namespace: Namespace,
     socket: PathBuf,
     pin_root: PathBuf,
     log: PathBuf,
@@ -351,7 +352,8 @@ impl Agent {
             .process_group(0)
             .spawn()
             .map_err(|source| cannot_start(what, "nsenter", source))?;
-        Ok(Self { child, socket, pin_root, log })
+        let namespace = Namespace::existing(namespace.name());
+        Ok(Self { child, namespace, socket, pin_root, log })
     }
 
     /// Reads one resource of the control socket.
@@ -382,12 +384,12 @@ impl Agent {
         })
     }
 
-    /// Runs the client: `etm -s SOCKET ARGS`.
+    /// Runs the client where the agent runs: `etm -s SOCKET ARGS`.
     ///
     /// # Errors
     /// The client cannot be run; its own failure is in the output.
     pub fn etm(&self, args: &[&str]) -> Result<Output, LabError> {
-        let mut command = std::process::Command::new(binary("etm")?);
+        let mut command = self.namespace.command(binary("etm")?);
         command.arg("-s").arg(&self.socket).args(args).stdin(Stdio::null());
         command.output().map_err(|source| cannot_start("run the client", "etm", source))
     }
