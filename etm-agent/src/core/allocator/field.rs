@@ -231,7 +231,7 @@ impl Field {
     }
 }
 
-fn add(load: &mut [f64], path: &[usize], rate: f64) {
+pub(super) fn add(load: &mut [f64], path: &[usize], rate: f64) {
     for node in path {
         load[*node] += rate;
     }

@@ -2,16 +2,18 @@
 //! rooms, items and caps. Knows no routing, no clock, and no state but the prices that its caller hands back.
 //!
 //! In this order: what exceeds a cap is ended, pins are followed, overload is relieved with the least traffic; only where
-//! there is none is anything given back or moved for money.
+//! there is none is anything given back or moved for money. What whole moves cannot relieve is divided (`partial`).
 
 mod field;
 mod leave;
+pub mod partial;
 mod problem;
 mod surge;
 
 #[cfg(test)]
 mod tests;
 
+pub use self::partial::{Part, Split};
 pub use self::problem::{Study, relaxed};
 
 use self::field::Field;
@@ -185,6 +187,8 @@ pub struct Placement {
     pub pinned: Vec<usize>,
     /// Items that leave a drained exit.
     pub left: BTreeSet<usize>,
+    /// Items of which only a part is sent elsewhere, whatever `exits` says of them.
+    pub parts: Vec<Split>,
     /// The problem, the plan, and what the checker says of it.
     pub study: Option<Study>,
 }
@@ -223,7 +227,12 @@ pub fn allocate(board: &Board<'_>, memory: &Memory) -> Placement {
         _ => field.current,
     };
     let (loads, residual) = loads(board, &exits);
-    Placement { exits, loads, residual, urgency, over_cap, pinned, left, study }
+    let mut placement =
+        Placement { exits, loads, residual, urgency, over_cap, pinned, left, parts: Vec::new(), study };
+    if placement.residual.iter().any(|residual| *residual > BitRate::ZERO) || urgency == Urgency::Relief {
+        partial::split(board, &mut placement);
+    }
+    placement
 }
 
 /// Relief in parts is better than relief at once, and none is worse than either: where a part of the room leads to no plan
@@ -271,11 +280,16 @@ fn loads(board: &Board<'_>, exits: &[ExitId]) -> (Vec<BitRate>, Vec<BitRate>) {
             *load += item.rate;
         }
     }
+    let residual = residual(board, &loads);
+    (loads, residual)
+}
+
+/// What of loads of uplinks is above their limits.
+fn residual(board: &Board<'_>, loads: &[BitRate]) -> Vec<BitRate> {
     let limit = |index: usize| {
         board.policy.uplinks.get(index).map_or(BitRate(u64::MAX), |uplink| uplink.limit_rate())
     };
-    let residual = loads.iter().enumerate().map(|(at, load)| load.saturating_sub(limit(at))).collect();
-    (loads, residual)
+    loads.iter().enumerate().map(|(at, load)| load.saturating_sub(limit(at))).collect()
 }
 
 /// How much more an exit takes before it, or anything around it, is at `mark`.
