@@ -4,8 +4,8 @@
 //! its home. So the projection does not feed on ETM's own effect, and traffic that belongs to no prefix
 //! stays where it is.
 
-use super::allocator::partial::{Verdict, review};
-use super::allocator::{Board, Caps, Item, Part, Room};
+use super::allocator::partial::{Verdict, review, settle};
+use super::allocator::{Board, Caps, Item, Part, Placement, Room};
 use super::choices::{Choice, Choices};
 use super::confirm::Confirmations;
 use super::controls::Controls;
@@ -84,6 +84,10 @@ pub struct Projection {
     pub parts: Vec<Part>,
     /// Of the items, those that were parts until now.
     pub undivided: BTreeSet<Prefix>,
+    /// Parts that end though all of their prefix stays where it is planned.
+    pub ended: Vec<Item>,
+    /// What they brought home, and where.
+    pub returned: Vec<(ExitId, BitRate)>,
     /// What the items may use.
     pub choices: Vec<ExitId>,
     /// Demand of everything counted for a prefix.
@@ -103,6 +107,12 @@ impl Projection {
             add(part.to, part.moved(part.share));
             add(part.item.home, part.stays());
         }
+        for (home, rate) in &self.returned {
+            let uplink = policy.uplink_of(*home).map(|uplink| uplink.index());
+            if let Some(room) = uplink.and_then(|at| rooms.get_mut(at)) {
+                room.returned += *rate;
+            }
+        }
         rooms
     }
 
@@ -110,7 +120,7 @@ impl Projection {
         self.base
             .iter()
             .enumerate()
-            .map(|(at, base)| Room { base: *base, dropping: dropping(at), held: BitRate::ZERO })
+            .map(|(at, base)| Room { base: *base, dropping: dropping(at), ..Room::default() })
             .collect()
     }
 
@@ -131,11 +141,16 @@ impl Projection {
         for (mut part, verdict) in std::mem::take(&mut self.parts).into_iter().zip(verdicts) {
             let current = match verdict {
                 Verdict::Share(share) => {
+                    let (home, before) = (part.item.home, part.moved(part.share));
                     part.share = share;
+                    self.returned.push((home, before.saturating_sub(part.moved(share))));
                     self.parts.push(part);
                     continue;
                 }
-                Verdict::Home => part.item.home,
+                Verdict::Home => {
+                    self.returned.push((part.item.home, part.moved(part.share)));
+                    part.item.home
+                }
                 Verdict::Whole => part.to,
             };
             self.undivided.insert(part.item.prefix);
@@ -145,11 +160,26 @@ impl Projection {
         left
     }
 
+    /// Parts give way to what a placement sends home.
+    pub fn settle(&mut self, (tree, policy): (&Tree, &Policy), rooms: &[Room], placement: &Placement) {
+        let (items, choices, caps) = (&self.items[..], &self.choices[..], Caps::NONE);
+        let board = Board { tree, policy, rooms, items, choices, caps };
+        let verdicts = settle(&board, placement, &self.parts);
+        for (mut part, verdict) in std::mem::take(&mut self.parts).into_iter().zip(verdicts) {
+            if let Verdict::Share(share) = verdict {
+                part.share = share;
+                self.parts.push(part);
+            } else {
+                self.ended.push(part.item);
+            }
+        }
+    }
+
     /// The same with nothing divided.
     #[must_use]
     pub fn whole(&self) -> Projection {
         let mut whole = self.clone();
-        whole.items.extend(whole.parts.drain(..).map(|part| part.item));
+        whole.items.extend(whole.parts.drain(..).map(|part| part.item).chain(whole.ended.drain(..)));
         whole.items.sort_unstable_by_key(|item| item.prefix);
         whole
     }

@@ -31,6 +31,8 @@ pub struct Room {
     pub base: BitRate,
     /// True where packets were dropped since the last sample: rates behind it are lower bounds.
     pub dropping: bool,
+    /// Of the items' load, what came back with this round's look at what is divided: what ETM sent here makes way for it.
+    pub returned: BitRate,
     /// Load that takes room and has no price: what surging items ask for beyond their usual rates.
     pub held: BitRate,
 }
@@ -196,7 +198,7 @@ pub struct Placement {
 /// Places every item.
 pub fn allocate(board: &Board<'_>, memory: &Memory) -> Placement {
     let mut field = Field::new(board);
-    let before = field.load.clone();
+    let before = field.before(board);
     let mut over_cap = field.shed(board);
     let pinned = field.follow_pins(board);
     over_cap.extend(field.make_way(board, &before));
@@ -251,7 +253,7 @@ pub fn preview(board: &Board<'_>, memory: &Memory) -> Study {
     let placement = allocate(board, memory);
     placement.study.unwrap_or_else(|| {
         let mut field = Field::new(board);
-        let before = field.load.clone();
+        let before = field.before(board);
         field.shed(board);
         field.follow_pins(board);
         field.make_way(board, &before);

@@ -14,6 +14,8 @@ use crate::types::{BitRate, ExitId, FlowShare, Share};
 const SLACK: u16 = 32;
 /// A share that cannot grow to what is needed grows by at least this much (in 256ths), or not at all.
 const STEP: u16 = 8;
+/// What asks for less than this part of the limit that it is above is never divided: whole moves are fine enough for it.
+const LARGE: f64 = 0.25;
 /// Most partial overrides that one round makes.
 const AT_A_TIME: usize = 8;
 
@@ -171,7 +173,45 @@ pub fn review(board: &Board<'_>, parts: &[Part]) -> (Vec<Verdict>, Caps) {
         left.now = left.now.saturating_sub(after.saturating_sub(before));
         left.moves_now = left.moves_now.saturating_sub(usize::from(after > before));
     }
+    trim(&mut ground, parts, &mut verdicts);
     (verdicts, ground.left)
+}
+
+/// What becomes of standing parts once everything else has its place, `rooms` with the parts.
+pub fn settle(board: &Board<'_>, placement: &Placement, parts: &[Part]) -> Vec<Verdict> {
+    let mut ground = Ground { board, load: Field::new(board).load, left: board.caps };
+    for (item, exit) in board.items.iter().zip(&placement.exits) {
+        ground.shift((item.current, *exit), item.rate);
+    }
+    for split in &placement.parts {
+        let (item, exit) = (&board.items[split.index], placement.exits[split.index]);
+        ground.shift((exit, item.home), item.rate);
+        ground.shift((item.home, split.to), split.share.of(item.rate));
+    }
+    let mut verdicts: Vec<Verdict> = parts.iter().map(|part| Verdict::Share(part.share)).collect();
+    trim(&mut ground, parts, &mut verdicts);
+    verdicts
+}
+
+/// What came home may find its place taken by a part that is a guest there: that gives way, and so on. Parts only shrink
+/// here, so it ends.
+fn trim(ground: &mut Ground<'_, '_>, parts: &[Part], verdicts: &mut [Verdict]) {
+    let mut again = true;
+    while std::mem::take(&mut again) {
+        for (part, verdict) in parts.iter().zip(verdicts.iter_mut()) {
+            let (Verdict::Share(share), pair) = (*verdict, (part.item.home, part.to)) else { continue };
+            let now = part.moved(share);
+            ground.shift((pair.1, pair.0), now);
+            if real(now) > ground.room(pair, |marks| marks.limit) && !part.fresh {
+                let less = most(part, ground.room(pair, |marks| marks.relief)).filter(|less| *less < share);
+                *verdict = less.map_or(Verdict::Home, Verdict::Share);
+                again = true;
+            }
+            if let Verdict::Share(share) = *verdict {
+                ground.shift(pair, part.moved(share));
+            }
+        }
+    }
 }
 
 /// One of them, with all of it at home.
@@ -254,6 +294,9 @@ pub fn split(board: &Board<'_>, placement: &mut Placement) {
         else {
             continue;
         };
+        if real(item.rate) < LARGE * board.tree.marks()[node].limit {
+            continue;
+        }
         if whole_moves_mend(&ground, &placement.exits, node) {
             continue;
         }

@@ -224,6 +224,10 @@ impl Controller {
             let mut projection = std::mem::take(&mut self.projection);
             let caps = self.review(now, &mut projection);
             let placement = self.place(&projection, caps);
+            if !projection.parts.is_empty() {
+                let rooms = self.rooms(&projection);
+                projection.settle((&self.tree, &self.policy), &rooms, &placement);
+            }
             stale = self.bar_wide_prefixes(&projection, &placement);
             if !stale {
                 self.apply(now, &projection, &placement);
@@ -358,6 +362,10 @@ impl Controller {
                 Some(_) => self.reason_of_part(projection, placement, item),
             };
             self.send(now, item, (to, share), reason);
+        }
+        for item in &projection.ended {
+            let reason = self.reason_of_part(projection, placement, item);
+            self.send(now, item, (item.home, FlowShare::ALL), reason);
         }
         for part in &projection.parts {
             let reason = self.reason_of_part(projection, placement, &part.item);
