@@ -160,7 +160,10 @@ impl Crowd {
 }
 
 /// Overrides in ETM's table.
-fn routes(lab: &Lab) -> Result<usize, LabError> {
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn routes(lab: &Lab) -> Result<usize, LabError> {
     let border = lab.namespace(Role::Border);
     let text = border.ip(&["-6", "-o", "route", "show", "table", traces::TABLE])?;
     Ok(text.lines().filter(|line| !line.starts_with("throw")).count())

@@ -47,6 +47,8 @@ const CALM: &[&str] = &[
     "main_mode",
     "replay",
     "bgp_interop",
+    "controls",
+    "leak",
     "bad_requests",
     "bad_input",
     "privileges",

@@ -1,5 +1,6 @@
 //! Ten thousand overrides lose their exit while the Internet's table is loaded: carrier lost, set down, deleted.
 
+use nix::sys::signal::Signal;
 use serde_json::{Map, Value, json};
 
 use super::{PATIENCE, full, say};
@@ -12,10 +13,12 @@ use crate::topology::Role;
 /// What each way to lose it costs.
 pub(super) fn run(lab: &Lab, table: &full::Full) -> Result<Map<String, Value>, LabError> {
     let options = AgentOptions { lease: "30s", ..AgentOptions::default() };
-    let agent = full::start(lab, table, &full::config(lab, &options, |text| crowd::squeeze(&text)))?;
+    let config = full::config(lab, &options, |text| crowd::squeeze(&text));
     let traffic = Crowd::start(lab, &table.of_sink)?;
     let mut result = Map::new();
     for way in ["carrier", "down", "deleted"] {
+        // A new agent each time: one that lost the exit has found another, and rightly stays there.
+        let mut agent = full::start(lab, table, &config)?;
         let overrides = traffic.wait_overrides(lab, &agent, PATIENCE * 2)?;
         let lost = traffic.lose(lab, |lab| match way {
             "carrier" => lab.cut(crowd::RECEIVER),
@@ -41,8 +44,9 @@ pub(super) fn run(lab: &Lab, table: &full::Full) -> Result<Map<String, Value>, L
             "deleted" => lab.plug(crowd::RECEIVER)?,
             _ => lab.mend(crowd::RECEIVER)?,
         }
+        agent.signal(Signal::SIGTERM)?;
+        agent.wait_end(PATIENCE)?;
         full::wait_again(lab, table)?;
-        full::wait_ready(&agent, table)?;
     }
     Ok([("lost".to_owned(), Value::Object(result))].into_iter().collect())
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::{Map, Value, json};
 
-use super::watch::TableWatch;
 use super::{PATIENCE, full, quantiles, say};
 use crate::agent::{Agent, AgentOptions};
 use crate::clock::{boottime_ns, millis_between};
@@ -35,9 +34,8 @@ pub(super) fn run(lab: &Lab, table: &full::Full, runs: usize) -> Result<Map<Stri
         for stop in [false, true] {
             // A new agent each time: what may move within a minute is not what is measured.
             let agent = full::start(lab, table, &full::config(lab, &options, |text| crowd::squeeze(&text)))?;
-            let watch = TableWatch::start(lab)?;
             let generator = Generator::start(&lab.namespace(Role::Content), &flows, SMALL)?;
-            let stage = Stage { lab, agent: &agent, sink: &sink, watch: &watch };
+            let stage = Stage { lab, agent: &agent, sink: &sink };
             overrides.push(stage.wait_overrides(crowd::OVERRIDES)?);
             let ms = stage.off(stop)?;
             say(&format!("off after {ms:.0} ms, agent {}", if stop { "stopped" } else { "at work" }));
@@ -63,7 +61,6 @@ struct Stage<'a> {
     lab: &'a Lab,
     agent: &'a Agent,
     sink: &'a Sink,
-    watch: &'a TableWatch,
 }
 
 impl Stage<'_> {
@@ -71,7 +68,8 @@ impl Stage<'_> {
     fn wait_overrides(&self, least: usize) -> Result<usize, LabError> {
         let mut last = (0, boottime_ns());
         let found = wait_until("thousands of overrides in kernel and core", PATIENCE * 2, || {
-            let (kernel, core) = (self.in_kernel(), self.at_core()?);
+            let kernel = crowd::routes(self.lab).map_err(|error| error.to_string())?;
+            let core = self.at_core()?;
             if kernel != last.0 {
                 last = (kernel, boottime_ns());
             }
@@ -81,18 +79,6 @@ impl Stage<'_> {
             Err(format!("{kernel} in the kernel, {core} at core"))
         });
         found.map_err(|error| self.agent.with_log(error))
-    }
-
-    fn in_kernel(&self) -> usize {
-        let mut routes = std::collections::BTreeSet::new();
-        for change in self.watch.since(0).iter().filter(|change| !change.throw) {
-            if change.made {
-                routes.insert(change.prefix)
-            } else {
-                routes.remove(&change.prefix)
-            };
-        }
-        routes.len()
     }
 
     fn at_core(&self) -> Result<usize, String> {
