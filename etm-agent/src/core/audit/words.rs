@@ -61,13 +61,6 @@ impl fmt::Display for EventKind {
             EventKind::SwitchedOn => f.write_str("switched on"),
             EventKind::Stopping => f.write_str("the agent is about to end: plain routing"),
             EventKind::Adopted { overrides } => write!(f, "{overrides} overrides of an earlier run are kept"),
-            EventKind::OverrideSplit { prefix, from, to, share_256ths, rate_bps, reason, enforced } => {
-                let verb = if *enforced { "goes" } else { "would go" };
-                write!(
-                    f,
-                    "{share_256ths} of the flows of {prefix} ({rate_bps}) {verb} through {to}, the rest through {from}: {reason}"
-                )
-            }
             other => other.rare(f),
         }
     }
@@ -105,6 +98,13 @@ impl EventKind {
             }
             EventKind::ChangeDropped { id, prefix, to, why } => {
                 write!(f, "change {id} is dropped: {prefix} through {to}: {why}")
+            }
+            EventKind::OverrideSplit { prefix, from, to, share_256ths, rate_bps, reason, enforced } => {
+                let verb = if *enforced { "goes" } else { "would go" };
+                write!(
+                    f,
+                    "{share_256ths} of the flows of {prefix} ({rate_bps}) {verb} through {to}, the rest through {from}: {reason}"
+                )
             }
             other => other.ordered(f),
         }

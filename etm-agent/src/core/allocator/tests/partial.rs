@@ -100,7 +100,9 @@ impl Sim {
             self.parts.push(Part { item, to, share, standing: share, seen: None, fresh: false });
         }
         gone.sort_unstable();
-        gone.iter().rev().for_each(|at| drop(self.table.items.remove(*at)));
+        for at in gone.into_iter().rev() {
+            self.table.items.remove(at);
+        }
         self.table.items.extend(ended);
         self.table.items.sort_by_key(|item| item.prefix);
         self.parts.sort_by_key(|part| part.item.prefix);
