@@ -324,3 +324,36 @@ fn shares_are_as_the_weights_say_by_either_hash_and_a_dead_next_hop_gets_nothing
         assert_eq!(table(), "");
     });
 }
+
+#[test]
+fn what_others_do_to_two_next_hops_is_mended() {
+    in_netns(async || {
+        two_uplinks();
+        let wanted = routes(&[("198.18.0.0/24", split4(96)), ("2001:db8:8000::/48", split6(96))]);
+        let decision = Decision { generation: Generation(1), kernel: wanted.clone(), ..Decision::default() };
+        let (_decisions, receiver) = watch::channel(Arc::new(decision));
+        let (sender, mut installed) = mpsc::channel(8);
+        let (stop, shutdown) = watch::channel(false);
+        let task = Overrides::open(OWN).await.unwrap().run(receiver, sender, clock, shutdown);
+        let script = async {
+            assert_eq!(installed.recv().await.unwrap().changed, 2);
+            for change in [
+                // Other weights.
+                "ip route replace 198.18.0.0/24 table 179 proto 179 metric 10 nexthop via 192.0.2.3 dev up1 weight 1 nexthop via 192.0.2.5 dev up2 weight 255",
+                "ip route replace 2001:db8:8000::/48 table 179 proto 179 metric 10 nexthop via 2001:db8:ffff::1:1 dev up1 weight 1 nexthop via 2001:db8:ffff::2:1 dev up2 weight 255",
+                // One next hop of two.
+                "ip route del 2001:db8:8000::/48 table 179 proto 179 metric 10 via 2001:db8:ffff::2:1 dev up2",
+                // One instead of two.
+                "ip route replace 198.18.0.0/24 table 179 proto 179 metric 10 via 192.0.2.5 dev up2",
+            ] {
+                run(change);
+                let news = installed.recv().await.unwrap();
+                assert_eq!((news.changed, news.failed), (1, vec![]), "{change}: {}", table());
+                assert_eq!(Overrides::open(OWN).await.unwrap().installed(), &wanted, "{change}: {}", table());
+            }
+            stop.send(true).unwrap();
+        };
+        let (ended, ()) = tokio::join!(task, script);
+        assert_eq!(ended.unwrap().clear().await.unwrap(), 2);
+    });
+}
