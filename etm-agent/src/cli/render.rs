@@ -4,7 +4,7 @@ use crate::control::schema::{GuardianState, GuardianView, Ordered, PrivilegesVie
 use crate::core::view::{
     AnnouncedView, BookState, EventView, ExplainView, OverrideView, PrefixView, Role, UplinkView,
 };
-use crate::types::Timestamp;
+use crate::types::{Share, Timestamp};
 use std::fmt::Write;
 
 /// Rows of cells, each column as wide as its widest cell; columns of `right` are aligned to the right.
@@ -219,6 +219,7 @@ pub(super) fn overrides(overrides: &[OverrideView]) -> String {
             vec![
                 entry.prefix.to_string(),
                 entry.rate_bps.to_string(),
+                flows(entry.share_ppm),
                 entry.from.clone(),
                 entry.to.clone(),
                 via(gateway),
@@ -228,7 +229,12 @@ pub(super) fn overrides(overrides: &[OverrideView]) -> String {
             ]
         })
         .collect();
-    table(&["PREFIX", "RATE", "FROM", "TO", "VIA", "THROWS", "STATE", "REASON"], &[1, 5], &rows)
+    table(&["PREFIX", "RATE", "FLOWS", "FROM", "TO", "VIA", "THROWS", "STATE", "REASON"], &[1, 2, 6], &rows)
+}
+
+/// How many of the flows of a prefix go another way.
+pub(super) fn flows(share: Share) -> String {
+    if share == Share::ONE { "all".to_owned() } else { share.to_string() }
 }
 
 pub(super) fn explain(view: &ExplainView) -> String {

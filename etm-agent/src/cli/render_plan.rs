@@ -1,6 +1,6 @@
 //! Plans, prices, what-ifs and queued changes as text for people. Never the only way to a figure: `--json` has all.
 
-use super::render::table;
+use super::render::{flows, table};
 use crate::core::view::{ChangeView, Conclusion, ExitView, Judged, LossView, MoveView, NodeView, PlanView};
 use std::fmt::Write;
 
@@ -93,13 +93,15 @@ pub(super) fn checked(bound: f64, proved: f64, show: impl Fn(f64) -> String) -> 
 fn moves(view: &PlanView) -> String {
     let row = |entry: &MoveView| {
         let (from, to) = (entry.from.clone(), entry.to.clone());
-        vec![entry.prefix.to_string(), entry.rate_bps.to_string(), from, to, entry.reason.clone()]
+        let (rate, share) = (entry.rate_bps.to_string(), flows(entry.share_ppm));
+        vec![entry.prefix.to_string(), rate, share, from, to, entry.reason.clone()]
     };
     let rows: Vec<Vec<String>> = view.moves.iter().take(SHOWN).map(row).collect();
     if rows.is_empty() {
         return String::new();
     }
-    let mut text = "\n".to_owned() + &table(&["PREFIX", "RATE", "FROM", "TO", "REASON"], &[1], &rows);
+    let mut text =
+        "\n".to_owned() + &table(&["PREFIX", "RATE", "FLOWS", "FROM", "TO", "REASON"], &[1, 2], &rows);
     if view.moves.len() > SHOWN {
         let _ = writeln!(text, "and {} more (`--json` has all)", view.moves.len() - SHOWN);
     }
@@ -159,6 +161,7 @@ pub(super) fn changes(changes: &[ChangeView]) -> String {
             change.id.to_string(),
             change.prefix.to_string(),
             change.rate_bps.to_string(),
+            flows(change.share_ppm),
             change.from.clone(),
             change.to.clone(),
             change.expires_ns.to_string(),
@@ -166,7 +169,7 @@ pub(super) fn changes(changes: &[ChangeView]) -> String {
         ]
     };
     let rows: Vec<Vec<String>> = changes.iter().map(row).collect();
-    table(&["CHANGE", "PREFIX", "RATE", "FROM", "TO", "EXPIRES", "REASON"], &[0, 2], &rows)
+    table(&["CHANGE", "PREFIX", "RATE", "FLOWS", "FROM", "TO", "EXPIRES", "REASON"], &[0, 2, 3], &rows)
 }
 
 pub(super) fn judged(judged: &[Judged]) -> String {

@@ -1,10 +1,10 @@
 //! Confirmation of moves, surges of demand, canary: the tables of `policy` that keep ETM from doing harm.
 //! Never looks at traffic.
 
-use super::raw::{self, Text};
+use super::raw::{self, Raw, Text};
 use super::settings::BgpSettings;
 use super::validate::Check;
-use crate::core::policy::{Canary, Guards, Role};
+use crate::core::policy::{Canary, Guards, Policy, Role};
 use crate::types::Share;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -44,6 +44,23 @@ impl Check {
             self.fault(text.span(), "the canary's share must be above 0% and at most 100%");
         }
         Canary { share, prefixes: self.parse_all(&raw.prefixes) }
+    }
+}
+
+impl Check {
+    /// Flows can be divided where this router's own table, and all of its lookups, are the kernel's.
+    pub(super) fn split(&mut self, raw: &Raw, policy: &Policy) {
+        let Some(split) = raw.policy.split.as_ref().filter(|split| *split.get_ref()) else { return };
+        let why = if raw.kernel.mode == raw::KernelMode::Main {
+            "policy.split needs kernel.mode = \"lease\": beside a routing daemon's routes in the main table one with two next hops is not told from theirs"
+        } else if !raw.datapath.xdp.is_empty() {
+            "policy.split is not for forwarders in XDP (datapath.xdp): their lookup does not divide flows as the kernel's does"
+        } else if policy.canary.is_partial() {
+            "policy.split needs policy.canary.share = \"100%\": a part of a part of the flows says nothing of either"
+        } else {
+            return;
+        };
+        self.fault_with_help(split.span(), why, "leave policy.split out, or set it to false");
     }
 }
 

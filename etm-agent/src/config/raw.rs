@@ -98,6 +98,7 @@ pub(super) struct PolicyTable {
     pub(super) max_moved_per_minute: Option<Text>,
     pub(super) max_moves_per_minute: Option<Spanned<usize>>,
     pub(super) fill_rate: Option<Text>,
+    pub(super) split: Option<Spanned<bool>>,
     pub(super) approval: Option<Text>,
     /// Own and internal prefixes.
     #[serde(default)]

@@ -184,6 +184,20 @@ fn faults_of_meaning_say_what_to_write() {
         (&*format!("[agent]\nmode = \"enforce\"\n{GOOD}"), "no inside interface is named"),
         (&*format!("[kernel]\ninside = [\"up-a\"]\n{GOOD}"), "it cannot be inside too"),
         (&*format!("[datapath]\nxdp = [\"eth0\"]\n{GOOD}"), "is not in kernel.inside"),
+        (
+            &*format!("[policy]\nsplit = true\n[kernel]\nmode = \"main\"\n{GOOD}"),
+            "policy.split needs kernel.mode = \"lease\"",
+        ),
+        (
+            &*format!(
+                "[policy]\nsplit = true\n[kernel]\ninside = [\"in0\"]\n[datapath]\nxdp = [\"in0\"]\n{GOOD}"
+            ),
+            "policy.split is not for forwarders in XDP",
+        ),
+        (
+            &*format!("[policy]\nsplit = true\n[policy.canary]\nshare = \"5%\"\n{GOOD}"),
+            "policy.split needs policy.canary.share",
+        ),
         (&*format!("[kernel]\ntable = 254\n{GOOD}"), "tables 0 and 252 to 255 are the system's"),
         (&*format!("[kernel]\nmark = 3\nmask = 1\n{GOOD}"), "made of bits of the mask"),
         (&*format!("[agent]\ninterval = \"5ms\"\n{GOOD}"), "between 100ms and 60s"),

@@ -57,6 +57,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         max_moved_share: check.share(raw.policy.max_moved.as_ref(), Share::percent(50)),
         max_moved_per_minute: check.share(raw.policy.max_moved_per_minute.as_ref(), Share::percent(50)),
         fill_share: check.fill_rate(raw.policy.fill_rate.as_ref()),
+        split: raw.policy.split.as_ref().is_some_and(|split| *split.get_ref()),
         approval: check.duration(raw.policy.approval.as_ref(), Duration::from_secs(900)),
         pins: check.pins(&raw.pin, &exits),
         forbidden: check.pins(&raw.forbid, &exits),
@@ -78,6 +79,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         exits,
     };
     check.completeness(raw, &policy);
+    check.split(raw, &policy);
     check.tree(raw, &policy);
     let settings = check.whole(raw, (policy, kernel), (bgp, bmp));
     if check.faults.is_empty() { Ok(settings) } else { Err(check.faults) }

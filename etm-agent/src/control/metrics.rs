@@ -210,6 +210,11 @@ impl Snapshot {
         );
         self.one("overrides", "Overrides, planned or in effect", whole(decision.overrides));
         self.one(
+            "overrides_of_parts",
+            "Overrides that take a part of the flows only",
+            whole(decision.overrides_of_parts),
+        );
+        self.one(
             "overridden_bytes_per_second",
             "Demand under override",
             Value::Whole(decision.moved_bps.0 / 8),

@@ -1,7 +1,7 @@
 //! Changes that wait for a person: one per prefix, each with a number and an end. Never applies anything.
 
 use super::decision::OverrideReason;
-use crate::types::{BitRate, ExitId, Prefix, Timestamp};
+use crate::types::{BitRate, ExitId, FlowShare, Prefix, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,6 +17,8 @@ pub struct Change {
     pub from: ExitId,
     /// Where it would go; plain routing's choice ends an override.
     pub to: ExitId,
+    /// The part of its flows that would go there.
+    pub share: FlowShare,
     /// Demand when it was planned last.
     pub rate: BitRate,
     /// Why.
@@ -47,7 +49,7 @@ pub enum Proposed {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Approvals {
     queue: BTreeMap<Prefix, Change>,
-    planned: BTreeMap<Prefix, ExitId>,
+    planned: BTreeMap<Prefix, (ExitId, FlowShare)>,
     rejected: BTreeMap<(Prefix, ExitId), Timestamp>,
     last: u64,
 }
@@ -57,15 +59,15 @@ impl Approvals {
     pub fn propose(&mut self, now: Timestamp, patience: Duration, change: Change) -> Proposed {
         let known = self.queue.get_mut(&change.prefix);
         if let Some(known) = known
-            && known.to == change.to
+            && (known.to, known.share) == (change.to, change.share)
         {
             (known.rate, known.from) = (change.rate, change.from);
             return Proposed::Kept;
         }
         self.last += 1;
-        let (prefix, to, id) = (change.prefix, change.to, self.last);
+        let (prefix, to, share, id) = (change.prefix, change.to, change.share, self.last);
         let was = self.queue.insert(prefix, Change { id, since: now, expires: now + patience, ..change });
-        self.planned.insert(prefix, to);
+        self.planned.insert(prefix, (to, share));
         was.map_or(Proposed::Queued(id), |was| Proposed::Replaced { id, was })
     }
 
@@ -106,8 +108,8 @@ impl Approvals {
         all
     }
 
-    /// Where each prefix is planned to go.
-    pub fn planned(&self) -> &BTreeMap<Prefix, ExitId> {
+    /// Where each prefix is planned to go, and what part of its flows.
+    pub fn planned(&self) -> &BTreeMap<Prefix, (ExitId, FlowShare)> {
         &self.planned
     }
 
@@ -133,6 +135,7 @@ mod tests {
 
     fn change(prefix: &str, to: u16) -> Change {
         Change {
+            share: FlowShare::ALL,
             id: 0,
             prefix: prefix.parse().unwrap(),
             from: ExitId(0),
@@ -152,7 +155,7 @@ mod tests {
         assert_eq!(approvals.propose(Timestamp(5), patience, change("10.0.0.0/8", 1)), Proposed::Kept);
         let other = approvals.propose(Timestamp(6), patience, change("10.0.0.0/8", 2));
         assert!(matches!(other, Proposed::Replaced { id: 2, was: Change { id: 1, .. } }));
-        assert_eq!(approvals.planned().values().collect::<Vec<_>>(), [&ExitId(2)]);
+        assert_eq!(approvals.planned().values().collect::<Vec<_>>(), [&(ExitId(2), FlowShare::ALL)]);
         assert!(approvals.expire(Timestamp(15)).is_empty());
         assert_eq!(approvals.expire(Timestamp(16)).len(), 1);
         assert!(approvals.is_empty() && approvals.planned().is_empty());

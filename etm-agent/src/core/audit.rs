@@ -5,7 +5,7 @@ mod words;
 
 use super::guard::Hold;
 use super::policy::Mode;
-use crate::types::{BitRate, Family, Generation, Prefix, Timestamp};
+use crate::types::{BitRate, Family, FlowShare, Generation, Prefix, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fmt;
@@ -64,6 +64,8 @@ pub enum EndReason {
     Stopping,
     /// Its announcement reached this border, which sends its own traffic there now.
     CameBack,
+    /// It took a part of the flows, and the exit of the rest is lost or not plain routing's any more.
+    HomeLost,
 }
 
 impl fmt::Display for EndReason {
@@ -83,6 +85,9 @@ impl fmt::Display for EndReason {
             EndReason::SwitchedOff => "switched off",
             EndReason::Stopping => "the agent is about to end",
             EndReason::CameBack => "its announcement came back to this border",
+            EndReason::HomeLost => {
+                "the exit of the other part of its flows is lost, or plain routing left it"
+            }
         })
     }
 }
@@ -262,6 +267,15 @@ pub enum EventKind {
     },
     Leaked {
         what: String,
+    },
+    OverrideSplit {
+        prefix: Prefix,
+        from: String,
+        to: String,
+        share_256ths: FlowShare,
+        rate_bps: BitRate,
+        reason: String,
+        enforced: bool,
     },
 }
 

@@ -29,6 +29,8 @@ pub struct Seen {
     pub there: BitRate,
     /// Everywhere.
     pub all: BitRate,
+    /// True where only a part of its flows is sent there. Few flows do not divide evenly: any of them there will do.
+    pub part: bool,
 }
 
 /// A move whose traffic did not follow.
@@ -150,7 +152,8 @@ impl Confirmations {
                 watch.elsewhere = 0;
                 continue;
             }
-            let there = if terms.most { seen.there.0 >= seen.all.0 / 2 } else { seen.there > BitRate::ZERO };
+            let most = terms.most && !seen.part;
+            let there = if most { seen.there.0 >= seen.all.0 / 2 } else { seen.there > BitRate::ZERO };
             if there {
                 settled.push((*prefix, watch.to));
                 continue;
@@ -282,7 +285,7 @@ mod tests {
     }
 
     fn seen(there: u64, all: u64) -> impl Fn(Prefix, ExitId) -> Seen {
-        move |_, _| Seen { there: BitRate(there), all: BitRate(all) }
+        move |_, _| Seen { there: BitRate(there), all: BitRate(all), part: false }
     }
 
     fn watch(all: &mut Confirmations, at: u64, prefix: Prefix, to: ExitId, rate: BitRate) {

@@ -3,7 +3,8 @@
 
 use crate::core::input::SlotCount;
 use crate::types::{
-    BitRate, Count, ExitId, Generation, IfIndex, Prefix, Price, RouteAttrs, SlotId, Timestamp, UplinkId,
+    BitRate, Count, ExitId, FlowShare, Generation, IfIndex, Prefix, Price, RouteAttrs, SlotId, Timestamp,
+    UplinkId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -39,6 +40,29 @@ pub enum KernelAction {
     },
     /// Continue the lookup in plain routing: protects a more-specific inside an override.
     Throw,
+    /// Divide the flows between two next hops, in order of their interfaces: equal routes are equal values.
+    Split {
+        /// The two.
+        hops: [WeightedHop; 2],
+    },
+}
+
+impl KernelAction {
+    /// Flows divided between two next hops.
+    pub fn split(one: WeightedHop, other: WeightedHop) -> KernelAction {
+        KernelAction::Split { hops: if one <= other { [one, other] } else { [other, one] } }
+    }
+}
+
+/// One of two next hops that flows are divided between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct WeightedHop {
+    /// Interface.
+    pub ifindex: IfIndex,
+    /// Next hop.
+    pub gateway: IpAddr,
+    /// Its share of the flows; the two weights make 256.
+    pub weight: u16,
 }
 
 /// One route announced to inject sessions.
@@ -78,7 +102,9 @@ pub struct Override {
     pub from: ExitId,
     /// Where ETM sends it.
     pub to: ExitId,
-    /// Demand when it was decided last.
+    /// The part of its flows that is sent there; the rest goes on as plain routing says.
+    pub share: FlowShare,
+    /// Demand when it was decided last, all of it.
     pub rate: BitRate,
     /// Why.
     pub reason: OverrideReason,
@@ -86,6 +112,13 @@ pub struct Override {
     pub since: Timestamp,
     /// Not given back before.
     pub hold_until: Timestamp,
+}
+
+impl Override {
+    /// The demand that it takes away from plain routing.
+    pub fn moved(&self) -> BitRate {
+        self.share.of(self.rate)
+    }
 }
 
 /// Why a prefix is overridden.

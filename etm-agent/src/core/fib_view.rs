@@ -182,6 +182,14 @@ impl FibView {
         }
     }
 
+    /// The next hop of plain routing for exactly `prefix`, where it is one.
+    pub fn next_hop(&self, prefix: Prefix) -> Option<(IpAddr, IfIndex)> {
+        match self.routes.routes(prefix).first()?.next_hops[..] {
+            [(Some(gateway), ifindex)] => Some((gateway, ifindex)),
+            _ => None,
+        }
+    }
+
     /// Routed prefixes strictly inside `prefix`, of any origin, in prefix order.
     pub fn inside(&self, prefix: Prefix) -> impl Iterator<Item = Prefix> + '_ {
         self.routes.prefixes.covered_by(prefix).map(|(inner, _)| inner).filter(move |inner| *inner != prefix)

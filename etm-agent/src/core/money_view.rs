@@ -6,7 +6,7 @@ use super::guard::{Hold, State};
 use super::money::{Tree, amount, real};
 use super::plan::model::Node;
 use super::plan::{Plan, Verdict};
-use crate::types::{BitRate, ExitId, Prefix, Price, Timestamp};
+use crate::types::{BitRate, ExitId, Prefix, Price, Share, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// What a plan concludes.
@@ -95,6 +95,8 @@ pub struct MoveView {
     pub from: String,
     /// To this one.
     pub to: String,
+    /// The part of its flows that goes there, parts per million.
+    pub share_ppm: Share,
     /// Its traffic.
     pub rate_bps: BitRate,
     /// Why.

@@ -2,13 +2,13 @@
 //! Never chooses: the allocator places, this keeps time, invalidates and translates.
 
 use super::audit::EndReason;
-use super::decision::{Announcement, KernelAction, Override, OverrideReason};
+use super::decision::{Announcement, KernelAction, Override, OverrideReason, WeightedHop};
 use super::fib_view::{FibView, NotOurs};
 use super::policy::Policy;
 use super::preference::Candidate;
 use super::rib::Rib;
 use super::topology::Topology;
-use crate::types::{BitRate, ExitId, IfIndex, Prefix, PrefixMap, Timestamp};
+use crate::types::{BitRate, ExitId, FlowShare, IfIndex, Prefix, PrefixMap, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -28,6 +28,13 @@ pub enum Placed {
     Moved {
         /// The exit before.
         was: ExitId,
+        /// The part of its flows that left by it.
+        share: FlowShare,
+    },
+    /// Another part of its flows leaves by the same exit.
+    Shared {
+        /// The part before.
+        was: FlowShare,
     },
     /// Nothing new but its rate.
     Kept,
@@ -56,7 +63,12 @@ impl Overrides {
 
     /// Demand under override.
     pub fn moved(&self) -> BitRate {
-        self.iter().map(|entry| entry.rate).sum()
+        self.iter().map(Override::moved).sum()
+    }
+
+    /// Overrides that take a part of the flows only.
+    pub fn parts(&self) -> usize {
+        self.iter().filter(|entry| entry.share.is_part()).count()
     }
 
     /// True where a change of the route for `prefix` can matter to an override: its own, or one around it; with
@@ -71,20 +83,22 @@ impl Overrides {
     pub fn place(&mut self, now: Timestamp, policy: &Policy, new: Placing) -> Placed {
         let hold_until = now + policy.hold;
         match self.map.get_mut(new.prefix) {
-            Some(entry) if entry.to == new.to => {
+            Some(entry) if (entry.to, entry.share) == (new.to, new.share) => {
                 entry.from = new.from;
                 entry.rate = new.rate;
                 Placed::Kept
             }
             Some(entry) => {
                 let was = std::mem::replace(&mut entry.to, new.to);
+                let share = std::mem::replace(&mut entry.share, new.share);
                 (entry.from, entry.rate, entry.reason, entry.hold_until) =
                     (new.from, new.rate, new.reason, hold_until);
-                Placed::Moved { was }
+                if was == new.to { Placed::Shared { was: share } } else { Placed::Moved { was, share } }
             }
             None => {
-                let Placing { prefix, from, to, rate, reason } = new;
-                self.map.insert(prefix, Override { prefix, from, to, rate, reason, since: now, hold_until });
+                let Placing { prefix, from, to, share, rate, reason } = new;
+                let entry = Override { prefix, from, to, share, rate, reason, since: now, hold_until };
+                self.map.insert(prefix, entry);
                 Placed::Added
             }
         }
@@ -114,22 +128,23 @@ impl Overrides {
         let all: Vec<Override> = self.iter().cloned().collect();
         for entry in all {
             let candidates = rib.candidates(entry.prefix, topology);
-            let live = candidates.iter().any(|candidate| candidate.exit == entry.to);
-            let why = if !live {
+            let live = |exit: ExitId| candidates.iter().any(|candidate| candidate.exit == exit);
+            let why = if !live(entry.to) {
                 Some(EndReason::ExitLost)
+            } else if entry.share.is_part() && !live(entry.from) {
+                // Alone, the exit that took a part would get all.
+                Some(EndReason::HomeLost)
             } else {
                 match fib.home(entry.prefix, policy, topology) {
                     Ok(home) if home == entry.to => Some(EndReason::PlainRoutingAgrees),
+                    Ok(home) if entry.share.is_part() && home != entry.from => Some(EndReason::HomeLost),
                     Ok(home) => {
                         if let Some(kept) = self.map.get_mut(entry.prefix) {
                             kept.from = home;
                         }
                         None
                     }
-                    Err(NotOurs::UnknownExit)
-                        if topology.is_elsewhere(entry.to)
-                            && candidates.iter().any(|candidate| candidate.exit == entry.from) =>
-                    {
+                    Err(NotOurs::UnknownExit) if topology.is_elsewhere(entry.to) && live(entry.from) => {
                         Some(EndReason::CameBack)
                     }
                     Err(_) => Some(EndReason::NotOursToOverride),
@@ -164,7 +179,7 @@ impl Overrides {
                 }
                 continue;
             }
-            let Some((gateway, ifindex)) = next_hop(entry, rib, topology) else {
+            let Some(action) = action(entry, rib, fib, topology) else {
                 // Between the loss of a link and the end of its overrides: plain routing, not a covering override.
                 actions.insert(entry.prefix, KernelAction::Throw);
                 continue;
@@ -172,7 +187,7 @@ impl Overrides {
             for inner in self.more_specifics(entry.prefix, rib, fib) {
                 actions.insert(inner, KernelAction::Throw);
             }
-            actions.insert(entry.prefix, KernelAction::Via { gateway, ifindex });
+            actions.insert(entry.prefix, action);
         }
         actions
     }
@@ -188,7 +203,10 @@ impl Overrides {
         let mut announcements = BTreeMap::new();
         // With other borders around, what is sent here is not drawn here: of a prefix that leaves by two borders, what
         // leaves by the other one is not ours to move.
-        let told = |entry: &&Override| !topology.has_elsewhere() || topology.is_elsewhere(entry.to);
+        // Peers cannot be told of a part.
+        let told = |entry: &&Override| {
+            !entry.share.is_part() && (!topology.has_elsewhere() || topology.is_elsewhere(entry.to))
+        };
         for entry in self.iter().filter(told) {
             let candidates = rib.candidates(entry.prefix, topology);
             // A covering route serves in this router's kernel: nobody announced the prefix with its attributes.
@@ -210,6 +228,21 @@ pub fn next_hop(entry: &Override, rib: &Rib, topology: &Topology) -> Option<(IpA
     Some((candidate.next_hop, topology.ifindex(entry.to)?))
 }
 
+/// The kernel's route for an override; none without a next hop for it.
+fn action(entry: &Override, rib: &Rib, fib: &FibView, topology: &Topology) -> Option<KernelAction> {
+    let (gateway, ifindex) = next_hop(entry, rib, topology)?;
+    if !entry.share.is_part() {
+        return Some(KernelAction::Via { gateway, ifindex });
+    }
+    // The rest goes as plain routing says, to the letter.
+    let rest = fib.next_hop(entry.prefix)?;
+    let is_home = topology.exit_of_kernel(rest.0, rest.1) == Some(entry.from);
+    is_home.then(|| {
+        let hop = |(gateway, ifindex), weight| WeightedHop { ifindex, gateway, weight };
+        KernelAction::split(hop((gateway, ifindex), entry.share.get()), hop(rest, entry.share.rest()))
+    })
+}
+
 /// A placement away from home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placing {
@@ -219,6 +252,8 @@ pub struct Placing {
     pub from: ExitId,
     /// New exit.
     pub to: ExitId,
+    /// The part of its flows that is sent there.
+    pub share: FlowShare,
     /// Demand.
     pub rate: BitRate,
     /// Why.

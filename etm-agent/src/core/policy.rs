@@ -348,6 +348,8 @@ pub struct Policy {
     pub max_moved_per_minute: Share,
     /// Share of a receiver's room that one round may fill while an overloaded uplink drops.
     pub fill_share: Share,
+    /// Whether a part of the flows of a prefix that fits whole nowhere may be sent elsewhere.
+    pub split: bool,
     /// How long a change waits for approval.
     pub approval: Duration,
     /// Most throw routes that one override may need; a prefix with more is not overridden.
@@ -488,6 +490,7 @@ pub(crate) mod tests {
             max_moved_share: Share::percent(50),
             max_moved_per_minute: Share::ONE,
             fill_share: Share::percent(75),
+            split: false,
             approval: Duration::from_secs(900),
             max_throws: 256,
             community: "64500:179".parse().unwrap(),

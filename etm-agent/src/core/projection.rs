@@ -4,17 +4,19 @@
 //! its home. So the projection does not feed on ETM's own effect, and traffic that belongs to no prefix
 //! stays where it is.
 
-use super::allocator::{Item, Room};
+use super::allocator::partial::{Verdict, review, settle};
+use super::allocator::{Board, Caps, Item, Part, Placement, Room};
 use super::choices::{Choice, Choices};
 use super::confirm::Confirmations;
 use super::controls::Controls;
+use super::money::Tree;
 use super::overrides::Overrides;
 use super::policy::Policy;
 use super::rate::Rates;
 use super::slots::Slots;
 use super::surge::Surges;
 use super::topology::Topology;
-use crate::types::{BitRate, ExitId, Prefix, SlotId, Timestamp, UplinkId};
+use crate::types::{BitRate, ExitId, FlowShare, Prefix, SlotId, Timestamp, UplinkId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything the projection reads.
@@ -32,7 +34,11 @@ pub struct Sources<'a> {
     /// Overrides as they stand.
     pub overrides: &'a Overrides,
     /// Changes that wait for approval: what is planned already.
-    pub planned: &'a BTreeMap<Prefix, ExitId>,
+    pub planned: &'a BTreeMap<Prefix, (ExitId, FlowShare)>,
+    /// Prefixes whose way changed a moment ago: what is counted of them is of no way in particular.
+    pub unsettled: &'a BTreeMap<Prefix, Timestamp>,
+    /// Whether overrides are in effect.
+    pub in_effect: bool,
     /// Exits that a person refused for a prefix.
     pub rejected: &'a BTreeMap<(Prefix, ExitId), Timestamp>,
     /// Prefixes that need too many throw routes.
@@ -74,6 +80,14 @@ pub struct Projection {
     pub base: Vec<BitRate>,
     /// Items in prefix order.
     pub items: Vec<Item>,
+    /// Prefixes of which a part is sent elsewhere. No items: they stay divided while the plan is made.
+    pub parts: Vec<Part>,
+    /// Of the items, those that were parts until now.
+    pub undivided: BTreeSet<Prefix>,
+    /// Parts that end though all of their prefix stays where it is planned.
+    pub ended: Vec<Item>,
+    /// What they brought home, and where.
+    pub returned: Vec<(ExitId, BitRate)>,
     /// What the items may use.
     pub choices: Vec<ExitId>,
     /// Demand of everything counted for a prefix.
@@ -81,13 +95,93 @@ pub struct Projection {
 }
 
 impl Projection {
-    /// Rooms for the allocator.
-    pub fn rooms(&self, dropping: impl Fn(usize) -> bool) -> Vec<Room> {
+    /// Rooms for the allocator: what is divided takes room where its parts are.
+    pub fn rooms(&self, policy: &Policy, dropping: impl Fn(usize) -> bool) -> Vec<Room> {
+        let mut rooms = self.bare_rooms(dropping);
+        let mut add = |exit: ExitId, rate: BitRate| {
+            if let Some(room) = policy.uplink_of(exit).and_then(|uplink| rooms.get_mut(uplink.index())) {
+                room.base += rate;
+            }
+        };
+        for part in &self.parts {
+            add(part.to, part.moved(part.share));
+            add(part.item.home, part.stays());
+        }
+        for (home, rate) in &self.returned {
+            let uplink = policy.uplink_of(*home).map(|uplink| uplink.index());
+            if let Some(room) = uplink.and_then(|at| rooms.get_mut(at)) {
+                room.returned += *rate;
+            }
+        }
+        rooms
+    }
+
+    fn bare_rooms(&self, dropping: impl Fn(usize) -> bool) -> Vec<Room> {
         self.base
             .iter()
             .enumerate()
-            .map(|(at, base)| Room { base: *base, dropping: dropping(at), held: BitRate::ZERO })
+            .map(|(at, base)| Room { base: *base, dropping: dropping(at), ..Room::default() })
             .collect()
+    }
+
+    /// Decides about the parts that stand: what is not divided any more is an item. Returns what is left of the caps.
+    pub fn review(
+        &mut self,
+        (tree, policy): (&Tree, &Policy),
+        caps: Caps,
+        dropping: impl Fn(usize) -> bool,
+    ) -> Caps {
+        if self.parts.is_empty() {
+            return caps;
+        }
+        let rooms = self.bare_rooms(dropping);
+        let (items, choices) = (&self.items[..], &self.choices[..]);
+        let board = Board { tree, policy, rooms: &rooms, items, choices, caps };
+        let (verdicts, left) = review(&board, &self.parts);
+        for (mut part, verdict) in std::mem::take(&mut self.parts).into_iter().zip(verdicts) {
+            let current = match verdict {
+                Verdict::Share(share) => {
+                    let (home, before) = (part.item.home, part.moved(part.share));
+                    part.share = share;
+                    self.returned.push((home, before.saturating_sub(part.moved(share))));
+                    self.parts.push(part);
+                    continue;
+                }
+                Verdict::Home => {
+                    self.returned.push((part.item.home, part.moved(part.share)));
+                    part.item.home
+                }
+                Verdict::Whole => part.to,
+            };
+            self.undivided.insert(part.item.prefix);
+            self.items.push(Item { current, ..part.item });
+        }
+        self.items.sort_unstable_by_key(|item| item.prefix);
+        left
+    }
+
+    /// Parts give way to what a placement sends home.
+    pub fn settle(&mut self, (tree, policy): (&Tree, &Policy), rooms: &[Room], placement: &Placement) {
+        let (items, choices, caps) = (&self.items[..], &self.choices[..], Caps::NONE);
+        let board = Board { tree, policy, rooms, items, choices, caps };
+        let verdicts = settle(&board, placement, &self.parts);
+        for (mut part, verdict) in std::mem::take(&mut self.parts).into_iter().zip(verdicts) {
+            if let Verdict::Share(share) = verdict {
+                part.share = share;
+                self.parts.push(part);
+            } else {
+                self.ended.push(part.item);
+            }
+        }
+    }
+
+    /// The same with nothing divided.
+    #[must_use]
+    pub fn whole(&self) -> Projection {
+        let mut whole = self.clone();
+        whole.items.extend(whole.parts.drain(..).map(|part| part.item).chain(whole.ended.drain(..)));
+        whole.items.sort_unstable_by_key(|item| item.prefix);
+        whole
     }
 }
 
@@ -114,6 +208,10 @@ pub fn project(now: Timestamp, offered: &[BitRate], sources: &Sources<'_>) -> Pr
         if sources.policy.canary.is_partial() {
             keep_home(&mut item, sources, &mut base);
         }
+        let division = division(item.prefix, sources);
+        if division.is_some() {
+            (item.current, item.leave) = (item.home, sources.is_drained(item.home));
+        }
         let begin = projection.choices.len();
         if sources.all_open() {
             projection.choices.extend_from_slice(&choice.exits);
@@ -122,11 +220,14 @@ pub fn project(now: Timestamp, offered: &[BitRate], sources: &Sources<'_>) -> Pr
             projection.choices.extend(choice.exits.iter().copied().filter(open));
         }
         item.choices = begin..projection.choices.len();
-        projection.items.push(item);
+        match division {
+            Some(division) => projection.parts.push(divided(now, item, division, slot, sources)),
+            None => projection.items.push(item),
+        }
     }
     projection.items.sort_unstable_by_key(|item| item.prefix);
     let mut loads = base.clone();
-    for item in &projection.items {
+    for item in projection.items.iter().chain(projection.parts.iter().map(|part| &part.item)) {
         if let Some(load) =
             sources.topology.uplink_of(item.home).and_then(|uplink| loads.get_mut(uplink.index()))
         {
@@ -182,7 +283,7 @@ fn item(now: Timestamp, choice: &Choice, slot: SlotId, sources: &Sources<'_>) ->
         return None;
     }
     let planned = sources.planned.get(&prefix).copied();
-    let current = planned.or(entry.map(|entry| entry.to)).unwrap_or(home);
+    let current = planned.map(|(to, _)| to).or(entry.map(|entry| entry.to)).unwrap_or(home);
     let home_uplink = sources.topology.uplink_of(home).and_then(|id| sources.policy.uplinks.get(id.index()));
     let billing = home_uplink.map(|uplink| uplink.billing).unwrap_or_default();
     Some(Item {
@@ -198,6 +299,32 @@ fn item(now: Timestamp, choice: &Choice, slot: SlotId, sources: &Sources<'_>) ->
         usual: sources.surges.usual(slot),
         choices: 0..0,
     })
+}
+
+/// Where a part of the flows of a prefix goes, or would go, and how large it is.
+fn division(prefix: Prefix, sources: &Sources<'_>) -> Option<(ExitId, FlowShare)> {
+    let entry = if sources.overrides.is_empty() { None } else { sources.overrides.get(prefix) };
+    let planned = if sources.planned.is_empty() { None } else { sources.planned.get(&prefix).copied() };
+    planned.or(entry.map(|entry| (entry.to, entry.share))).filter(|(_, share)| share.is_part())
+}
+
+/// A prefix that is divided, and what is known of how.
+fn divided(
+    now: Timestamp,
+    item: Item,
+    (to, share): (ExitId, FlowShare),
+    slot: SlotId,
+    sources: &Sources<'_>,
+) -> Part {
+    let entry = sources.overrides.get(item.prefix).filter(|_| sources.in_effect);
+    let stands = entry.is_some_and(|entry| (entry.to, entry.share) == (to, share));
+    // The interval of the change itself tells of neither division.
+    let changed = sources.unsettled.get(&item.prefix);
+    let fresh = stands && changed.is_some_and(|at| now.since(*at) < sources.policy.interval * 3 / 2);
+    // Few flows do not divide evenly: what is counted is the truth.
+    let there = sources.topology.uplink_of(to).filter(|_| stands && !fresh);
+    let seen = there.map(|uplink| sources.rates.rate(slot, uplink));
+    Part { item, to, share, standing: share, seen, fresh }
 }
 
 /// Compares where traffic without an override leaves with where plain routing should send it.
@@ -236,8 +363,15 @@ pub fn ineffective(sources: &Sources<'_>, unsettled: &BTreeMap<Prefix, Timestamp
             elsewhere += demand;
             continue;
         }
-        judged += demand;
-        elsewhere += demand.saturating_sub(sources.rates.rate(slot, to));
+        let (there, wanted) = (sources.rates.rate(slot, to), entry.share.of(demand));
+        judged += wanted;
+        // Of a part that is seen there nobody knows which flows it should be.
+        let missing = if entry.share.is_part() && there > BitRate::ZERO {
+            BitRate::ZERO
+        } else {
+            wanted.saturating_sub(there)
+        };
+        elsewhere += missing;
     }
     elsewhere.share_of(judged).0
 }

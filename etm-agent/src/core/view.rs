@@ -53,6 +53,9 @@ pub struct StatusView {
     pub kernel_generation: Generation,
     /// Overrides, planned (observe) or in effect (enforce).
     pub overrides: usize,
+    /// Those of them that take a part of the flows only.
+    #[serde(default)]
+    pub overrides_of_parts: usize,
     /// Changes that wait for approval.
     pub waiting: usize,
     /// Plans made since the start.
@@ -148,6 +151,11 @@ pub struct UplinkView {
     pub worst: WorstWindows,
 }
 
+/// An override is of all flows unless it says otherwise.
+pub(super) fn all() -> Share {
+    Share::ONE
+}
+
 /// `etm prefixes`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PrefixView {
@@ -189,6 +197,12 @@ pub struct OverrideView {
     pub from: String,
     /// Exit of the override.
     pub to: String,
+    /// The part of its flows that goes there, parts per million; the rest goes as plain routing says.
+    #[serde(default = "all")]
+    pub share_ppm: Share,
+    /// What was counted there of its demand, last interval, bit/s.
+    #[serde(default)]
+    pub there_bps: BitRate,
     /// Interface of that exit.
     pub interface: String,
     /// The other border that has it: announcements bring the traffic there, not this router's kernel.
@@ -242,6 +256,9 @@ pub struct ChangeView {
     pub from: String,
     /// Exit if approved.
     pub to: String,
+    /// The part of its flows that would go there, parts per million.
+    #[serde(default = "all")]
+    pub share_ppm: Share,
     /// Demand, bit/s.
     pub rate_bps: BitRate,
     /// Why.

@@ -293,6 +293,7 @@ mod tests {
             next_hops: hops.iter().map(|hop| (None, IfIndex(*hop))).collect(),
             object: 0,
             multipath: hops.len() > 1,
+            weights: Vec::new(),
         }
     }
 

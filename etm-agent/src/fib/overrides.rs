@@ -389,7 +389,11 @@ fn request(own: OwnTable, change: Change) -> Request<RouteMessage> {
         Step::Replace { to, .. } => (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, to),
         Step::Remove(from) => (RTM_DELROUTE, 0, from),
     };
-    Request { kind, flags, body: codec::own_route(own, change.prefix, action) }
+    let body = match change.step {
+        Step::Remove(_) => codec::own_removal(own, change.prefix, action),
+        Step::Add(_) | Step::Replace { .. } => codec::own_route(own, change.prefix, action),
+    };
+    Request { kind, flags, body }
 }
 
 /// A report is due for a new generation, after a change, and where other prefixes fail than were told.

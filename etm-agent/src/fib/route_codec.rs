@@ -1,13 +1,14 @@
 //! Routes as netlink messages: reading any route, writing ETM's own. Pure.
 //! Never writes a route without table, protocol and metric.
 
-use crate::core::decision::{KernelAction, OWN_METRIC};
+use crate::core::decision::{KernelAction, OWN_METRIC, WeightedHop};
 use crate::fib::OwnTable;
 use crate::fib::wire::{self, Attributes};
 use crate::types::{IfIndex, Prefix};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteProtocol, RouteScope,
+    RouteType,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -48,6 +49,8 @@ pub(super) struct RouteRow {
     pub(super) object: u32,
     /// True where RTA_MULTIPATH was given.
     pub(super) multipath: bool,
+    /// Of RTA_MULTIPATH, in the order of `next_hops`.
+    pub(super) weights: Vec<u16>,
 }
 
 impl RouteRow {
@@ -62,6 +65,13 @@ impl RouteRow {
             (RTN_THROW, _) => Some(KernelAction::Throw),
             (RTN_UNICAST, [(Some(gateway), ifindex)]) if self.object == 0 => {
                 Some(KernelAction::Via { gateway: *gateway, ifindex: *ifindex })
+            }
+            (RTN_UNICAST, [(Some(one), on), (Some(other), at)]) if self.object == 0 => {
+                let [first, second] = *self.weights.as_slice() else { return None };
+                Some(KernelAction::split(
+                    WeightedHop { ifindex: *on, gateway: *one, weight: first },
+                    WeightedHop { ifindex: *at, gateway: *other, weight: second },
+                ))
             }
             _ => None,
         }
@@ -106,6 +116,7 @@ pub(super) fn read(payload: &[u8]) -> Option<RouteRow> {
         next_hops: Vec::new(),
         object: 0,
         multipath: false,
+        weights: Vec::new(),
     };
     let mut single = SingleHop::default();
     for (kind, value) in Attributes::after(payload, ROUTE_HEADER) {
@@ -115,7 +126,7 @@ pub(super) fn read(payload: &[u8]) -> Option<RouteRow> {
             RTA_NH_ID => row.object = wire::u32_at(value, 0)?,
             RTA_MULTIPATH => {
                 row.multipath = true;
-                row.next_hops = multipath(value);
+                (row.next_hops, row.weights) = multipath(value).into_iter().unzip();
             }
             _ => single.read(kind, value),
         }
@@ -146,8 +157,9 @@ impl SingleHop {
     }
 }
 
-fn multipath(mut value: &[u8]) -> Vec<NextHop> {
-    // struct rtnexthop: length in two bytes, flags, weight, ifindex; then attributes.
+/// Next hops with their weights.
+fn multipath(mut value: &[u8]) -> Vec<(NextHop, u16)> {
+    // struct rtnexthop: length in two bytes, flags, weight less one, ifindex; then attributes.
     const RTNEXTHOP: usize = 8;
     let mut next_hops = Vec::new();
     while let (Some(length), Some(ifindex)) = (wire::u16_at(value, 0), wire::u32_at(value, 4)) {
@@ -159,7 +171,8 @@ fn multipath(mut value: &[u8]) -> Vec<NextHop> {
         for (kind, value) in Attributes(&value[RTNEXTHOP..length]) {
             hop.read(kind, value);
         }
-        next_hops.push((hop.gateway, IfIndex(ifindex)));
+        let weight = value.get(3).map_or(1, |less_one| u16::from(*less_one) + 1);
+        next_hops.push(((hop.gateway, IfIndex(ifindex)), weight));
         value = value.get(length.next_multiple_of(4)..).unwrap_or(&[]);
     }
     next_hops
@@ -176,19 +189,41 @@ pub(super) fn own_route(own: OwnTable, prefix: Prefix, action: KernelAction) -> 
     header.protocol = RouteProtocol::from(own.protocol);
     header.scope = RouteScope::Universe;
     header.kind = match action {
-        KernelAction::Via { .. } => RouteType::Unicast,
+        KernelAction::Via { .. } | KernelAction::Split { .. } => RouteType::Unicast,
         KernelAction::Throw => RouteType::Throw,
     };
     let attributes = &mut message.attributes;
     attributes.push(RouteAttribute::Table(own.table));
     attributes.push(RouteAttribute::Destination(route_address(prefix.addr())));
     attributes.push(RouteAttribute::Priority(OWN_METRIC));
-    if let KernelAction::Via { gateway, ifindex } = action {
-        // An IPv4 prefix behind an IPv6 next hop (RFC 8950) is RTA_VIA; `next_hop` knows.
-        attributes.push(next_hop(prefix, gateway));
-        attributes.push(RouteAttribute::Oif(ifindex.get()));
+    match action {
+        KernelAction::Via { gateway, ifindex } => {
+            // An IPv4 prefix behind an IPv6 next hop (RFC 8950) is RTA_VIA; `next_hop` knows.
+            attributes.push(next_hop(prefix, gateway));
+            attributes.push(RouteAttribute::Oif(ifindex.get()));
+        }
+        KernelAction::Split { hops } => {
+            attributes.push(RouteAttribute::MultiPath(hops.map(|hop| weighted(prefix, hop)).to_vec()));
+        }
+        KernelAction::Throw => {}
     }
     message
+}
+
+/// Names one of ETM's own routes, for deleting it. One with two next hops is named without them: IPv6 would take out one
+/// after the other, and all flows would go by the second for a moment.
+pub(super) fn own_removal(own: OwnTable, prefix: Prefix, action: KernelAction) -> RouteMessage {
+    let mut message = own_route(own, prefix, action);
+    message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::MultiPath(_)));
+    message
+}
+
+fn weighted(prefix: Prefix, hop: WeightedHop) -> RouteNextHop {
+    let mut part = RouteNextHop::default();
+    part.hops = u8::try_from(hop.weight.saturating_sub(1)).unwrap_or(u8::MAX);
+    part.interface_index = hop.ifindex.get();
+    part.attributes = vec![next_hop(prefix, hop.gateway)];
+    part
 }
 
 /// Deletes any route of ETM's table and protocol, also one ETM would not make today.
@@ -280,6 +315,28 @@ mod tests {
             assert_eq!((row.table, row.protocol, row.metric), (179, 179, OWN_METRIC), "{prefix}");
             assert_eq!(row.as_action(), Some(action), "{prefix}");
             assert_eq!(row.prefix, prefix.parse().unwrap());
+        }
+    }
+
+    #[test]
+    fn two_next_hops_keep_their_weights_whatever_their_order() {
+        let hop = |gateway: &str, ifindex, weight| WeightedHop {
+            ifindex: IfIndex(ifindex),
+            gateway: gateway.parse().unwrap(),
+            weight,
+        };
+        for (prefix, gateways) in [
+            ("198.18.4.0/24", ["192.0.2.9", "192.0.2.1"]),
+            ("198.18.4.0/24", ["192.0.2.9", "2001:db8::1"]),
+            ("2001:db8:4::/48", ["2001:db8::9", "2001:db8::1"]),
+        ] {
+            let (one, other) = (hop(gateways[0], 9, 240), hop(gateways[1], 7, 16));
+            let action = KernelAction::split(one, other);
+            assert_eq!(action, KernelAction::split(other, one));
+            let row = round_trip(&own_route(OWN, prefix.parse().unwrap(), action));
+            assert_eq!(row.as_action(), Some(action), "{prefix} {gateways:?}");
+            let removal = round_trip(&own_removal(OWN, prefix.parse().unwrap(), action));
+            assert_eq!((removal.next_hops.len(), removal.metric), (0, OWN_METRIC));
         }
     }
 

@@ -34,4 +34,4 @@ pub use money::Price;
 pub use prefix::{Family, Prefix, PrefixError};
 pub use prefix_map::PrefixMap;
 pub use time::Timestamp;
-pub use units::{BitRate, Count, Share, UnitError, parse_duration};
+pub use units::{BitRate, Count, FlowShare, Share, UnitError, parse_duration};

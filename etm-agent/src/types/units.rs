@@ -211,6 +211,63 @@ impl FromStr for Share {
     }
 }
 
+/// A part of the flows of a prefix, in 256ths: what the weights of two next hops in the kernel can say. 256 is all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FlowShare(u16);
+
+impl FlowShare {
+    /// All flows.
+    pub const ALL: FlowShare = FlowShare(256);
+    /// The smallest part that is worth a route: a sixteenth.
+    pub const LEAST: FlowShare = FlowShare(16);
+    /// The largest part that is not all: fifteen sixteenths.
+    pub const MOST: FlowShare = FlowShare(240);
+
+    /// So many 256ths; none outside of `LEAST` to `MOST`.
+    pub fn part(of_256: u16) -> Option<FlowShare> {
+        (FlowShare::LEAST.0..=FlowShare::MOST.0).contains(&of_256).then_some(FlowShare(of_256))
+    }
+
+    /// True where it is not all.
+    pub fn is_part(self) -> bool {
+        self < FlowShare::ALL
+    }
+
+    /// In 256ths.
+    pub fn get(self) -> u16 {
+        self.0
+    }
+
+    /// The flows that it leaves, in 256ths.
+    pub fn rest(self) -> u16 {
+        256 - self.0
+    }
+
+    /// This part of a rate.
+    pub fn of(self, rate: BitRate) -> BitRate {
+        let part = u128::from(rate.0) * u128::from(self.0) / 256;
+        BitRate(u64::try_from(part).unwrap_or(u64::MAX))
+    }
+
+    /// In parts per million.
+    pub fn ppm(self) -> Share {
+        Share(u32::from(self.0) * 15_625 / 4)
+    }
+}
+
+impl Default for FlowShare {
+    fn default() -> FlowShare {
+        FlowShare::ALL
+    }
+}
+
+impl fmt::Display for FlowShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.ppm().fmt(f)
+    }
+}
+
 /// Reads `200ms`, `1s`, `5m`, `6h`.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let bad = || UnitError::Duration { text: text.to_owned() };
@@ -310,6 +367,19 @@ mod tests {
         assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
         assert_eq!(parse_duration("6h"), Ok(Duration::from_secs(21_600)));
         assert!(parse_duration("5").is_err());
+    }
+
+    #[test]
+    fn a_part_of_flows_is_within_bounds_and_says_what_it_leaves() {
+        assert_eq!([15, 16, 240, 241].map(|of| FlowShare::part(of).is_some()), [false, true, true, false]);
+        let half = FlowShare::part(128).unwrap();
+        assert!(half.is_part() && !FlowShare::ALL.is_part());
+        assert_eq!(
+            (half.rest(), half.of(BitRate(70_000_001)), half.ppm()),
+            (128, BitRate(35_000_000), Share::percent(50))
+        );
+        assert_eq!(FlowShare::ALL.of(BitRate(u64::MAX)), BitRate(u64::MAX));
+        assert_eq!(FlowShare::ALL.ppm(), Share::ONE);
     }
 
     #[test]

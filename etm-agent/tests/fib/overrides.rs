@@ -1,7 +1,7 @@
 //! Overrides in the kernel.
 
 use crate::netns::{clock, ifindex, in_netns, run, two_uplinks};
-use etm_agent::core::decision::{Decision, KernelAction};
+use etm_agent::core::decision::{Decision, KernelAction, WeightedHop};
 use etm_agent::fib::{FibError, MarkRule, Overrides, OwnTable, ensure_rules};
 use etm_agent::types::{Generation, Prefix};
 use std::collections::BTreeMap;
@@ -214,5 +214,146 @@ fn ten_thousand_routes_converge_in_well_under_a_second() {
             assert_eq!((outcome.changed, outcome.failed.len()), (20_000, 0));
             assert!(start.elapsed() < Duration::from_secs(10));
         }
+    });
+}
+
+fn split(one: (&str, &str, u16), other: (&str, &str, u16)) -> KernelAction {
+    let hop = |(gateway, name, weight): (&str, &str, u16)| WeightedHop {
+        ifindex: ifindex(name),
+        gateway: gateway.parse().unwrap(),
+        weight,
+    };
+    KernelAction::split(hop(one), hop(other))
+}
+
+/// 37.5 % by the second uplink, or so much as `weight` says.
+fn split4(weight: u16) -> KernelAction {
+    split(("192.0.2.3", "up1", 256 - weight), ("192.0.2.5", "up2", weight))
+}
+
+fn split6(weight: u16) -> KernelAction {
+    split(("2001:db8:ffff::1:1", "up1", 256 - weight), ("2001:db8:ffff::2:1", "up2", weight))
+}
+
+/// How many of 250 destinations go by each uplink.
+fn divided(prefix: &str) -> [usize; 2] {
+    let text = run(&format!(
+        "for i in $(seq 1 250); do echo route get {prefix}$i mark 0x0e000000; done | ip -b - 2>/dev/null || true"
+    ));
+    ["dev up1 ", "dev up2 "].map(|dev| text.matches(dev).count())
+}
+
+#[test]
+fn flows_divide_by_weight_and_every_change_to_and_from_two_next_hops_is_one_route() {
+    in_netns(async || {
+        two_uplinks();
+        let (one, one6) = (via("192.0.2.3", "up1"), via("2001:db8:ffff::1:1", "up1"));
+        let mixed = split(("2001:db8:ffff::1:1", "up1", 100), ("192.0.2.5", "up2", 156));
+        let (v4, v6) = ("198.18.0.0/24", "2001:db8:8000::/48");
+        let steps = [
+            routes(&[(v4, one), (v6, one6)]),
+            routes(&[(v4, split4(96)), (v6, split6(96))]),
+            routes(&[(v4, split4(16)), (v6, split6(16))]),
+            routes(&[(v4, split4(240)), (v6, split6(240)), ("198.18.0.64/26", KernelAction::Throw)]),
+            routes(&[(v4, mixed), (v6, one6)]),
+            routes(&[(v4, one), (v6, split6(128))]),
+            routes(&[(v4, split4(128)), (v6, KernelAction::Throw)]),
+            routes(&[(v6, split6(96))]),
+            routes(&[(v4, split4(96))]),
+            routes(&[]),
+        ];
+        let mut overrides = Overrides::open(OWN).await.unwrap();
+        for wanted in &steps {
+            let outcome = overrides.converge(wanted).await.unwrap();
+            assert_eq!(outcome.failed, vec![], "{wanted:?}");
+            assert_eq!(overrides.converge(wanted).await.unwrap().changed, 0);
+            assert!(!overrides.resync().await.unwrap(), "{wanted:?}: {}", table());
+            let mut restarted = Overrides::open(OWN).await.unwrap();
+            assert_eq!(restarted.installed(), wanted, "{}", table());
+            assert_eq!(restarted.converge(wanted).await.unwrap().changed, 0);
+        }
+        assert_eq!(table(), "");
+        overrides.converge(&steps[1]).await.unwrap();
+        assert_eq!(overrides.clear().await.unwrap(), 2);
+        assert_eq!(table(), "");
+    });
+}
+
+#[test]
+fn shares_are_as_the_weights_say_by_either_hash_and_a_dead_next_hop_gets_nothing() {
+    in_netns(async || {
+        two_uplinks();
+        run("sysctl -qw net.ipv4.conf.all.ignore_routes_with_linkdown=1
+             for d in all up1 up2; do sysctl -qw net.ipv6.conf.$d.ignore_routes_with_linkdown=1; done");
+        ensure_rules(OWN, RULE).await.unwrap();
+        let wanted = routes(&[("198.18.0.0/24", split4(96)), ("2001:db8:8000::/48", split6(96))]);
+        let mut overrides = Overrides::open(OWN).await.unwrap();
+        let prefixes = ["198.18.0.", "2001:db8:8000::"];
+        assert_eq!(overrides.converge(&wanted).await.unwrap().failed, vec![]);
+        for policy in [0, 1] {
+            run(&format!(
+                "sysctl -qw net.ipv4.fib_multipath_hash_policy={policy}
+                          sysctl -qw net.ipv6.fib_multipath_hash_policy={policy}"
+            ));
+            for prefix in prefixes {
+                let [first, second] = divided(prefix);
+                // 94 of 250, give or take three standard deviations.
+                assert!(first + second == 250 && (71..=117).contains(&second), "{prefix}: {first} {second}");
+            }
+        }
+        for (lost, expected) in [("far2", [250, 0]), ("far1", [0, 250])] {
+            run(&format!("ip link set {lost} down; sleep 0.2"));
+            for prefix in prefixes {
+                assert_eq!(divided(prefix), expected, "without {lost}");
+            }
+            // It is skipped, not gone: ETM's view of the table has not changed.
+            assert!(!overrides.resync().await.unwrap(), "{}", table());
+            run(&format!("ip link set {lost} up; sleep 0.2"));
+        }
+        run("ip link set up2 down; sleep 0.2");
+        for prefix in prefixes {
+            assert_eq!(divided(prefix), [250, 0], "set down");
+        }
+        // With its interface IPv4 loses the route, which leaves plain routing, and IPv6 one next hop of it.
+        run("ip link del up2; sleep 0.2");
+        assert_eq!(divided(prefixes[1]), [250, 0], "deleted");
+        assert!(overrides.resync().await.unwrap());
+        let left = routes(&[("2001:db8:8000::/48", via("2001:db8:ffff::1:1", "up1"))]);
+        assert_eq!(overrides.installed(), &left, "{}", table());
+        overrides.converge(&routes(&[])).await.unwrap();
+        assert_eq!(table(), "");
+    });
+}
+
+#[test]
+fn what_others_do_to_two_next_hops_is_mended() {
+    in_netns(async || {
+        two_uplinks();
+        let wanted = routes(&[("198.18.0.0/24", split4(96)), ("2001:db8:8000::/48", split6(96))]);
+        let decision = Decision { generation: Generation(1), kernel: wanted.clone(), ..Decision::default() };
+        let (_decisions, receiver) = watch::channel(Arc::new(decision));
+        let (sender, mut installed) = mpsc::channel(8);
+        let (stop, shutdown) = watch::channel(false);
+        let task = Overrides::open(OWN).await.unwrap().run(receiver, sender, clock, shutdown);
+        let script = async {
+            assert_eq!(installed.recv().await.unwrap().changed, 2);
+            for change in [
+                // Other weights.
+                "ip route replace 198.18.0.0/24 table 179 proto 179 metric 10 nexthop via 192.0.2.3 dev up1 weight 1 nexthop via 192.0.2.5 dev up2 weight 255",
+                "ip route replace 2001:db8:8000::/48 table 179 proto 179 metric 10 nexthop via 2001:db8:ffff::1:1 dev up1 weight 1 nexthop via 2001:db8:ffff::2:1 dev up2 weight 255",
+                // One next hop of two.
+                "ip route del 2001:db8:8000::/48 table 179 proto 179 metric 10 via 2001:db8:ffff::2:1 dev up2",
+                // One instead of two.
+                "ip route replace 198.18.0.0/24 table 179 proto 179 metric 10 via 192.0.2.5 dev up2",
+            ] {
+                run(change);
+                let news = installed.recv().await.unwrap();
+                assert_eq!((news.changed, news.failed), (1, vec![]), "{change}: {}", table());
+                assert_eq!(Overrides::open(OWN).await.unwrap().installed(), &wanted, "{change}: {}", table());
+            }
+            stop.send(true).unwrap();
+        };
+        let (ended, ()) = tokio::join!(task, script);
+        assert_eq!(ended.unwrap().clear().await.unwrap(), 2);
     });
 }

@@ -37,6 +37,21 @@ impl Field {
         field
     }
 
+    /// Loads before anything was sent home in this round.
+    pub(super) fn before(&self, board: &Board<'_>) -> Vec<f64> {
+        let mut before = self.load.clone();
+        for (index, room) in board.rooms.iter().enumerate().filter(|(_, room)| room.returned > BitRate::ZERO)
+        {
+            let uplink = crate::types::UplinkId(u16::try_from(index).unwrap_or(u16::MAX));
+            add(
+                &mut before,
+                board.tree.of_uplink(uplink).map_or(&[][..], |node| board.tree.above(node)),
+                -real(room.returned),
+            );
+        }
+        before
+    }
+
     fn place(&mut self, board: &Board<'_>, index: usize, to: ExitId) {
         let rate = real(board.items[index].rate);
         add(&mut self.load, board.tree.path(self.current[index]), -rate);
@@ -231,7 +246,7 @@ impl Field {
     }
 }
 
-fn add(load: &mut [f64], path: &[usize], rate: f64) {
+pub(super) fn add(load: &mut [f64], path: &[usize], rate: f64) {
     for node in path {
         load[*node] += rate;
     }

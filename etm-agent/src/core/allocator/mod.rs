@@ -2,16 +2,18 @@
 //! rooms, items and caps. Knows no routing, no clock, and no state but the prices that its caller hands back.
 //!
 //! In this order: what exceeds a cap is ended, pins are followed, overload is relieved with the least traffic; only where
-//! there is none is anything given back or moved for money.
+//! there is none is anything given back or moved for money. What whole moves cannot relieve is divided (`partial`).
 
 mod field;
 mod leave;
+pub mod partial;
 mod problem;
 mod surge;
 
 #[cfg(test)]
 mod tests;
 
+pub use self::partial::{Part, Split};
 pub use self::problem::{Study, relaxed};
 
 use self::field::Field;
@@ -29,6 +31,8 @@ pub struct Room {
     pub base: BitRate,
     /// True where packets were dropped since the last sample: rates behind it are lower bounds.
     pub dropping: bool,
+    /// Of the items' load, what came back with this round's look at what is divided: what ETM sent here makes way for it.
+    pub returned: BitRate,
     /// Load that takes room and has no price: what surging items ask for beyond their usual rates.
     pub held: BitRate,
 }
@@ -185,6 +189,8 @@ pub struct Placement {
     pub pinned: Vec<usize>,
     /// Items that leave a drained exit.
     pub left: BTreeSet<usize>,
+    /// Items of which only a part is sent elsewhere, whatever `exits` says of them.
+    pub parts: Vec<Split>,
     /// The problem, the plan, and what the checker says of it.
     pub study: Option<Study>,
 }
@@ -192,7 +198,7 @@ pub struct Placement {
 /// Places every item.
 pub fn allocate(board: &Board<'_>, memory: &Memory) -> Placement {
     let mut field = Field::new(board);
-    let before = field.load.clone();
+    let before = field.before(board);
     let mut over_cap = field.shed(board);
     let pinned = field.follow_pins(board);
     over_cap.extend(field.make_way(board, &before));
@@ -223,7 +229,12 @@ pub fn allocate(board: &Board<'_>, memory: &Memory) -> Placement {
         _ => field.current,
     };
     let (loads, residual) = loads(board, &exits);
-    Placement { exits, loads, residual, urgency, over_cap, pinned, left, study }
+    let mut placement =
+        Placement { exits, loads, residual, urgency, over_cap, pinned, left, parts: Vec::new(), study };
+    if placement.residual.iter().any(|residual| *residual > BitRate::ZERO) || urgency == Urgency::Relief {
+        partial::split(board, &mut placement);
+    }
+    placement
 }
 
 /// Relief in parts is better than relief at once, and none is worse than either: where a part of the room leads to no plan
@@ -242,7 +253,7 @@ pub fn preview(board: &Board<'_>, memory: &Memory) -> Study {
     let placement = allocate(board, memory);
     placement.study.unwrap_or_else(|| {
         let mut field = Field::new(board);
-        let before = field.load.clone();
+        let before = field.before(board);
         field.shed(board);
         field.follow_pins(board);
         field.make_way(board, &before);
@@ -271,11 +282,16 @@ fn loads(board: &Board<'_>, exits: &[ExitId]) -> (Vec<BitRate>, Vec<BitRate>) {
             *load += item.rate;
         }
     }
+    let residual = residual(board, &loads);
+    (loads, residual)
+}
+
+/// What of loads of uplinks is above their limits.
+fn residual(board: &Board<'_>, loads: &[BitRate]) -> Vec<BitRate> {
     let limit = |index: usize| {
         board.policy.uplinks.get(index).map_or(BitRate(u64::MAX), |uplink| uplink.limit_rate())
     };
-    let residual = loads.iter().enumerate().map(|(at, load)| load.saturating_sub(limit(at))).collect();
-    (loads, residual)
+    loads.iter().enumerate().map(|(at, load)| load.saturating_sub(limit(at))).collect()
 }
 
 /// How much more an exit takes before it, or anything around it, is at `mark`.

@@ -6,6 +6,8 @@ use crate::core::policy::{Contract, Port, Tier};
 use crate::types::{ProviderId, UplinkId};
 use proptest::prelude::*;
 
+mod partial;
+
 const MBIT: u64 = 1_000_000;
 
 /// Three uplinks of 50 Mbit/s: limit 45, relief 43.75, fill 42.5.
@@ -29,6 +31,7 @@ fn priced(mut policy: Policy, prices: [&str; 3]) -> Policy {
     policy
 }
 
+#[derive(Clone)]
 struct Table {
     policy: Policy,
     rooms: Vec<Room>,

@@ -99,6 +99,13 @@ impl EventKind {
             EventKind::ChangeDropped { id, prefix, to, why } => {
                 write!(f, "change {id} is dropped: {prefix} through {to}: {why}")
             }
+            EventKind::OverrideSplit { prefix, from, to, share_256ths, rate_bps, reason, enforced } => {
+                let verb = if *enforced { "goes" } else { "would go" };
+                write!(
+                    f,
+                    "{share_256ths} of the flows of {prefix} ({rate_bps}) {verb} through {to}, the rest through {from}: {reason}"
+                )
+            }
             other => other.ordered(f),
         }
     }

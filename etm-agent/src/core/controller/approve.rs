@@ -1,30 +1,22 @@
 //! Changes that wait for a person: queued instead of made, judged again when they are approved.
 //! Never makes a change that could not be decided now.
 
-use super::super::allocator::{Placement, room};
+use super::super::allocator::room;
 use super::super::approval::{Change, Proposed};
 use super::super::audit::{DropReason, EndReason, EventKind};
 use super::super::choices::choice;
+use super::super::decision::Override;
 use super::super::money::real;
 use super::super::overrides::Placing;
-use super::super::projection::Projection;
 use super::super::view::{ChangeView, Judged};
 use super::Controller;
 use crate::types::{BitRate, ExitId, Prefix, Timestamp};
 
 impl Controller {
-    /// Queues what a placement would change about an item.
-    pub(super) fn propose(
-        &mut self,
-        now: Timestamp,
-        (projection, placement): (&Projection, &Placement),
-        index: usize,
-        from: ExitId,
-    ) {
-        let (item, to) = (&projection.items[index], placement.exits[index]);
-        let reason = self.reason(projection, placement, index);
-        let (prefix, rate) = (item.prefix, item.rate);
-        let change = Change { id: 0, prefix, from, to, rate, reason, since: now, expires: now };
+    /// Queues what a placement would change.
+    pub(super) fn propose(&mut self, now: Timestamp, placing: Placing, from: ExitId) {
+        let Placing { prefix, to, share, rate, reason, .. } = placing;
+        let change = Change { id: 0, prefix, from, to, share, rate, reason, since: now, expires: now };
         let id = match self.approvals.propose(now, self.policy.approval, change) {
             Proposed::Kept => return,
             Proposed::Queued(id) => id,
@@ -33,7 +25,10 @@ impl Controller {
                 id
             }
         };
-        let (from, to, reason) = (self.exit_name(from), self.exit_name(to), self.reason_text(&reason));
+        let (from, to, mut reason) = (self.exit_name(from), self.exit_name(to), self.reason_text(&reason));
+        if share.is_part() {
+            reason = format!("{share} of its flows, the rest stays: {reason}");
+        }
         self.audit.push(now, EventKind::ChangeQueued { id, prefix, from, to, rate_bps: rate, reason });
     }
 
@@ -85,6 +80,9 @@ impl Controller {
             ),
             // An override that is to be ended can always be ended.
             Ok(home) if change.to == home => None,
+            Ok(home) if change.share.is_part() && !choice.exits.contains(&home) => {
+                Some(format!("{}, where the rest goes, has no usable route", self.exit_name(home)))
+            }
             Ok(_) if self.sources().is_drained(change.to) => {
                 Some(format!("{} is drained", self.exit_name(change.to)))
             }
@@ -107,9 +105,13 @@ impl Controller {
         }
         let standing = self.overrides.get(change.prefix);
         let slot = self.slots.get(change.prefix);
-        let rate = slot.map_or(change.rate, |slot| self.rates.demand(slot));
+        let demand = slot.map_or(change.rate, |slot| self.rates.demand(slot));
         let home = self.fib.home(change.prefix, &self.policy, &self.topology).ok();
         let ends = home == Some(change.to);
+        // Of what is there already only the rest is new there; home gets back what was taken from it.
+        let there = standing.filter(|entry| entry.to == change.to).map_or(BitRate::ZERO, Override::moved);
+        let share = standing.filter(|_| ends).map_or(change.share, |entry| entry.share);
+        let rate = share.of(demand).saturating_sub(there);
         let loads: Vec<BitRate> = self
             .meters
             .iter()
@@ -123,7 +125,8 @@ impl Controller {
             return None;
         }
         let caps = self.caps(now, self.total);
-        let more = if standing.is_some() { BitRate::ZERO } else { rate };
+        let whole = standing.is_some_and(|entry| !entry.share.is_part());
+        let more = if whole { BitRate::ZERO } else { rate };
         if standing.is_none() && self.overrides.len() >= caps.moves {
             return Some("policy.max_overrides is reached".to_owned());
         }
@@ -164,14 +167,15 @@ impl Controller {
         if let Some(load) =
             self.policy.uplink_of(change.to).and_then(|uplink| self.approved.get_mut(uplink.index()))
         {
-            *load += change.rate;
+            *load += change.share.of(change.rate);
         }
         match self.fib.home(prefix, &self.policy, &self.topology) {
             Ok(home) if home != change.to => {
-                let placing =
-                    Placing { prefix, from: home, to: change.to, rate: change.rate, reason: change.reason };
+                let Change { to, share, rate, reason, .. } = *change;
+                let placing = Placing { prefix, from: home, to, share, rate, reason };
+                let before = self.overrides.get(prefix).map_or(BitRate::ZERO, Override::moved);
                 let placed = self.overrides.place(now, &self.policy, placing);
-                self.record(now, placing, placed);
+                self.record(now, placing, placed, before);
             }
             _ => {
                 if let Some(entry) = self.overrides.end(prefix) {
@@ -199,6 +203,7 @@ impl Controller {
             prefix: change.prefix,
             from: self.exit_name(change.from),
             to: self.exit_name(change.to),
+            share_ppm: change.share.ppm(),
             rate_bps: change.rate,
             reason: self.reason_text(&change.reason),
             since_ns: change.since,

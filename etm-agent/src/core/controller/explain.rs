@@ -1,5 +1,6 @@
 //! Why a prefix goes where it goes. Never computes a new decision: it reads the one that stands.
 
+use super::super::decision::Override;
 use super::super::fib_view::NotOurs;
 use super::super::preference::{Candidate, compare};
 use super::super::route_rules::Verdict;
@@ -47,7 +48,7 @@ impl Controller {
             because,
             candidates: self.candidate_views(prefix, home.ok(), rate),
             more_specifics: self.overrides.more_specifics(prefix, &self.rib, &self.fib).len(),
-            effect: entry.map(|entry| self.effect(entry.from, entry.to, rate)),
+            effect: entry.map(|entry| self.effect(entry, rate)),
             announced: if self.decision.announce.contains_key(&prefix) {
                 self.announced(prefix)
             } else {
@@ -59,7 +60,12 @@ impl Controller {
     }
 
     /// What an override does to the loads of its two uplinks.
-    fn effect(&self, from: ExitId, to: ExitId, rate: BitRate) -> String {
+    fn effect(&self, entry: &Override, demand: BitRate) -> String {
+        let (from, to) = (entry.from, entry.to);
+        let rate = match (self.enforcing(), entry.share.is_part()) {
+            (true, true) => self.seen_there(entry),
+            _ => entry.share.of(demand),
+        };
         let load = |exit: ExitId| {
             let uplink = self.topology.uplink_of(exit).unwrap_or_default();
             (self.uplink_name(uplink), self.load_of(uplink))
@@ -86,6 +92,7 @@ impl Controller {
             because.push(format!("but the kernel refused the route: {reason}"));
         }
         because.extend(self.why_elsewhere(prefix));
+        because.extend(self.why_part(entry));
         if self.confirmations.is_watched(prefix) {
             because.push("the counters have not shown its traffic there yet".to_owned());
         }
@@ -93,7 +100,33 @@ impl Controller {
             "decided at {}, not given back before {} unless {to} is lost or overloaded",
             entry.since, entry.hold_until
         ));
-        (format!("{prefix} {verb} through {to} instead of {from}"), because)
+        let what = match entry.share.is_part() {
+            true => format!(
+                "{} of the flows of {prefix} {verb} through {to}, the rest through {from}",
+                entry.share
+            ),
+            false => format!("{prefix} {verb} through {to} instead of {from}"),
+        };
+        (what, because)
+    }
+
+    /// What dividing the flows of a prefix means.
+    fn why_part(&self, entry: &Override) -> Vec<String> {
+        if !entry.share.is_part() {
+            return Vec::new();
+        }
+        let (from, to) = (self.exit_name(entry.from), self.exit_name(entry.to));
+        let slot = self.slots.get(entry.prefix);
+        let demand = slot.map_or(BitRate::ZERO, |slot| self.rates.demand(slot));
+        vec![
+            format!(
+                "all of it fitted on no exit: the kernel divides its flows, {} of 256 to {to} and {} to {from}",
+                entry.share.get(),
+                entry.share.rest()
+            ),
+            format!("{} of its {demand} is seen on {to}", self.seen_there(entry)),
+            "it is not announced to any peer: BGP cannot tell of a part".to_owned(),
+        ]
     }
 
     /// How traffic gets to an exit of another border, and what tells that it does.
@@ -139,7 +172,7 @@ impl Controller {
         if let Some(pin) = self.policy.pin_of(prefix) {
             because.push(format!("the operator pinned it to {}", self.exit_name(pin)));
         }
-        if let Some(to) = self.approvals.planned().get(&prefix) {
+        if let Some((to, _)) = self.approvals.planned().get(&prefix) {
             because
                 .push(format!("a change to {} waits for approval (`etm approve list`)", self.exit_name(*to)));
         }

@@ -10,16 +10,20 @@ use super::super::projection::active_slots;
 use super::super::rib::Returned;
 use super::super::surge;
 use super::Controller;
-use crate::types::{ExitId, Generation, PeerId, Prefix, Timestamp};
+use crate::types::{ExitId, FlowShare, Generation, PeerId, Prefix, Timestamp};
 
 impl Controller {
     /// Watches a move until the counters show its traffic on the new exit.
     pub(super) fn watch_move(&mut self, now: Timestamp, placing: Placing, placed: Placed) {
-        let was = match placed {
-            Placed::Moved { was } => Some(was),
-            Placed::Added | Placed::Kept => None,
+        let (was, part) = match placed {
+            Placed::Moved { was, share } => (Some(was), share.is_part()),
+            // Flows are there already.
+            Placed::Shared { .. } if placing.share.is_part() => return,
+            Placed::Added | Placed::Shared { .. } | Placed::Kept => (None, false),
         };
         let before = was.unwrap_or(placing.from);
+        // Where a part fitted all of it may not: what was divided, or should be, goes home if it does not follow.
+        let was = was.filter(|_| !part && !placing.share.is_part());
         // Two exits of one interface look alike to its counters: there is nothing to see.
         let told_apart = self.topology.uplink_of(before) != self.topology.uplink_of(placing.to);
         if self.enforcing() && told_apart {
@@ -46,10 +50,11 @@ impl Controller {
                 return Seen::default();
             };
             let (there, all) = (rates.rate(slot, uplink), rates.demand(slot));
+            let part = overrides.get(prefix).is_some_and(|entry| entry.share.is_part());
             match overrides.get(prefix).filter(|entry| entry.to == exit && topology.is_elsewhere(exit)) {
                 // What is not seen here any more is there.
-                Some(entry) => Seen { there: entry.rate.saturating_sub(all), all: entry.rate.max(all) },
-                None => Seen { there, all },
+                Some(entry) => Seen { there: entry.rate.saturating_sub(all), all: entry.rate.max(all), part },
+                None => Seen { there, all, part },
             }
         };
         for missed in self.confirmations.judge(at, terms, see) {
@@ -83,7 +88,8 @@ impl Controller {
         match back {
             Some(to) => {
                 let (from, rate, reason) = (entry.from, entry.rate, entry.reason);
-                self.overrides.place(now, &self.policy, Placing { prefix, from, to, rate, reason });
+                let share = FlowShare::ALL;
+                self.overrides.place(now, &self.policy, Placing { prefix, from, to, share, rate, reason });
             }
             None => {
                 self.overrides.end(prefix);

@@ -43,9 +43,7 @@ use super::slots::Slots;
 use super::surge::Surges;
 use super::topology::Topology;
 use super::view::Judged;
-use crate::types::{
-    BitRate, Family, Generation, IfIndex, PathId, PeerId, Prefix, RouteAttrs, Timestamp, UplinkId,
-};
+use crate::types::{BitRate, Family, Generation, PathId, PeerId, Prefix, RouteAttrs, Timestamp, UplinkId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -142,7 +140,7 @@ pub struct Controller {
     off: bool,
     stopping: bool,
     /// Overrides found in the kernel at start, until the first decision says what becomes of them.
-    inherited: Option<BTreeMap<Prefix, NextHop>>,
+    inherited: Option<BTreeMap<Prefix, KernelAction>>,
     samples: u64,
     last_sample: Option<Timestamp>,
     table: TableFill,
@@ -416,16 +414,10 @@ fn rates(policy: &Policy, adopted: &Adopted) -> Rates {
     Rates::new(policy.uplinks.len(), adopted).billed(billing)
 }
 
-/// A gateway and its interface.
-type NextHop = (IpAddr, IfIndex);
-
 /// Overrides of an earlier run, by next hop. Its throws are computed anew.
-fn inherited(adopted: &Adopted) -> BTreeMap<Prefix, NextHop> {
-    let via = |action: &KernelAction| match action {
-        KernelAction::Via { gateway, ifindex } => Some((*gateway, *ifindex)),
-        KernelAction::Throw => None,
-    };
-    adopted.routes.iter().filter_map(|(prefix, action)| Some((*prefix, via(action)?))).collect()
+fn inherited(adopted: &Adopted) -> BTreeMap<Prefix, KernelAction> {
+    let routes = adopted.routes.iter().filter(|(_, action)| **action != KernelAction::Throw);
+    routes.map(|(prefix, action)| (*prefix, *action)).collect()
 }
 
 fn uplink_id(index: usize) -> UplinkId {

@@ -1,6 +1,6 @@
 //! Plans, prices and what-ifs made on demand from the state as it is. Never changes anything.
 
-use super::super::allocator::{Board, Placement, Room, Study, Urgency, preview};
+use super::super::allocator::{Board, Item, Placement, Room, Study, Urgency, allocate, preview};
 use super::super::decision::OverrideReason;
 use super::super::money::commitments;
 use super::super::money_view::{
@@ -10,7 +10,7 @@ use super::super::money_view::{
 use super::super::policy::Port;
 use super::super::projection::Projection;
 use super::{Controller, uplink_id};
-use crate::types::{BitRate, ExitId, Prefix, Timestamp, UplinkId};
+use crate::types::{BitRate, ExitId, Prefix, Share, Timestamp, UplinkId};
 use std::collections::BTreeSet;
 
 /// Prefixes shown for an exit.
@@ -55,10 +55,55 @@ impl Controller {
                     self.reason_text(&self.reason_in(&self.projection, &study, (item.current, to), item.rate))
                 };
                 let (from, to) = (self.exit_name(item.current), self.exit_name(to));
-                view.moves.push(MoveView { prefix: item.prefix, from, to, rate_bps: item.rate, reason });
+                let (prefix, rate_bps) = (item.prefix, item.rate);
+                view.moves.push(MoveView { prefix, from, to, share_ppm: Share::ONE, rate_bps, reason });
             }
         }
+        self.plan_parts(now, &mut view);
         view
+    }
+
+    /// What would be divided now, and otherwise than it is.
+    fn plan_parts(&self, now: Timestamp, view: &mut PlanView) {
+        if !self.policy.split {
+            return;
+        }
+        let mut projection = self.projection.clone();
+        let caps = self.review(now, &mut projection);
+        let rooms = self.rooms(&projection);
+        let board = Board { caps, ..self.board(now, &rooms, &projection) };
+        let placement = allocate(&board, &self.memory);
+        let old = projection.parts.iter().filter(|part| part.share != part.standing);
+        let old = old.map(|part| (&part.item, part.to, part.share));
+        let new = placement.parts.iter().map(|part| (&projection.items[part.index], part.to, part.share));
+        for (item, to, share) in old.chain(new) {
+            let reason = self.reason_of_part(&projection, &placement, item);
+            let (from, to) = (self.exit_name(item.home), self.exit_name(to));
+            view.moves.retain(|known| known.prefix != item.prefix);
+            view.moves.push(MoveView {
+                prefix: item.prefix,
+                from,
+                to,
+                share_ppm: share.ppm(),
+                rate_bps: item.rate,
+                reason: self.reason_text(&reason),
+            });
+        }
+    }
+
+    /// Why a part of the flows of an item goes elsewhere.
+    pub(super) fn reason_of_part(
+        &self,
+        projection: &Projection,
+        placement: &Placement,
+        item: &Item,
+    ) -> OverrideReason {
+        let standing = self.overrides.get(item.prefix).filter(|entry| entry.share.is_part());
+        if let Some(entry) = standing {
+            return entry.reason;
+        }
+        let over = |study: &Study| self.overloaded_at(projection, study, item.home);
+        placement.study.as_ref().and_then(over).unwrap_or_else(|| self.relief(item.home, &projection.loads))
     }
 
     /// Why a placement sends an item where it does.
@@ -212,9 +257,9 @@ impl Controller {
             because: nodes.iter().map(node_text).collect(),
             nodes,
             moved_here: here.len(),
-            moved_here_bps: here.iter().map(|entry| entry.rate).sum(),
+            moved_here_bps: here.iter().map(|entry| entry.moved()).sum(),
             moved_away: away.len(),
-            moved_away_bps: away.iter().map(|entry| entry.rate).sum(),
+            moved_away_bps: away.iter().map(|entry| entry.moved()).sum(),
             busiest,
         })
     }
@@ -243,7 +288,8 @@ impl Controller {
     }
 
     fn loss(&self, now: Timestamp, name: String, lost: &[ExitId]) -> LossView {
-        let mut projection = self.projection.clone();
+        // What is divided now is looked at as a whole: its next hops are among what is lost.
+        let mut projection = self.projection.whole();
         let mut rooms = self.rooms(&projection);
         // What is no item's leaves with the last exit of its interface: nobody knows where to.
         let dead: BTreeSet<UplinkId> = self.dead_uplinks(lost);

@@ -1,18 +1,18 @@
 //! One round: a sample in, a placement out. Never touches what the guards say must stand still.
 
-use super::super::allocator::{Board, Caps, Memory, Placement, Room, allocate};
+use super::super::allocator::{Board, Caps, Item, Memory, Placement, Room, allocate};
 use super::super::audit::{EndReason, EventKind};
 use super::super::choices::Grounds;
 use super::super::conservation::BookState;
-use super::super::decision::{LiveRow, OverrideReason};
+use super::super::decision::{KernelAction, LiveRow, Override, OverrideReason, WeightedHop};
 use super::super::guard::Hold;
 use super::super::input::{Sample, UplinkSample};
 use super::super::money_view::certificate_view;
 use super::super::overrides::{Placed, Placing};
 use super::super::policy::Mode;
 use super::super::projection::{Projection, Sources, active_slots, ineffective, mismatch, project};
-use super::{Controller, NextHop, uplink_id};
-use crate::types::{BitRate, Prefix, SlotId, Timestamp, UplinkId};
+use super::{Controller, uplink_id};
+use crate::types::{BitRate, ExitId, FlowShare, Prefix, SlotId, Timestamp, UplinkId};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -161,6 +161,8 @@ impl Controller {
             rates: &self.rates,
             overrides: &self.overrides,
             planned: self.approvals.planned(),
+            unsettled: &self.unsettled,
+            in_effect: self.enforcing(),
             rejected: self.approvals.rejected(),
             barred: &self.barred,
             confirmations: &self.confirmations,
@@ -187,7 +189,17 @@ impl Controller {
     }
 
     pub(super) fn rooms(&self, projection: &Projection) -> Vec<Room> {
-        projection.rooms(|at| self.meters.get(at).is_some_and(|meter| meter.dropping))
+        projection.rooms(&self.policy, |at| self.drops(at))
+    }
+
+    fn drops(&self, uplink: usize) -> bool {
+        self.meters.get(uplink).is_some_and(|meter| meter.dropping)
+    }
+
+    /// Decides about what is divided; returns what is left of the caps for the plan.
+    pub(super) fn review(&self, now: Timestamp, projection: &mut Projection) -> Caps {
+        let caps = self.caps(now, projection.total);
+        projection.review((&self.tree, &self.policy), caps, |at| self.drops(at))
     }
 
     /// Places every item anew, unless something says stand still.
@@ -209,8 +221,13 @@ impl Controller {
             if stale {
                 self.projection = project(now, &self.offered(), &self.sources());
             }
-            let projection = std::mem::take(&mut self.projection);
-            let placement = self.place(now, &projection);
+            let mut projection = std::mem::take(&mut self.projection);
+            let caps = self.review(now, &mut projection);
+            let placement = self.place(&projection, caps);
+            if !projection.parts.is_empty() {
+                let rooms = self.rooms(&projection);
+                projection.settle((&self.tree, &self.policy), &rooms, &placement);
+            }
             stale = self.bar_wide_prefixes(&projection, &placement);
             if !stale {
                 self.apply(now, &projection, &placement);
@@ -221,14 +238,14 @@ impl Controller {
         }
     }
 
-    fn place(&self, now: Timestamp, projection: &Projection) -> Placement {
+    fn place(&self, projection: &Projection, caps: Caps) -> Placement {
         let board = Board {
             tree: &self.tree,
             policy: &self.policy,
             rooms: &self.rooms(projection),
             items: &projection.items,
             choices: &projection.choices,
-            caps: self.caps(now, projection.total),
+            caps,
         };
         allocate(&board, &self.memory)
     }
@@ -259,25 +276,43 @@ impl Controller {
     }
 
     /// Takes over what an earlier run left in the kernel, as far as it may stand; the placement judges it like the rest.
-    fn inherit(&mut self, now: Timestamp, routes: BTreeMap<Prefix, NextHop>) {
-        for (prefix, (gateway, ifindex)) in routes {
+    fn inherit(&mut self, now: Timestamp, routes: BTreeMap<Prefix, KernelAction>) {
+        for (prefix, action) in routes {
             let admitted = !self.policy.excludes(prefix) && self.policy.canary.admits(prefix);
             if !admitted || self.overrides.len() >= self.policy.max_overrides {
                 continue;
             }
-            let Some(to) = self.topology.exit_of_kernel(gateway, ifindex) else { continue };
             let Ok(from) = self.fib.home(prefix, &self.policy, &self.topology) else { continue };
+            let Some((to, share)) = self.meant(action, from) else { continue };
             let uplink = self.topology.uplink_of(from).unwrap_or_default();
             let limit =
                 self.policy.uplinks.get(uplink.index()).map_or(BitRate::ZERO, |uplink| uplink.limit_rate());
             let projected = self.projected.get(uplink.index()).copied().unwrap_or_default();
             let reason = OverrideReason::RelieveOverload { uplink, projected, limit };
             let rate = self.slots.get(prefix).map_or(BitRate::ZERO, |slot| self.rates.demand(slot));
-            self.overrides.place(now, &self.policy, Placing { prefix, from, to, rate, reason });
+            self.overrides.place(now, &self.policy, Placing { prefix, from, to, share, rate, reason });
         }
         self.settle(now);
         if !self.overrides.is_empty() {
             self.audit.push(now, EventKind::Adopted { overrides: self.overrides.len() });
+        }
+    }
+
+    /// What a route of an earlier run stood for.
+    fn meant(&self, action: KernelAction, home: ExitId) -> Option<(ExitId, FlowShare)> {
+        match action {
+            KernelAction::Throw => None,
+            KernelAction::Via { gateway, ifindex } => {
+                Some((self.topology.exit_of_kernel(gateway, ifindex)?, FlowShare::ALL))
+            }
+            KernelAction::Split { hops: [one, other] } => {
+                let exit = |hop: WeightedHop| self.topology.exit_of_kernel(hop.gateway, hop.ifindex);
+                let taken = if exit(one) == Some(home) { other } else { one };
+                let rest = if exit(one) == Some(home) { one } else { other };
+                let share = FlowShare::part(taken.weight)?;
+                let whole = self.policy.split && exit(rest) == Some(home) && share.rest() == rest.weight;
+                Some((exit(taken)?, share)).filter(|(to, _)| whole && *to != home)
+            }
         }
     }
 
@@ -293,8 +328,9 @@ impl Controller {
     /// Bars prefixes whose new override would need too many throw routes; true where one was found.
     fn bar_wide_prefixes(&mut self, projection: &Projection, placement: &Placement) -> bool {
         let mut found = false;
-        for (item, exit) in projection.items.iter().zip(&placement.exits) {
-            if *exit == item.home || *exit == item.current {
+        let divided = |at: usize| placement.parts.iter().any(|part| part.index == at);
+        for (index, (item, exit)) in projection.items.iter().zip(&placement.exits).enumerate() {
+            if !divided(index) && (*exit == item.home || *exit == item.current) {
                 continue;
             }
             let throws = self.overrides.more_specifics(item.prefix, &self.rib, &self.fib).len();
@@ -316,46 +352,86 @@ impl Controller {
             }
         }
         for (index, (item, exit)) in projection.items.iter().zip(&placement.exits).enumerate() {
-            if *exit == item.home && *exit == item.current {
+            let part = placement.parts.iter().find(|part| part.index == index);
+            let (to, share) = part.map_or((*exit, FlowShare::ALL), |part| (part.to, part.share));
+            if to == item.home && to == item.current && !projection.undivided.contains(&item.prefix) {
                 continue;
             }
-            let standing = self.overrides.get(item.prefix).map_or(item.home, |entry| entry.to);
-            if self.policy.mode == Mode::Approve && *exit != standing {
-                self.propose(now, (projection, placement), index, standing);
-                continue;
-            }
-            self.unpropose(now, item.prefix);
-            if *exit == item.home {
-                if let Some(entry) = self.overrides.end(item.prefix) {
-                    self.ended(now, &entry, EndReason::GivenBack);
-                }
-                continue;
-            }
-            let reason = self.reason(projection, placement, index);
-            let placing =
-                Placing { prefix: item.prefix, from: item.home, to: *exit, rate: item.rate, reason };
-            let placed = self.overrides.place(now, &self.policy, placing);
-            self.record(now, placing, placed);
+            let reason = match part {
+                None => self.reason(projection, placement, index),
+                Some(_) => self.reason_of_part(projection, placement, item),
+            };
+            self.send(now, item, (to, share), reason);
+        }
+        for item in &projection.ended {
+            let reason = self.reason_of_part(projection, placement, item);
+            self.send(now, item, (item.home, FlowShare::ALL), reason);
+        }
+        for part in &projection.parts {
+            let reason = self.reason_of_part(projection, placement, &part.item);
+            self.send(now, &part.item, (part.to, part.share), reason);
         }
         self.record_residuals(now, &placement.residual);
     }
 
-    pub(super) fn record(&mut self, now: Timestamp, placing: Placing, placed: Placed) {
+    /// Sends a prefix, or a part of its flows, there, or asks a person first.
+    fn send(
+        &mut self,
+        now: Timestamp,
+        item: &Item,
+        (to, share): (ExitId, FlowShare),
+        reason: OverrideReason,
+    ) {
+        let (prefix, from, rate) = (item.prefix, item.home, item.rate);
+        let standing = self.overrides.get(prefix);
+        let standing = standing.map_or((from, FlowShare::ALL), |entry| (entry.to, entry.share));
+        let placing = Placing { prefix, from, to, share, rate, reason };
+        if self.policy.mode == Mode::Approve && (to, share) != standing {
+            self.propose(now, placing, standing.0);
+            return;
+        }
+        self.unpropose(now, prefix);
+        if to == from {
+            if let Some(entry) = self.overrides.end(prefix) {
+                self.ended(now, &entry, EndReason::GivenBack);
+            }
+            return;
+        }
+        let before = self.overrides.get(prefix).map_or(BitRate::ZERO, Override::moved);
+        let placed = self.overrides.place(now, &self.policy, placing);
+        self.record(now, placing, placed, before);
+    }
+
+    /// Takes note of a placement; `before` of it was away from home already.
+    pub(super) fn record(&mut self, now: Timestamp, placing: Placing, placed: Placed, before: BitRate) {
         let (prefix, rate_bps) = (placing.prefix, placing.rate);
         let (to, enforced) = (self.exit_name(placing.to), self.enforcing());
+        let mut changed = placing.share.of(rate_bps);
         let kind = match placed {
             Placed::Kept => return,
+            Placed::Added | Placed::Moved { .. } | Placed::Shared { .. } if placing.share.is_part() => {
+                let (from, reason) = (self.exit_name(placing.from), self.reason_text(&placing.reason));
+                let share_256ths = placing.share;
+                EventKind::OverrideSplit { prefix, from, to, share_256ths, rate_bps, reason, enforced }
+            }
+            Placed::Shared { .. } => {
+                let (from, reason) = (self.exit_name(placing.from), self.reason_text(&placing.reason));
+                EventKind::OverrideAdded { prefix, from, to, rate_bps, reason, enforced }
+            }
             Placed::Added => {
                 let (from, reason) = (self.exit_name(placing.from), self.reason_text(&placing.reason));
                 EventKind::OverrideAdded { prefix, from, to, rate_bps, reason, enforced }
             }
-            Placed::Moved { was } => {
+            Placed::Moved { was, .. } => {
                 EventKind::OverrideMoved { prefix, from: self.exit_name(was), to, rate_bps, enforced }
             }
         };
         self.watch_move(now, placing, placed);
         self.unsettled.insert(prefix, now);
-        self.recent.push_back((now, rate_bps));
+        if matches!(placed, Placed::Shared { .. }) {
+            changed = changed.saturating_sub(before);
+        }
+        self.recent.push_back((now, changed));
         self.audit.push(now, kind);
     }
 

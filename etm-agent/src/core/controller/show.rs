@@ -32,6 +32,7 @@ impl Controller {
             generation: self.decision.generation,
             kernel_generation: self.installed,
             overrides: self.overrides.len(),
+            overrides_of_parts: self.overrides.parts(),
             waiting: self.approvals.len(),
             plans: self.plans,
             plan_vetoes: self.vetoes,
@@ -117,7 +118,7 @@ impl Controller {
     /// What announcements bring to another border's uplink, as it was when it was seen here last.
     pub(super) fn sent_to(&self, uplink: UplinkId) -> BitRate {
         let there = self.overrides.iter().filter(|entry| self.policy.uplink_of(entry.to) == Some(uplink));
-        if self.enforcing() { there.map(|entry| entry.rate).sum() } else { BitRate::ZERO }
+        if self.enforcing() { there.map(super::Override::moved).sum() } else { BitRate::ZERO }
     }
 
     /// `etm prefixes`: the busiest first.
@@ -167,6 +168,8 @@ impl Controller {
             prefix: entry.prefix,
             from: self.exit_name(entry.from),
             to: self.exit_name(entry.to),
+            share_ppm: entry.share.ppm(),
+            there_bps: self.seen_there(entry),
             interface: self.uplink_name(self.topology.uplink_of(entry.to).unwrap_or_default()),
             border: self.policy.border_of_exit(entry.to).map(|border| border.name.clone()),
             gateway: next_hop(entry, &self.rib, &self.topology).map(|(gateway, _)| gateway),
@@ -181,6 +184,12 @@ impl Controller {
             peers: self.announced(entry.prefix),
         };
         self.overrides.iter().map(view).collect()
+    }
+
+    /// What was counted of an override where it leads to.
+    pub(super) fn seen_there(&self, entry: &super::Override) -> BitRate {
+        let slot = self.slots.get(entry.prefix).zip(self.topology.uplink_of(entry.to));
+        slot.map_or(BitRate::ZERO, |(slot, uplink)| self.rates.rate(slot, uplink))
     }
 
     /// What the routers behind the inject sessions know of an override.

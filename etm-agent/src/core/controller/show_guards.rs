@@ -48,7 +48,7 @@ impl Controller {
         for entry in self.overrides.iter() {
             if let Some(exit) = all.get_mut(entry.to.index()) {
                 exit.overrides += 1;
-                exit.moved_bps += entry.rate;
+                exit.moved_bps += entry.moved();
             }
         }
         all

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 mod controls;
 mod guards;
+mod parts;
 
 const SECOND: u64 = 1_000_000_000;
 const BIRD: u8 = 12;
@@ -136,22 +137,23 @@ impl World {
 
     /// The same in kbit/s.
     fn second_kbit(&mut self, kbit: &[(&str, u64)]) -> Outcome {
-        self.second_kbit_via(kbit, |world, prefix| {
-            let by_override = world.decision.kernel.get(&prefix).and_then(|action| match action {
-                KernelAction::Via { ifindex, .. } => Some(ifindex.0),
-                KernelAction::Throw => None,
-            });
-            by_override.map_or_else(
-                || {
-                    world
-                        .controller
-                        .fib
-                        .home(prefix, &world.controller.policy, &world.controller.topology)
-                        .map_or(0, |exit| exit.0)
-                },
-                |ifindex| u16::try_from(ifindex - 10).unwrap(),
-            )
-        })
+        self.second_kbit_by(kbit, World::ways)
+    }
+
+    /// Where the decision, or the kernel, sends a prefix: uplinks, each with its part of the flows.
+    fn ways(&self, prefix: Prefix) -> Vec<(u16, u16)> {
+        let uplink = |ifindex: IfIndex| u16::try_from(ifindex.0 - 10).unwrap();
+        match self.decision.kernel.get(&prefix) {
+            Some(KernelAction::Via { ifindex, .. }) => vec![(uplink(*ifindex), 256)],
+            Some(KernelAction::Split { hops }) => {
+                hops.iter().map(|hop| (uplink(hop.ifindex), hop.weight)).collect()
+            }
+            Some(KernelAction::Throw) | None => {
+                let home =
+                    self.controller.fib.home(prefix, &self.controller.policy, &self.controller.topology);
+                vec![(home.map_or(0, |exit| exit.0), 256)]
+            }
+        }
     }
 
     fn second_via(&mut self, mbit: &[(&str, u64)], via: impl Fn(&World, Prefix) -> u16) -> Outcome {
@@ -160,12 +162,21 @@ impl World {
     }
 
     fn second_kbit_via(&mut self, kbit: &[(&str, u64)], via: impl Fn(&World, Prefix) -> u16) -> Outcome {
+        self.second_kbit_by(kbit, |world, prefix| vec![(via(world, prefix), 256)])
+    }
+
+    fn second_kbit_by(
+        &mut self,
+        kbit: &[(&str, u64)],
+        ways: impl Fn(&World, Prefix) -> Vec<(u16, u16)>,
+    ) -> Outcome {
         self.now = self.now + Duration::from_secs(1);
         for (prefix, rate) in kbit {
-            let uplink = via(self, p(prefix));
-            let bytes = rate * 125;
-            *self.rows.entry((p(prefix), uplink)).or_default() += bytes;
-            self.offered[usize::from(uplink)] += bytes;
+            for (uplink, weight) in ways(self, p(prefix)) {
+                let bytes = rate * 125 * u64::from(weight) / 256;
+                *self.rows.entry((p(prefix), uplink)).or_default() += bytes;
+                self.offered[usize::from(uplink)] += bytes;
+            }
         }
         let count = |bytes: u64| Count { bytes, packets: bytes / 1_000 };
         let uplinks = (0..2u16).map(|uplink| {

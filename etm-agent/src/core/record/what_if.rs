@@ -10,7 +10,7 @@ use crate::core::controller::Controller;
 use crate::core::decision::KernelAction;
 use crate::core::input::{Input, Sample, SlotCount, UplinkSample};
 use crate::core::policy::Policy;
-use crate::types::{BitRate, Count, Prefix, SlotId, Timestamp, UplinkId};
+use crate::types::{BitRate, Count, FlowShare, Prefix, SlotId, Timestamp, UplinkId};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -123,11 +123,17 @@ impl WhatIf {
     }
 }
 
-/// The uplink of an override in effect.
-fn overridden(controller: &Controller, prefix: Prefix) -> Option<UplinkId> {
-    match controller.decision().kernel.get(&prefix)? {
-        KernelAction::Via { gateway, ifindex } => controller.uplink_behind(*gateway, *ifindex),
-        KernelAction::Throw => None,
+/// Uplinks of an override in effect, each with its part of the flows in 256ths; empty without one.
+fn overridden(controller: &Controller, prefix: Prefix) -> Vec<(UplinkId, u16)> {
+    let behind = |gateway, ifindex, weight| Some((controller.uplink_behind(gateway, ifindex)?, weight));
+    match controller.decision().kernel.get(&prefix) {
+        Some(KernelAction::Via { gateway, ifindex }) => {
+            behind(*gateway, *ifindex, FlowShare::ALL.get()).into_iter().collect()
+        }
+        Some(KernelAction::Split { hops }) => {
+            hops.iter().filter_map(|hop| behind(hop.gateway, hop.ifindex, hop.weight)).collect()
+        }
+        Some(KernelAction::Throw) | None => Vec::new(),
     }
 }
 
@@ -140,15 +146,21 @@ impl World {
             let read = self.read.entry(key).or_insert_with(start);
             let delta = difference(row.count, *read);
             *read = row.count;
-            let target = self.target(row, then, now);
-            let made =
-                self.made.entry((row.slot, target)).or_insert_with(|| now.last_count(row.slot, target));
-            *made += delta;
-            touched.insert((row.slot, target));
-            if target != row.uplink {
-                *self.shifted.entry(target).or_default() += delta;
-                let less = self.shifted.entry(row.uplink).or_default();
-                *less = difference(*less, delta);
+            let mut left = delta;
+            let targets = self.targets(row, then, now);
+            for (at, (target, weight)) in targets.iter().enumerate() {
+                let last = at + 1 == targets.len();
+                let delta = if last { left } else { part(delta, *weight) };
+                left = difference(left, delta);
+                let made =
+                    self.made.entry((row.slot, *target)).or_insert_with(|| now.last_count(row.slot, *target));
+                *made += delta;
+                touched.insert((row.slot, *target));
+                if *target != row.uplink {
+                    *self.shifted.entry(*target).or_default() += delta;
+                    let less = self.shifted.entry(row.uplink).or_default();
+                    *less = difference(*less, delta);
+                }
             }
         }
         let count = |key: &(SlotId, UplinkId)| self.made.get(key).copied().unwrap_or_default();
@@ -158,13 +170,18 @@ impl World {
     }
 
     /// Where the traffic of a row would have left.
-    fn target(&self, row: &SlotCount, then: &Controller, now: &Controller) -> UplinkId {
-        let Some(prefix) = now.prefix_in(row.slot) else { return row.uplink };
-        match (overridden(then, prefix), overridden(now, prefix)) {
-            (was, is) if was == is => row.uplink,
-            (_, Some(is)) => is,
-            (Some(was), None) if row.uplink == was => now.home_uplink(prefix).unwrap_or(row.uplink),
-            (_, None) => row.uplink,
+    fn targets(&self, row: &SlotCount, then: &Controller, now: &Controller) -> Vec<(UplinkId, u16)> {
+        let here = |uplink| vec![(uplink, FlowShare::ALL.get())];
+        let Some(prefix) = now.prefix_in(row.slot) else { return here(row.uplink) };
+        let (was, is) = (overridden(then, prefix), overridden(now, prefix));
+        if was == is {
+            here(row.uplink)
+        } else if !is.is_empty() {
+            is
+        } else if was.iter().any(|(uplink, _)| *uplink == row.uplink) {
+            here(now.home_uplink(prefix).unwrap_or(row.uplink))
+        } else {
+            here(row.uplink)
         }
     }
 
@@ -182,6 +199,12 @@ impl World {
             self.made.retain(|(known, _), _| known != slot);
         }
     }
+}
+
+/// A part of what was counted, in 256ths.
+fn part(of: Count, weight: u16) -> Count {
+    let part = |count: u64| count / 256 * u64::from(weight) + count % 256 * u64::from(weight) / 256;
+    Count { bytes: part(of.bytes), packets: part(of.packets) }
 }
 
 fn difference(a: Count, b: Count) -> Count {
@@ -206,8 +229,9 @@ impl Side {
 
     fn note(&mut self, events: &[Event]) {
         for event in events {
-            let (EventKind::OverrideAdded { prefix, to, .. } | EventKind::OverrideMoved { prefix, to, .. }) =
-                &event.kind
+            let (EventKind::OverrideAdded { prefix, to, .. }
+            | EventKind::OverrideMoved { prefix, to, .. }
+            | EventKind::OverrideSplit { prefix, to, .. }) = &event.kind
             else {
                 continue;
             };
