@@ -22,12 +22,12 @@ use crate::core::decision::{Decision, TableChange};
 use crate::core::guard::State;
 use crate::core::input::{Input, Order, Sample, SessionChange, SessionEvent};
 use crate::core::policy::{Mode, Role};
-use crate::datapath::{DatapathError, Lease, Marked, OffSwitch};
+use crate::datapath::{DatapathError, Lease, LocalCounts, LocalFate, Marked, OffSwitch};
 use crate::types::bgp::{PeerStatus, SessionOrder};
 use crate::types::bmp::RouterStatus;
 use crate::types::{Timestamp, UplinkId};
 use hdrhistogram::Histogram;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
@@ -78,6 +78,7 @@ pub(super) struct Identity {
 pub(super) struct Decider {
     pub(super) controller: Controller,
     pub(super) lease: Lease,
+    pub(super) local: LocalCounts,
     pub(super) off: OffSwitch,
     pub(super) decisions: watch::Sender<Arc<Decision>>,
     /// True once every learn session was Established: the start succeeded.
@@ -411,6 +412,11 @@ impl Decider {
         Answer::BgpRoutes(self.controller.routes(&browse))
     }
 
+    fn packets_local(&self) -> BTreeMap<String, u64> {
+        let packets = |fate| self.local.read(fate).unwrap_or_default().packets;
+        LocalFate::ALL.into_iter().map(|fate| (fate.as_str().to_owned(), packets(fate))).collect()
+    }
+
     fn status(&self, now: Timestamp) -> Status {
         let Marked { plain, marked } = self.lease.marked().unwrap_or_default();
         Status {
@@ -422,6 +428,7 @@ impl Decider {
                 switched_off: self.off.is_off().unwrap_or(false),
                 packets_marked: marked.packets,
                 packets_plain: plain.packets,
+                packets_local: self.packets_local(),
                 pin_root: self.identity.pin_root.clone(),
                 privileges: self.identity.privileges.clone(),
                 round_us: quantiles(&self.rounds),
@@ -437,7 +444,7 @@ impl Decider {
 impl Decider {
     pub(super) fn new(
         controller: Controller,
-        (lease, off): (Lease, OffSwitch),
+        (lease, off, local): (Lease, OffSwitch, LocalCounts),
         (decisions, learning): (watch::Sender<Arc<Decision>>, watch::Sender<bool>),
         (stance, adopt): Lifeline,
         (jobs, tap): (SyncSender<Job>, Tap),
@@ -448,6 +455,7 @@ impl Decider {
             acting: watch::Sender::new(controller.enforcing()),
             controller,
             lease,
+            local,
             off,
             decisions,
             learning,

@@ -47,7 +47,7 @@ pub(super) fn start(
     (file, standing): (OrdersFile, Standing),
 ) -> Result<Parts, AgentError> {
     let Opening { interfaces, datapath, routes, socket, lock } = opening;
-    let Opened { datapath, table, counters, lease, off, live, log, adopted } = datapath;
+    let Opened { datapath, table, counters, lease, off, local, live, log, adopted } = datapath;
     let found = (adopted, standing, off.is_off()?);
     let controller = controller(settings, &interfaces.uplinks, &routes, found);
     let (guarded, lifeline) = Guarded::of(settings, controller.enforcing())?;
@@ -83,7 +83,7 @@ pub(super) fn start(
     let tasks = &mut parts.tasks;
     let tap = spawn_recorder(tasks, settings)?;
     let decider =
-        Decider::new(controller, (lease, off), (decisions, learning), lifeline, (jobs, tap), identity);
+        Decider::new(controller, (lease, off, local), (decisions, learning), lifeline, (jobs, tap), identity);
     let desk = (file, orders_rx, requests.clone(), notes.clone());
     spawn_orders(tasks, settings, &decider, desk, &rest_rx);
     spawn_decider(tasks, decider, sources)?;
