@@ -8,6 +8,7 @@
 pub mod canary;
 mod layout;
 pub mod limits;
+pub mod local;
 pub mod names;
 pub mod near;
 pub mod reasons;

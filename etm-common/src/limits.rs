@@ -6,6 +6,8 @@ pub const MAX_UPLINKS: u32 = 64;
 pub const MAX_VLAN_TAGS: usize = 2;
 /// Entries of an MPLS label stack that are looked through.
 pub const MAX_MPLS_LABELS: usize = 8;
+/// Prefixes of sources whose packets may take overrides, where the router itself makes them.
+pub const MAX_SOURCES: u32 = 256;
 /// Rows of the live statistics map.
 pub const MAX_LIVE: u32 = 1024;
 /// Bytes of the text of a prefix in the live statistics map, closing zero included

@@ -41,6 +41,11 @@ pub const LEASE: &str = "etm_lease";
 pub const OFF: &str = "etm_off";
 /// Per-CPU array of [`crate::Count`]: row [`MARKED_PLAIN`] and row [`MARKED_SET`].
 pub const MARKED: &str = "etm_marked";
+/// Per-CPU array of [`crate::Count`] by [`crate::local`]: packets that the router itself makes.
+pub const LOCAL: &str = "etm_local";
+/// LPM trie of the sources whose packets may take overrides, where the router itself makes them; IPv4 as ::ffff:0:0/96.
+/// Never pinned: each program reads its own.
+pub const SOURCES: &str = "etm_sources";
 /// Hash made by the agent alone: text of prefix and uplink -> bytes, packets, rate of the top prefixes.
 pub const LIVE: &str = "etm_live";
 
@@ -63,8 +68,13 @@ pub const MARKED_SET: u32 = 1;
 
 /// Classifier at TC egress of uplinks.
 pub const EGRESS_PROGRAM: &str = "etm_egress";
+/// The same, where packets that the router itself makes take overrides too.
+pub const EGRESS_OWN_PROGRAM: &str = "etm_egress_own";
 /// Classifier at TC ingress of inside interfaces.
 pub const MARK_PROGRAM: &str = "etm_mark";
+
+/// Classifier that asks whether the kernel has what `local_output` needs; never attached.
+pub const PROBE_PROGRAM: &str = "etm_probe";
 
 /// XDP program for tail calls from forwarders.
 pub const XDP_PROGRAM: &str = "etm_xdp";
@@ -75,6 +85,8 @@ pub const GLOBAL_SLOTS: &str = "ETM_SLOTS";
 pub const GLOBAL_FAST: &str = "ETM_FAST";
 /// Read-only global of the programs: flows whose hash is below it are marked ([`crate::canary`]).
 pub const GLOBAL_CANARY: &str = "ETM_CANARY";
+/// Read-only global of the programs: the table of overrides, which [`EGRESS_OWN_PROGRAM`] asks.
+pub const GLOBAL_TABLE: &str = "ETM_TABLE";
 /// Read-only global of the programs, by the convention of aya-log: 0 is silent, 4 is debug.
 pub const GLOBAL_LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 
@@ -109,9 +121,13 @@ const _: () = {
         LEASE,
         OFF,
         MARKED,
+        LOCAL,
+        SOURCES,
         LIVE,
         EGRESS_PROGRAM,
+        EGRESS_OWN_PROGRAM,
         MARK_PROGRAM,
+        PROBE_PROGRAM,
         XDP_CALL,
         XDP_SEEN,
         XDP_PROGRAM,

@@ -11,9 +11,10 @@ use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use etm_common::reasons::{BAD_SLOT, MALFORMED, NO_PREFIX, REASONS};
 use etm_common::{Count, UPLINK_WITHOUT_ETHERNET, Uplink, near};
 
-/// Counts the packet.
+/// Counts the packet. `PROGRAM` tells programs that count apart, here and below: the closure of the debug line would be a
+/// function if two of them shared it, and the kernel refuses the BTF of its name.
 #[inline(always)]
-pub fn account(ctx: &TcContext) {
+pub fn account<const PROGRAM: u8>(ctx: &TcContext) {
     // Not an uplink: the agent enters an interface here before it attaches the program to it.
     let Some(uplink) = uplink(ctx) else { return };
     let ethernet = uplink.flags & UPLINK_WITHOUT_ETHERNET == 0;
@@ -21,7 +22,7 @@ pub fn account(ctx: &TcContext) {
         Ok(destination) => slot(destination),
         Err(reason) => Err(reason),
     };
-    count(ctx, &uplink, found);
+    count::<PROGRAM>(ctx, &uplink, found);
 }
 
 /// What is known of the interface that the packet leaves by.
@@ -60,17 +61,22 @@ pub fn slot(destination: Destination) -> Result<u32, u32> {
 
 /// Counts the packet for a slot or for a reason, and in the uplink's total.
 #[inline(always)]
-pub fn count(ctx: &TcContext, uplink: &Uplink, found: Result<u32, u32>) {
+pub fn count<const PROGRAM: u8>(ctx: &TcContext, uplink: &Uplink, found: Result<u32, u32>) {
     let (amount, length) = amount(ctx);
     if amount.bytes != length {
         add_excess(uplink, amount, length);
     }
-    book(ctx, uplink, found, amount);
+    book::<PROGRAM>(ctx, uplink, found, amount);
 }
 
 /// The same for an amount that is known.
 #[inline(always)]
-pub fn book(ctx: &impl EbpfContext, uplink: &Uplink, found: Result<u32, u32>, amount: Count) {
+pub fn book<const PROGRAM: u8>(
+    ctx: &impl EbpfContext,
+    uplink: &Uplink,
+    found: Result<u32, u32>,
+    amount: Count,
+) {
     if let Some(total) = TOTAL.get_ptr_mut(uplink.index) {
         // SAFETY: this CPU's own element, and nothing interrupts the program to run it again here.
         unsafe {
@@ -112,7 +118,7 @@ fn add_excess(uplink: &Uplink, amount: Count, length: u64) {
 /// Bytes and packets as the qdisc counts them (`bstats_update`): wire length, and the segments of a super-packet; and
 /// the length of the packet as it is.
 #[inline(always)]
-fn amount(ctx: &TcContext) -> (Count, u64) {
+pub fn amount(ctx: &TcContext) -> (Count, u64) {
     let skb = ctx.skb.skb;
     // SAFETY: the context that the kernel passed in, as above.
     let (bytes, segments, size, length) =

@@ -56,7 +56,7 @@ fn measure(ctx: &TcContext) -> Option<()> {
         // SAFETY: as above.
         unsafe { *sink ^= high };
     } else {
-        account::count(ctx, &uplink, account::slot(destination));
+        account::count::<0>(ctx, &uplink, account::slot(destination));
     }
     Some(())
 }

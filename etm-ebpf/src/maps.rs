@@ -4,7 +4,8 @@
 use aya_ebpf::Global;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray};
 use aya_ebpf::macros::btf_map;
-use etm_common::limits::MAX_UPLINKS;
+use etm_common::limits::{MAX_SOURCES, MAX_UPLINKS};
+use etm_common::local;
 use etm_common::names::XDP_SEEN_UNKNOWN;
 use etm_common::{Count, Lease, Off, Total, Uplink, near};
 
@@ -67,6 +68,14 @@ pub static OFF: Array<Off, 1> = Array::new();
 #[btf_map(name = "etm_marked")]
 pub static MARKED: PerCpuArray<Count, 2> = PerCpuArray::new();
 
+/// Packets that the router itself makes, by what became of them. Per CPU: all that an override would carry come by.
+#[btf_map(name = "etm_local")]
+pub static LOCAL: PerCpuArray<Count, { local::ROWS as usize }> = PerCpuArray::new();
+
+/// Sources whose packets may leave by any uplink, IPv4 as ::ffff:0:0/96. Never pinned: each program reads its own.
+#[btf_map(name = "etm_sources")]
+pub static SOURCES: LpmTrie<[u8; 16], u32, { MAX_SOURCES as usize }> = LpmTrie::new();
+
 /// The kernel's last tick that this CPU saw, and boot time then. Never pinned: each program reads its own clock.
 #[btf_map(name = "etm_tick")]
 pub static TICK: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
@@ -90,3 +99,7 @@ pub static ETM_FAST: Global<u32> = Global::new(1);
 /// Which flows are marked. In .rodata: with all of them the verifier removes the look at addresses.
 #[unsafe(no_mangle)]
 pub static ETM_CANARY: Global<u32> = Global::new(etm_common::canary::ALL);
+
+/// The table of overrides, for the program that asks it. In .rodata.
+#[unsafe(no_mangle)]
+pub static ETM_TABLE: Global<u32> = Global::new(0);

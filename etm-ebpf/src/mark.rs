@@ -39,7 +39,7 @@ pub fn mark(ctx: &TcContext) {
 
 /// Whether the packet's flow is one of those that take overrides. What is not IP takes none.
 #[inline(always)]
-fn chosen(ctx: &TcContext) -> bool {
+pub fn chosen(ctx: &TcContext) -> bool {
     let threshold = ETM_CANARY.load();
     if threshold == canary::ALL {
         return true;
@@ -73,7 +73,7 @@ fn addresses<const LEN: u32, T: Copy>(ctx: &TcContext, offset: u32) -> Option<T>
 
 /// How to mark at this moment; none while switched off or without a fresh lease.
 #[inline(always)]
-fn setting() -> Option<MarkSetting> {
+pub fn setting() -> Option<MarkSetting> {
     if OFF.get(0)?.off != 0 {
         return None;
     }

@@ -7,16 +7,13 @@
 use crate::account::{book, slot, uplink_at};
 use crate::maps::XDP_SEEN;
 use crate::parse::{self, ETHERTYPE, IPV4, IPV6, Packet};
+use crate::question::{Ipv4, Ipv6, has_ports, put4, put6};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup};
 use aya_ebpf::helpers::generated::bpf_fib_lookup as fib_lookup;
 use aya_ebpf::programs::XdpContext;
 use etm_common::Count;
 use etm_common::names::{XDP_SEEN_ELSEWHERE, XDP_SEEN_UNKNOWN, XDP_STATED};
-
-/// linux/socket.h
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 
 /// Counts the packet for the uplink that it is redirected to.
 #[inline(always)]
@@ -33,7 +30,7 @@ pub fn account(ctx: &XdpContext) {
                     Ok(destination) => slot(destination),
                     Err(reason) => Err(reason),
                 };
-                book(ctx, &uplink, found, amount);
+                book::<0>(ctx, &uplink, found, amount);
                 uplink.index
             }
         },
@@ -78,8 +75,17 @@ fn routed(ctx: &XdpContext, packet: &Packet) -> Option<u32> {
     let outer: u16 = packet.read(ETHERTYPE).ok()?;
     let (at, ethertype) = parse::behind_tags(packet, outer).ok()?;
     match ethertype {
-        IPV4 => ask4(packet, at, &mut question)?,
-        IPV6 => ask6(packet, at, &mut question)?,
+        IPV4 => {
+            let ip: Ipv4 = packet.read(at).ok()?;
+            put4(&ip, &mut question);
+            if ip.is_whole() {
+                ports(packet, at + size_of::<Ipv4>(), &mut question);
+            }
+        }
+        IPV6 => {
+            put6(&packet.read::<Ipv6>(at).ok()?, &mut question);
+            ports(packet, at + size_of::<Ipv6>(), &mut question);
+        }
         _ => return None,
     }
     let len = size_of::<bpf_fib_lookup>() as i32;
@@ -88,71 +94,9 @@ fn routed(ctx: &XdpContext, packet: &Packet) -> Option<u32> {
     (answer == BPF_FIB_LKUP_RET_SUCCESS || answer == BPF_FIB_LKUP_RET_NO_NEIGH).then_some(question.ifindex)
 }
 
-/// RFC 791 section 3.1.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Ipv4 {
-    version_words: u8,
-    tos: u8,
-    length_id: [u16; 2],
-    fragment: u16,
-    ttl: u8,
-    protocol: u8,
-    checksum: u16,
-    source: [u16; 2],
-    destination: [u16; 2],
-}
-
-/// RFC 8200 section 3.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Ipv6 {
-    flow: [u16; 2],
-    length: u16,
-    next: u8,
-    hops: u8,
-    source: [u16; 8],
-    destination: [u16; 8],
-}
-
 #[inline(always)]
-fn ask4(packet: &Packet, at: usize, question: &mut bpf_fib_lookup) -> Option<()> {
-    let ip: Ipv4 = packet.read(at).ok()?;
-    question.family = AF_INET;
-    question.l4_protocol = ip.protocol;
-    question.__bindgen_anon_2.tos = ip.tos;
-    // SAFETY: four octets each, and any octets are a value.
-    unsafe {
-        question.__bindgen_anon_3.ipv4_src = core::mem::transmute::<[u16; 2], u32>(ip.source);
-        question.__bindgen_anon_4.ipv4_dst = core::mem::transmute::<[u16; 2], u32>(ip.destination);
-    }
-    // Without options, and not behind the first fragment, where the stack sees no ports either.
-    if ip.version_words == 0x45 && ip.fragment & 0x3fff_u16.to_be() == 0 {
-        ports(packet, at + size_of::<Ipv4>(), ip.protocol, question);
-    }
-    Some(())
-}
-
-#[inline(always)]
-fn ask6(packet: &Packet, at: usize, question: &mut bpf_fib_lookup) -> Option<()> {
-    let ip: Ipv6 = packet.read(at).ok()?;
-    question.family = AF_INET6;
-    question.l4_protocol = ip.next;
-    // SAFETY: sixteen octets each, and any octets are a value.
-    unsafe {
-        question.__bindgen_anon_3.ipv6_src = core::mem::transmute::<[u16; 8], [u32; 4]>(ip.source);
-        question.__bindgen_anon_4.ipv6_dst = core::mem::transmute::<[u16; 8], [u32; 4]>(ip.destination);
-        question.__bindgen_anon_2.flowinfo =
-            core::mem::transmute::<[u16; 2], u32>(ip.flow) & 0x0fff_ffff_u32.to_be();
-    }
-    ports(packet, at + size_of::<Ipv6>(), ip.next, question);
-    Some(())
-}
-
-/// TCP and UDP begin with them.
-#[inline(always)]
-fn ports(packet: &Packet, at: usize, protocol: u8, question: &mut bpf_fib_lookup) {
-    if (protocol == 6 || protocol == 17)
+fn ports(packet: &Packet, at: usize, question: &mut bpf_fib_lookup) {
+    if has_ports(question.l4_protocol)
         && let Ok([source, destination]) = packet.read::<[u16; 2]>(at)
     {
         question.sport = source;

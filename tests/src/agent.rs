@@ -57,6 +57,8 @@ pub struct AgentOptions {
     pub prices: Option<[&'static str; 3]>,
     /// Further lines of the `policy` table, and tables below it.
     pub policy: &'static str,
+    /// Further lines of the `kernel` table.
+    pub kernel: &'static str,
     /// Record from the start on.
     pub record: bool,
     /// Log filter (`RUST_LOG`).
@@ -78,6 +80,7 @@ impl Default for AgentOptions {
             log_to: None,
             prices: None,
             policy: "",
+            kernel: "",
             record: false,
             log: "info",
         }
@@ -123,7 +126,7 @@ impl Site {
 pub fn config(site: &Site, options: &AgentOptions) -> String {
     let mut text = format!(
         "[agent]\nmode = \"{}\"\ninterval = \"{}\"\nstartup_timeout = \"{}\"\ncontrol_socket = \"{}\"\n\
-         orders_file = \"{}\"\nbird_socket = \"{}\"\n\n[policy]\nhold = \"{}\"\n{}\n[kernel]\ninside = [\"in0\"]\nlease = \"{}\"\n\n\
+         orders_file = \"{}\"\nbird_socket = \"{}\"\n\n[policy]\nhold = \"{}\"\n{}\n[kernel]\ninside = [\"in0\"]\nlease = \"{}\"\n{}\n\
          [guardian]\nkill_hung = {}\n\n\
          [datapath]\npin_root = \"{}\"\nprefixes_ipv4 = 4096\nprefixes_ipv6 = 4096\nhook = \"{}\"\n\n[record]\ndirectory = \"{}\"\nat_start = {}\n",
         options.mode,
@@ -135,6 +138,7 @@ pub fn config(site: &Site, options: &AgentOptions) -> String {
         options.hold,
         options.policy,
         options.lease,
+        options.kernel,
         options.kill_hung,
         site.pin_root.display(),
         options.hook,

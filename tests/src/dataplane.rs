@@ -107,6 +107,7 @@ impl Root {
             uplinks: (0..size.uplinks).map(|uplink| uplink.to_string()).collect(),
             hook: Hook::Auto,
             canary: Share::ONE,
+            local_output: None,
             kernel_log: KernelLogLevel::Off,
         }
     }

@@ -119,7 +119,7 @@ fn counts_survive_a_restart(test: &'static str, hook: Hook, attached: Attached) 
         drop(second);
         let done = datapath::detach(root.path()).unwrap();
         assert_eq!(done.links, ["40-egress"]);
-        assert_eq!(done.maps.len(), 18);
+        assert_eq!(done.maps.len(), 19);
         assert!(!root.path().exists());
         assert_eq!(run("tc filter show dev out egress"), "");
         assert!(!run("tc qdisc show dev out").contains("clsact"));

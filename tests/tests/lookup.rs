@@ -35,6 +35,7 @@ fn open(root: &Path, fast_path: bool) -> Opened {
         uplinks: vec!["up".into()],
         hook: Hook::Auto,
         canary: Share::ONE,
+        local_output: None,
         kernel_log: KernelLogLevel::Off,
     };
     Datapath::open(&config).unwrap()

@@ -49,7 +49,7 @@ impl Programs {
             .map_max_entries(names::UNCOUNTED, 4 * UPLINKS)
             .load(datapath::object())
             .unwrap();
-        for name in [names::EGRESS_PROGRAM, names::MARK_PROGRAM] {
+        for name in [names::EGRESS_PROGRAM, names::EGRESS_OWN_PROGRAM, names::MARK_PROGRAM] {
             let program: &mut SchedClassifier = object.program_mut(name).unwrap().try_into().unwrap();
             program.load().unwrap();
         }
@@ -107,6 +107,17 @@ impl Programs {
         after
     }
 
+    /// A lease that ends in so many seconds; none was never given.
+    fn lease(&mut self, seconds: Option<i64>) {
+        let deadline_ns = seconds.map_or(0, |seconds| {
+            let now = i64::try_from(boottime().as_nanos()).unwrap();
+            u64::try_from(now + seconds * 1_000_000_000).unwrap()
+        });
+        let mut lease: Array<&mut MapData, Lease> = self.map(names::LEASE);
+        let setting = MarkSetting { mark: MARK, mask: MASK };
+        lease.set(0, Lease { deadline_ns, setting }, 0).unwrap();
+    }
+
     /// All rows that are not zero: (uplink, Ok(slot) or Err(reason), count).
     fn counted(&mut self) -> Vec<(u32, Result<u32, Uncounted>, Count)> {
         let mut rows = Vec::new();
@@ -134,6 +145,7 @@ impl Default for Context {
 
 impl Context {
     const MARK: usize = 8;
+    const INGRESS_IFINDEX: usize = 36;
     const IFINDEX: usize = 40;
     const WIRE_LEN: usize = 160;
     const GSO_SEGS: usize = 164;
@@ -317,6 +329,26 @@ fn each_packet_is_counted_once_for_its_prefix_or_for_a_reason() {
 }
 
 #[test]
+fn with_nothing_to_send_on_the_program_for_local_output_counts_the_same() {
+    let Some(_turn) = turn() else { return };
+    // Made here, with a fresh lease and no override; forwarded; marked already.
+    let contexts = [
+        Context::default(),
+        Context::default().with(Context::INGRESS_IFINDEX, LOOPBACK),
+        Context::default().with(Context::MARK, MARK),
+    ];
+    for (title, packet, expected) in [ipv4_cases(), ipv6_cases(), refused_cases()].concat() {
+        let mut programs = Programs::with_table(true);
+        programs.lease(Some(60));
+        for context in &contexts {
+            programs.run(names::EGRESS_OWN_PROGRAM, &packet, context, 1);
+        }
+        let count = Count { bytes: 3 * u64::try_from(packet.len()).unwrap(), packets: 3 };
+        assert_eq!(programs.counted(), [(0, expected, count)], "{title}");
+    }
+}
+
+#[test]
 fn without_a_default_route_an_unknown_destination_is_a_reason() {
     let Some(_turn) = turn() else { return };
     let mut programs = Programs::with_table(false);
@@ -433,13 +465,7 @@ fn packets_are_marked_while_the_lease_is_fresh_and_nobody_switched_off() {
     let Some(_turn) = turn() else { return };
     for (title, off, deadline, before, after) in MARK_CASES {
         let mut programs = Programs::load(SILENT);
-        let deadline_ns = deadline.map_or(0, |seconds| {
-            let now = i64::try_from(boottime().as_nanos()).unwrap();
-            u64::try_from(now + seconds * 1_000_000_000).unwrap()
-        });
-        let mut lease: Array<&mut MapData, Lease> = programs.map(names::LEASE);
-        let setting = MarkSetting { mark: MARK, mask: MASK };
-        lease.set(0, Lease { deadline_ns, setting }, 0).unwrap();
+        programs.lease(deadline);
         let mut switch: Array<&mut MapData, Off> = programs.map(names::OFF);
         switch.set(0, Off { off }, 0).unwrap();
 

@@ -371,14 +371,21 @@ async fn execute(command: &AgentCommand, ask: Ask<'_>) -> Result<String, ClientE
             }
         }
         AgentCommand::Off { guardian, force, pin_root, protocol } => {
-            let beside = || ask.socket.with_file_name("guardian.sock");
-            let guardian = guardian.clone().unwrap_or_else(beside);
-            let places = Places { guardian: &guardian, pin_root, protocol: *protocol };
-            off(&ask, &places, *force).await
+            switched_off(&ask, guardian.as_deref(), (pin_root, *protocol), *force).await
         }
         AgentCommand::On => ask.order("/v1/on").await,
         AgentCommand::Mode { .. } | AgentCommand::Provider { .. } => ordered(command, ask).await,
     }
+}
+
+async fn switched_off(
+    ask: &Ask<'_>,
+    guardian: Option<&Path>,
+    (pin_root, protocol): (&Path, u8),
+    force: bool,
+) -> Result<String, ClientError> {
+    let beside = ask.socket.with_file_name("guardian.sock");
+    off(ask, &Places { guardian: guardian.unwrap_or(&beside), pin_root, protocol }, force).await
 }
 
 /// Orders that outlive the agent.

@@ -5,9 +5,12 @@ use super::raw::{self, Raw, Text};
 use super::settings::BgpSettings;
 use super::validate::Check;
 use crate::core::policy::{Canary, Guards, Policy, Role};
-use crate::types::Share;
+use crate::types::{Prefix, Share};
 use std::net::IpAddr;
 use std::time::Duration;
+
+/// What the kernel's map of them has room for.
+const MAX_LOCAL_SOURCES: usize = 256;
 
 impl Check {
     pub(super) fn guards(&mut self, raw: &raw::PolicyTable, interval: Duration) -> Guards {
@@ -36,6 +39,21 @@ impl Check {
             surge_lasts: lasts,
             max_moves_per_minute: per_minute.map_or(default.max_moves_per_minute, |value| *value.get_ref()),
         }
+    }
+
+    /// Own sources, such as may leave by any uplink.
+    pub(super) fn local_output(&mut self, raw: &raw::Kernel) -> Vec<Prefix> {
+        let Some(first) = raw.local_output.first() else { return Vec::new() };
+        if raw.mode == raw::KernelMode::Main {
+            self.fault(
+                first.span(),
+                "in mode \"main\" what this router itself sends takes overrides anyhow: remove kernel.local_output",
+            );
+        }
+        if raw.local_output.len() > MAX_LOCAL_SOURCES {
+            self.fault(first.span(), format!("at most {MAX_LOCAL_SOURCES} prefixes; name what covers them"));
+        }
+        self.parse_all(&raw.local_output)
     }
 
     pub(super) fn canary(&mut self, raw: &raw::Canary) -> Canary {

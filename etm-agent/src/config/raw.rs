@@ -207,6 +207,8 @@ pub(super) struct Kernel {
     pub(super) mask: Option<Spanned<u32>>,
     pub(super) rule_priority: Option<Spanned<u32>>,
     pub(super) lease: Option<Text>,
+    #[serde(default)]
+    pub(super) local_output: Vec<Text>,
     pub(super) max_throws: Option<usize>,
     pub(super) daemon_protocols: Option<Vec<u8>>,
 }

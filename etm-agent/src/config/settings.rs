@@ -2,7 +2,7 @@
 
 use crate::core::policy::{Policy, Role};
 use crate::types::bgp::BgpRole;
-use crate::types::{Asn, ExitId, PeerId, ProviderId, RouterId};
+use crate::types::{Asn, ExitId, PeerId, Prefix, ProviderId, RouterId};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -96,6 +96,8 @@ pub struct KernelSettings {
     pub mask: u32,
     /// Priority of ETM's rules.
     pub rule_priority: u32,
+    /// Sources whose packets take overrides also where this router itself makes them, in mode "lease".
+    pub local_output: Vec<Prefix>,
     /// How long the kernel honours overrides without hearing from the agent.
     pub lease: Duration,
 }

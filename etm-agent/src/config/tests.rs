@@ -129,6 +129,25 @@ fn an_uplink_is_billed_as_its_providers_say() {
 }
 
 #[test]
+fn own_sources_are_read_and_refused_where_they_say_nothing() {
+    let with = |lines: &str| format!("{GOOD}[kernel]\n{lines}\n");
+    let settings =
+        parse("etm.toml", &with("local_output = [\"203.0.113.0/24\", \"2001:db8:7::/48\"]")).unwrap();
+    let sources: Vec<String> = settings.kernel.local_output.iter().map(ToString::to_string).collect();
+    assert_eq!(sources, ["203.0.113.0/24", "2001:db8:7::/48"]);
+    assert_eq!(parse("etm.toml", GOOD).unwrap().kernel.local_output, []);
+    let many = format!("local_output = [{}]", "\"203.0.113.0/24\", ".repeat(257));
+    for (lines, words) in [
+        ("mode = \"main\"\nlocal_output = [\"203.0.113.0/24\"]", "anyhow: remove kernel.local_output"),
+        ("local_output = [\"nonsense\"]", "nonsense"),
+        (&*many, "at most 256 prefixes"),
+    ] {
+        let said = report(&with(lines));
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}
+
+#[test]
 fn every_fault_is_reported_not_only_the_first() {
     let bad = GOOD
         .replace("50Mbit", "50Mbps")

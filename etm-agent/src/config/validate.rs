@@ -322,6 +322,7 @@ impl Check {
             mark: raw.mark.as_ref().map_or(0x1_0000, |value| *value.get_ref()),
             mask: raw.mask.as_ref().map_or(0x1_0000, |value| *value.get_ref()),
             rule_priority: raw.rule_priority.as_ref().map_or(1790, |value| *value.get_ref()),
+            local_output: self.local_output(raw),
             lease,
         };
         if let Some(table) = raw.table.as_ref().filter(|value| matches!(value.get_ref(), 0 | 252..=255)) {

@@ -154,6 +154,14 @@ impl Snapshot {
             "Packets from inside that were left to plain routing",
             Value::Counter(agent.packets_plain),
         );
+        let local = agent.packets_local.iter();
+        self.add(
+            "packets_local",
+            "Packets that the router itself made and an override would carry, by what became of them",
+            local
+                .map(|(fate, packets)| (vec![("fate", fate.clone())], Value::Counter(*packets)))
+                .collect::<Vec<_>>(),
+        );
         for (name, help, quantiles) in [
             ("round_duration_seconds", "Duration of a decision round since the start", agent.round_us),
             (

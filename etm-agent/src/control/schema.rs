@@ -40,6 +40,7 @@ use crate::types::bgp::{PeerStatus, SessionOrder, SessionState};
 use crate::types::bmp::RouterStatus;
 use crate::types::{Prefix, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What a client may ask.
@@ -230,6 +231,10 @@ pub struct AgentView {
     pub packets_marked: u64,
     /// Packets of inside interfaces that were left to plain routing, likewise.
     pub packets_plain: u64,
+    /// Packets that the router itself made and an override would carry, by what became of them, likewise
+    /// (`kernel.local_output`).
+    #[serde(default)]
+    pub packets_local: BTreeMap<String, u64>,
     /// Directory of the pins.
     pub pin_root: String,
     /// What the process may do.
@@ -481,6 +486,7 @@ pub(super) mod tests {
             switched_off: false,
             packets_marked: 0,
             packets_plain: 0,
+            packets_local: BTreeMap::new(),
             pin_root: String::new(),
             privileges: PrivilegesView::default(),
             round_us: Quantiles::default(),

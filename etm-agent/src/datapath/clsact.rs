@@ -37,10 +37,14 @@ pub(super) fn add_qdisc(interface: &str) -> Result<bool, TcError> {
 
 /// Removes the filters of ETM's name on that side; none is as good.
 pub(super) fn remove_filter(place: Place, interface: &str) -> Result<(), ProgramError> {
-    let program = match place.direction {
-        Direction::Egress => names::EGRESS_PROGRAM,
-        Direction::Ingress => names::MARK_PROGRAM,
+    let programs: &[&str] = match place.direction {
+        Direction::Egress => &[names::EGRESS_PROGRAM, names::EGRESS_OWN_PROGRAM],
+        Direction::Ingress => &[names::MARK_PROGRAM],
     };
+    programs.iter().try_for_each(|program| remove(place, interface, program))
+}
+
+fn remove(place: Place, interface: &str, program: &str) -> Result<(), ProgramError> {
     match tc::qdisc_detach_program(interface, place.direction.tc(), program) {
         Ok(()) => Ok(()),
         Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -53,6 +53,7 @@ pub fn detach(pin_root: &Path) -> Result<Detached, DatapathError> {
         names::MARKED,
         names::XDP_CALL,
         names::XDP_SEEN,
+        names::LOCAL,
         names::LIVE,
     ];
     for map in maps {

@@ -3,6 +3,7 @@
 //! Features are probed by trying, in a network namespace made for that and gone afterwards. Never attaches or pins
 //! anything where traffic is, and never fails: what cannot be found out is said to be unknown, and why.
 
+use super::error::DatapathError;
 use super::survey::{self, Interface};
 use super::{clsact, object, place, sys};
 use crate::types::IfIndex;
@@ -160,6 +161,7 @@ fn tried_apart() -> Vec<Feature> {
             }
         });
         features.extend(try_programs());
+        features.push(try_local_output());
         features
     });
     tried.join().unwrap_or_default()
@@ -208,6 +210,20 @@ fn try_programs() -> Vec<Feature> {
         Err(error) => feature(format!("program {name}"), Some(false), super::error::chain(&error)),
     };
     all.map(tried).to_vec()
+}
+
+/// By a lookup that changes nothing, run once.
+fn try_local_output() -> Feature {
+    let name = "local output";
+    match super::check_local_output() {
+        Ok(()) => feature(
+            name,
+            Some(true),
+            "the kernel looks up routes with a mark for programs (kernel.local_output)",
+        ),
+        Err(error @ DatapathError::LocalOutput { .. }) => feature(name, Some(false), error.to_string()),
+        Err(error) => feature(name, None, format!("not tried: {error}")),
+    }
 }
 
 fn used(interfaces: &[Interface]) -> Vec<String> {

@@ -195,6 +195,15 @@ pub enum DatapathError {
         /// The kernel's answer.
         cause: MapError,
     },
+    /// The kernel cannot send on what the router itself makes.
+    #[error(
+        "this kernel cannot let packets of this router itself take overrides: {detail}; remove kernel.local_output (forwarded \
+         traffic is steered without it), or run Linux 6.10 or later"
+    )]
+    LocalOutput {
+        /// What is missing.
+        detail: String,
+    },
     /// An uplink number that there is no row for.
     #[error("uplink {uplink} has no row in the counters, which hold {rows}")]
     UplinkRow {

@@ -20,6 +20,7 @@ mod known;
 mod lease;
 mod links;
 mod live;
+mod local;
 mod mapped;
 mod pins;
 mod place;
@@ -40,6 +41,7 @@ pub use klog::KernelLog;
 pub use lease::{Lease, LeaseState, Marked, OffSwitch};
 pub use links::{Attached, Hook};
 pub use live::Live;
+pub use local::{LocalCounts, LocalFate, LocalOutput, check_local_output};
 pub use survey::{Interface, OnHook, interfaces};
 pub use table::PrefixTable;
 pub use xdp::Forwarder;
@@ -87,6 +89,8 @@ pub struct DatapathConfig {
     pub hook: Hook,
     /// Share of the flows that are marked.
     pub canary: Share,
+    /// Where what the router itself makes takes overrides too.
+    pub local_output: Option<LocalOutput>,
     /// Whether the kernel programs write debug lines.
     pub kernel_log: KernelLogLevel,
 }
@@ -123,6 +127,8 @@ pub struct Opened {
     pub lease: Lease,
     /// The operator's switch.
     pub off: OffSwitch,
+    /// What became of what the router itself made.
+    pub local: LocalCounts,
     /// For the writer of live statistics.
     pub live: Live,
     /// Debug lines of the programs, where they are on.
@@ -138,6 +144,8 @@ pub struct Datapath {
     /// Row of the counters of each uplink.
     row_of: Vec<u16>,
     hook: Hook,
+    /// The program for uplinks.
+    egress: &'static str,
     /// Why there is no program for forwarders in XDP.
     no_xdp: Option<DatapathError>,
     /// What this start attached where nothing was, until it is kept.
@@ -174,7 +182,10 @@ impl Datapath {
         }
         let mut object = load(config, &shapes)?;
         let live = open_live(&pins)?;
-        for program in [names::EGRESS_PROGRAM, names::MARK_PROGRAM] {
+        if let Some(output) = &config.local_output {
+            local::enter_sources(&mut object, output)?;
+        }
+        for program in [local::egress_program(config.local_output.as_ref()), names::MARK_PROGRAM] {
             classifier(&mut object, program)?
                 .load()
                 .map_err(|cause| DatapathError::Program { program, cause: Box::new(cause) })?;
@@ -208,7 +219,7 @@ impl Datapath {
         // Before the program runs there: it counts nothing on an interface that it does not find.
         let value = Uplink { index: u32::from(row), flags };
         self.uplinks.enter(ifindex, value)?;
-        self.attach(names::EGRESS_PROGRAM, Place { ifindex, direction: Direction::Egress })
+        self.attach(self.egress, Place { ifindex, direction: Direction::Egress })
     }
 
     /// Marks what comes in from an inside interface while the lease is fresh.
@@ -311,6 +322,7 @@ fn load(config: &DatapathConfig, shapes: &[shape::Shape]) -> Result<Ebpf, Datapa
     };
     let fast = u32::from(config.fast_path);
     let canary = etm_common::canary::threshold(config.canary.0);
+    let table = config.local_output.as_ref().map_or(0, |output| output.table);
     let mut loader = EbpfLoader::new();
     loader
         // No program of ours is relocated against the running kernel's types.
@@ -318,6 +330,7 @@ fn load(config: &DatapathConfig, shapes: &[shape::Shape]) -> Result<Ebpf, Datapa
         .override_global(names::GLOBAL_SLOTS, &config.slots, true)
         .override_global(names::GLOBAL_FAST, &fast, true)
         .override_global(names::GLOBAL_CANARY, &canary, true)
+        .override_global(names::GLOBAL_TABLE, &table, true)
         .override_global(names::GLOBAL_LOG_LEVEL, &level, true);
     for shape in shapes.iter().filter(|shape| ![names::LIVE, names::ROWS].contains(&shape.name)) {
         loader.map_max_entries(shape.name, shape.entries);
@@ -368,6 +381,7 @@ fn handles(
         counters,
         lease: Lease::new(lease, marked)?,
         off: OffSwitch::new(take(&mut object, names::OFF)?)?,
+        local: LocalCounts::new(take(&mut object, names::LOCAL)?)?,
         live: Live::new(live, config.uplinks.clone())?,
         log,
         adopted,
@@ -376,6 +390,7 @@ fn handles(
             object,
             row_of,
             hook: config.hook,
+            egress: local::egress_program(config.local_output.as_ref()),
             no_xdp: None,
             made: Vec::new(),
             kept: false,

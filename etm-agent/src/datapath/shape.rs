@@ -8,7 +8,7 @@ use super::error::DatapathError;
 use aya::maps::MapInfo;
 use etm_common::limits::{MAX_LIVE, MAX_UPLINKS};
 use etm_common::{
-    Count, Lease, LiveKey, LiveValue, Off, RowOwner, Total, Uplink, names, near, reasons, word,
+    Count, Lease, LiveKey, LiveValue, Off, RowOwner, Total, Uplink, local, names, near, reasons, word,
 };
 use std::io;
 use std::path::Path;
@@ -36,7 +36,7 @@ pub(super) struct Shape {
 }
 
 /// Shapes of all maps that are pinned, in the order in which they are made.
-pub(super) fn shapes(config: &DatapathConfig) -> Result<[Shape; 18], DatapathError> {
+pub(super) fn shapes(config: &DatapathConfig) -> Result<[Shape; 19], DatapathError> {
     let rows = u64::from(config.slots) * u64::from(config.uplink_rows);
     let entries = u32::try_from(rows).map_err(|_| DatapathError::Size {
         what: "slots times uplinks",
@@ -72,6 +72,7 @@ pub(super) fn shapes(config: &DatapathConfig) -> Result<[Shape; 18], DatapathErr
             kind: PERCPU_ARRAY,
             ..array(names::XDP_SEEN, size::<Count>(), names::XDP_SEEN_UNKNOWN + 1, 0)
         },
+        Shape { kind: PERCPU_ARRAY, ..array(names::LOCAL, size::<Count>(), local::ROWS, 0) },
         hash(names::ROWS, 4, size::<RowOwner>(), MAX_UPLINKS),
         hash(names::LIVE, size::<LiveKey>(), size::<LiveValue>(), MAX_LIVE),
     ])

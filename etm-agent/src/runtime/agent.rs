@@ -64,6 +64,7 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, AgentError> {
             .map(|link| format!("interface {} has index {} and is {}", link.name, link.ifindex, link.state))
             .collect();
         lines.extend(machine::routing(settings, &found).await?);
+        lines.extend(machine::local_output(settings));
         sessions::check(settings)?;
         fib::Overrides::open(own_table(settings)).await?;
         Ok(lines)

@@ -2,6 +2,8 @@
 //!
 //! Links come before everything else, route floods after everything else. Never decides anything itself.
 
+mod bgp;
+
 use super::announce::Stance;
 use super::clock::boottime;
 use super::guarded::Lifeline;
@@ -11,23 +13,23 @@ use super::sampler::{histogram, quantiles, record};
 use super::table::Job;
 use crate::control::Request;
 use crate::control::schema::{
-    AgentView, Answer, BgpOrdered, BgpPeer, BgpPeers, BgpRules, Changes, Commanded, Events, GuardianView,
-    Judgement, Ordered, Overrides, Prefixes, PrivilegesView, Problem, Providers, Quantiles, Query, Status,
+    AgentView, Answer, BgpRules, Changes, Commanded, Events, GuardianView, Judgement, Ordered, Overrides,
+    Prefixes, PrivilegesView, Problem, Providers, Quantiles, Query, Status,
 };
 use crate::core::audit::{Event, Weight};
-use crate::core::controller::{Browse, Controller, Outcome};
+use crate::core::controller::{Controller, Outcome};
 use crate::core::controls::Standing;
 use crate::core::custody::Tenure;
 use crate::core::decision::{Decision, TableChange};
 use crate::core::guard::State;
-use crate::core::input::{Input, Order, Sample, SessionChange, SessionEvent};
+use crate::core::input::{Input, Order, Sample};
 use crate::core::policy::{Mode, Role};
-use crate::datapath::{DatapathError, Lease, Marked, OffSwitch};
-use crate::types::bgp::{PeerStatus, SessionOrder};
+use crate::datapath::{DatapathError, Lease, LocalCounts, LocalFate, Marked, OffSwitch};
+use crate::types::bgp::PeerStatus;
 use crate::types::bmp::RouterStatus;
 use crate::types::{Timestamp, UplinkId};
 use hdrhistogram::Histogram;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
@@ -81,6 +83,7 @@ pub(super) struct Identity {
 pub(super) struct Decider {
     pub(super) controller: Controller,
     pub(super) lease: Lease,
+    pub(super) local: LocalCounts,
     pub(super) off: OffSwitch,
     pub(super) decisions: watch::Sender<Arc<Decision>>,
     /// True once every learn session was Established: the start succeeded.
@@ -377,47 +380,9 @@ impl Decider {
         }))
     }
 
-    fn bgp_peers(&self, now: Timestamp) -> BgpPeers {
-        let wanted = self.decisions.borrow().announce.len();
-        let peers = self.identity.peers.iter().map(|(role, status)| {
-            let status = status.borrow().clone();
-            let inject = *role == Role::Inject;
-            BgpPeer {
-                role: *role,
-                wanted: if inject { wanted } else { 0 },
-                effective: self.controller.effective(status.peer),
-                status,
-            }
-        });
-        let routers = self.identity.routers.iter().map(|router| router.borrow().clone());
-        BgpPeers { at_ns: now, peers: peers.collect(), routers: routers.collect() }
-    }
-
-    /// To the session at once; what it makes of it shows in its status, and that it was ordered in the log.
-    fn bgp_order(&mut self, name: &str, order: SessionOrder) -> Answer {
-        let (words, kind) = (order.to_string(), order.as_str());
-        let placed = self.identity.desk.place(&self.identity, name, order);
-        match placed {
-            Err(answer) => answer,
-            Ok((peer, state)) => {
-                let change = SessionChange::Ordered { order: words };
-                self.feed(Input::Session(SessionEvent { peer, change }));
-                let (session, order) = (name.to_owned(), kind.to_owned());
-                Answer::BgpOrdered(BgpOrdered { session, order, state })
-            }
-        }
-    }
-
-    fn bgp_routes(&self, mut browse: Browse, peer: Option<String>) -> Answer {
-        if let Some(name) = peer {
-            browse.peer = self.controller.source(&name);
-            if browse.peer.is_none() {
-                let error =
-                    format!("no session or monitored peer is named `{name}`; `etm bgp peers` lists them");
-                return Answer::Missing(Problem { error });
-            }
-        }
-        Answer::BgpRoutes(self.controller.routes(&browse))
+    fn packets_local(&self) -> BTreeMap<String, u64> {
+        let packets = |fate| self.local.read(fate).unwrap_or_default().packets;
+        LocalFate::ALL.into_iter().map(|fate| (fate.as_str().to_owned(), packets(fate))).collect()
     }
 
     fn status(&self, now: Timestamp) -> Status {
@@ -431,6 +396,7 @@ impl Decider {
                 switched_off: self.off.is_off().unwrap_or(false),
                 packets_marked: marked.packets,
                 packets_plain: plain.packets,
+                packets_local: self.packets_local(),
                 pin_root: self.identity.pin_root.clone(),
                 privileges: self.identity.privileges.clone(),
                 round_us: quantiles(&self.rounds),
@@ -446,7 +412,7 @@ impl Decider {
 impl Decider {
     pub(super) fn new(
         controller: Controller,
-        (lease, off): (Lease, OffSwitch),
+        (lease, off, local): (Lease, OffSwitch, LocalCounts),
         (decisions, learning): (watch::Sender<Arc<Decision>>, watch::Sender<bool>),
         (stance, adopt): Lifeline,
         (jobs, tap): (SyncSender<Job>, Tap),
@@ -457,6 +423,7 @@ impl Decider {
             acting: watch::Sender::new(controller.enforcing()),
             controller,
             lease,
+            local,
             off,
             decisions,
             learning,

@@ -4,6 +4,7 @@
 use super::error::AgentError;
 use crate::config::{KernelMode, Settings};
 use crate::core::policy::Mode;
+use crate::datapath::check_local_output;
 use crate::fib::{self, Cleaned, FibError, Finding, LinkReport, LinkState, OwnTable, resolve};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -75,7 +76,33 @@ pub(super) async fn routing(settings: &Settings, found: &Interfaces) -> Result<V
         }
     }
     notes.extend(judge(settings, &findings)?);
+    if !settings.kernel.local_output.is_empty()
+        && let Err(error) = check_local_output()
+    {
+        match enforcing(settings) {
+            true => return Err(error.into()),
+            false => notes.push(error.to_string()),
+        }
+    }
     Ok(notes)
+}
+
+/// Whose packets take overrides besides forwarded ones.
+pub(super) fn local_output(settings: &Settings) -> Option<String> {
+    let kernel = &settings.kernel;
+    match kernel.mode {
+        KernelMode::Main => {
+            Some("in mode main what this router itself sends takes overrides too, from any source".to_owned())
+        }
+        KernelMode::Lease if kernel.local_output.is_empty() => None,
+        KernelMode::Lease => {
+            let sources: Vec<String> = kernel.local_output.iter().map(ToString::to_string).collect();
+            let sources = sources.join(", ");
+            Some(format!(
+                "what this router itself sends from {sources} takes overrides while the lease is fresh"
+            ))
+        }
+    }
 }
 
 /// What speaks against sharing a table with the routing daemon.

@@ -9,7 +9,8 @@ use super::privilege;
 use crate::config::{HookChoice, KernelMode, Settings};
 use crate::control;
 use crate::datapath::{
-    Datapath, DatapathConfig, Hook, KernelLogLevel, LinkHeader, Opened, check_capabilities, check_clock,
+    Datapath, DatapathConfig, Hook, KernelLogLevel, LinkHeader, LocalOutput, Opened, check_capabilities,
+    check_clock, check_local_output,
 };
 use crate::fib::{self, LinkReport, MarkRule, OwnTable};
 use crate::types::IfIndex;
@@ -118,7 +119,10 @@ pub(super) async fn clear_routing(own: OwnTable) {
 }
 
 fn datapath_config(settings: &Settings, interfaces: &Interfaces) -> DatapathConfig {
-    let datapath = &settings.datapath;
+    let (datapath, kernel) = (&settings.datapath, &settings.kernel);
+    // Where it cannot be had, acting is refused; an agent that observes goes on without.
+    let local = !kernel.local_output.is_empty() && check_local_output().is_ok();
+    let output = || LocalOutput { table: kernel.table, sources: kernel.local_output.clone() };
     DatapathConfig {
         pin_root: datapath.pin_root.clone(),
         slots: datapath.prefixes_ipv4 + datapath.prefixes_ipv6,
@@ -127,6 +131,7 @@ fn datapath_config(settings: &Settings, interfaces: &Interfaces) -> DatapathConf
         prefixes6: datapath.prefixes_ipv6,
         fast_path: datapath.fast_path,
         canary: settings.policy.canary.share,
+        local_output: local.then(output),
         uplinks: interfaces.uplinks.iter().map(|link| link.name.clone()).collect(),
         hook: match datapath.hook {
             HookChoice::Auto => Hook::Auto,

@@ -26,7 +26,7 @@ use crate::core::controls::Standing;
 use crate::core::decision::{Adopted, Decision};
 use crate::core::input::{Input, Sample, TableFill};
 use crate::core::policy::{Mode, Policy, Uplink};
-use crate::datapath::{Counters, Datapath, KernelLog, Live, Opened, PrefixTable};
+use crate::datapath::{Counters, Datapath, KernelLog, Live, OffSwitch, Opened, PrefixTable};
 use crate::fib::{self, GatewayMonitor, LinkMonitor, LinkReport, OwnTable, RouteMonitor, StatsReader};
 use crate::types::bmp::RouterStatus;
 use futures::future::BoxFuture;
@@ -47,12 +47,8 @@ pub(super) fn start(
     (file, standing): (OrdersFile, Standing),
 ) -> Result<Parts, AgentError> {
     let Opening { interfaces, datapath, routes, socket, lock } = opening;
-    let Opened { datapath, table, counters, lease, mut off, live, log, adopted } = datapath;
-    if standing.off {
-        // The map is new after a reboot or an orderly stop, and knows nothing of it; the guardian reads it too.
-        off.set()?;
-    }
-    let found = (adopted, standing, off.is_off()?);
+    let Opened { datapath, table, counters, lease, mut off, local, live, log, adopted } = datapath;
+    let found = (adopted, still_off(&mut off, &standing)?, standing);
     let controller = controller(settings, &interfaces.uplinks, &routes, found);
     let (guarded, lifeline) = Guarded::of(settings, controller.enforcing())?;
     let (sources, Senders { directives, links, requests, samples, inputs }) = sources();
@@ -87,7 +83,7 @@ pub(super) fn start(
     let tasks = &mut parts.tasks;
     let tap = spawn_recorder(tasks, settings)?;
     let decider =
-        Decider::new(controller, (lease, off), (decisions, learning), lifeline, (jobs, tap), identity);
+        Decider::new(controller, (lease, off, local), (decisions, learning), lifeline, (jobs, tap), identity);
     let desk = (file, orders_rx, requests.clone(), notes.clone());
     spawn_orders(tasks, settings, &decider, desk, &rest_rx);
     spawn_decider(tasks, decider, sources)?;
@@ -105,12 +101,21 @@ pub(super) fn start(
     Ok(parts)
 }
 
+/// The kernel's switch, turned off where an operator did so and the map is new: after a reboot, or an orderly stop. The
+/// guardian reads it too.
+fn still_off(off: &mut OffSwitch, standing: &Standing) -> Result<bool, AgentError> {
+    if standing.off {
+        off.set()?;
+    }
+    Ok(off.is_off()?)
+}
+
 /// The decision, knowing what an earlier run left where it may go on with it.
 fn controller(
     settings: &Settings,
     uplinks: &[LinkReport],
     routes: &fib::Overrides,
-    (mut adopted, standing, off): (Adopted, Standing, bool),
+    (mut adopted, off, standing): (Adopted, bool, Standing),
 ) -> Controller {
     if enforcing(settings) {
         adopted.routes = routes.installed().clone();

@@ -67,11 +67,24 @@ impl Generator {
     /// # Errors
     /// The namespace cannot be entered, or sockets cannot be made there.
     pub fn start(namespace: &Namespace, flows: &[Flow], frame: usize) -> Result<Self, LabError> {
-        let (v4, v6) = namespace.inside(|| {
+        Self::start_from(namespace, ["0.0.0.0", "::"], flows, frame)
+    }
+
+    /// The same, from these addresses of the namespace, IPv4 and IPv6.
+    ///
+    /// # Errors
+    /// See [`Self::start`].
+    pub fn start_from(
+        namespace: &Namespace,
+        from: [&str; 2],
+        flows: &[Flow],
+        frame: usize,
+    ) -> Result<Self, LabError> {
+        let [v4, v6] = namespace.inside(|| {
             let bind = |address: &str| {
                 UdpSocket::bind((address, 0)).map_err(LabError::io("open the source's socket"))
             };
-            Ok((bind("0.0.0.0")?, bind("::")?))
+            Ok([bind(from[0])?, bind(from[1])?])
         })?;
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),

@@ -3,10 +3,13 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
 
 use crate::error::LabError;
 use crate::netns::Namespace;
@@ -37,6 +40,20 @@ impl TcpLoad {
         destinations: &[IpAddr],
         bits_per_s: u64,
     ) -> Result<TcpLoad, LabError> {
+        Self::start_from(source, [None, None], sink, destinations, bits_per_s)
+    }
+
+    /// The same, from these addresses of `source`, IPv4 and IPv6.
+    ///
+    /// # Errors
+    /// See [`Self::start`].
+    pub fn start_from(
+        source: &Namespace,
+        from: [Option<IpAddr>; 2],
+        sink: &Namespace,
+        destinations: &[IpAddr],
+        bits_per_s: u64,
+    ) -> Result<TcpLoad, LabError> {
         let listener = sink.inside(|| {
             TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).map_err(LabError::io("listen for TCP"))
         })?;
@@ -45,9 +62,9 @@ impl TcpLoad {
         let chunk = usize::try_from(bits_per_s / 8 * 20 / 1000).unwrap_or_default();
         let (chunk, pace) = if chunk == 0 { (1 << 20, Duration::ZERO) } else { (chunk, PACE) };
         for &destination in destinations {
+            let from = from[usize::from(destination.is_ipv6())];
             let stream = source.inside(|| {
-                TcpStream::connect((destination, PORT))
-                    .map_err(LabError::io(format!("connect to {destination}")))
+                connect(from, destination).map_err(LabError::io(format!("connect to {destination}")))
             })?;
             stream.set_write_timeout(Some(PATIENCE)).map_err(LabError::io("limit a write"))?;
             let (accepted, _) = listener.accept().map_err(LabError::io("accept a connection"))?;
@@ -72,6 +89,16 @@ impl Drop for TcpLoad {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn connect(from: Option<IpAddr>, to: IpAddr) -> std::io::Result<TcpStream> {
+    let Some(from) = from else { return TcpStream::connect((to, PORT)) };
+    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket::socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let address = |ip: IpAddr, port| SockaddrStorage::from(std::net::SocketAddr::new(ip, port));
+    socket::bind(socket.as_raw_fd(), &address(from, 0))?;
+    socket::connect(socket.as_raw_fd(), &address(to, PORT))?;
+    Ok(socket.into())
 }
 
 fn send(mut stream: TcpStream, chunk: usize, pace: Duration, stop: &AtomicBool) -> u64 {

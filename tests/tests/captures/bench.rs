@@ -158,6 +158,7 @@ fn open(root: &Path) -> Opened {
         uplinks: vec!["out".into(), "tun".into()],
         hook: Hook::Auto,
         canary: Share::ONE,
+        local_output: None,
         kernel_log: KernelLogLevel::Off,
     })
     .unwrap()
