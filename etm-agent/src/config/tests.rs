@@ -426,6 +426,20 @@ fn guards_and_canary_are_read_and_nonsense_in_them_is_refused() {
 }
 
 #[test]
+fn a_canary_of_flows_needs_marks_and_one_of_prefixes_does_not() {
+    let main = format!("{GOOD}[kernel]\nmode = \"main\"\n[policy.canary]\n");
+    let said = report(&format!("{main}share = \"5%\"\n"));
+    assert!(
+        said.contains("no mark chooses a share of its flows") && said.contains("canary.prefixes"),
+        "{said}"
+    );
+    assert!(said.contains("^^^^"), "shown where it stands: {said}");
+    for good in ["share = \"100%\"\n", "prefixes = [\"198.18.0.0/16\"]\n"] {
+        assert!(!parse("etm.toml", &format!("{main}{good}")).unwrap().policy.canary.is_partial(), "{good}");
+    }
+}
+
+#[test]
 fn next_hops_of_all_inject_sessions_are_known_as_our_own() {
     let own = parse("example", EXAMPLE).unwrap().policy.own_next_hops;
     assert_eq!(own, ["10.0.0.2".parse::<std::net::IpAddr>().unwrap(), "fd00::2".parse().unwrap()]);

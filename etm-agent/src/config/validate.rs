@@ -68,7 +68,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         process: routes::process(&raw.policy.decision),
         stale_after,
         guards: check.guards(&raw.policy, interval),
-        canary: check.canary(&raw.policy.canary),
+        canary: check.canary(&raw.policy.canary, kernel.mode),
         own_next_hops: guards::own_next_hops(bgp.as_ref()),
         own_as: bgp.as_ref().map(|bgp| bgp.asn),
         uplinks,
