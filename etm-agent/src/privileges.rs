@@ -115,19 +115,30 @@ fn system<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Privileg
     move |source| PrivilegeError::System { doing, source: source.into() }
 }
 
-/// Becomes user `name`, with the capabilities held now; nothing where that is who we are. `owned` are given to that user,
-/// with what is in them; `made` are only where they do not exist yet.
-pub fn become_user(name: &str, owned: &[&Path], made: &[&Path]) -> Result<(), PrivilegeError> {
+/// Whether this process could become user `name`; changes nothing.
+pub fn check_user(name: &str) -> Result<(), PrivilegeError> {
+    other_user(name).map(drop)
+}
+
+/// The user to become; none where that is who we are.
+fn other_user(name: &str) -> Result<Option<User>, PrivilegeError> {
     let user = User::from_name(name)
         .map_err(|errno| PrivilegeError::System { doing: "look up the agent's user", source: errno.into() })?
         .ok_or_else(|| PrivilegeError::NoUser { name: name.to_owned() })?;
     let own = Uid::effective();
     if own == user.uid {
-        return Ok(());
+        return Ok(None);
     }
     if !own.is_root() {
         return Err(PrivilegeError::NotRoot { name: name.to_owned(), uid: own.as_raw() });
     }
+    Ok(Some(user))
+}
+
+/// Becomes user `name`, with the capabilities held now; nothing where that is who we are. `owned` are given to that user,
+/// with what is in them; `made` are only where they do not exist yet.
+pub fn become_user(name: &str, owned: &[&Path], made: &[&Path]) -> Result<(), PrivilegeError> {
+    let Some(user) = other_user(name)? else { return Ok(()) };
     let to = |path: &Path| hand_over(path, &user);
     let failed = |path: &Path, source| PrivilegeError::Directory {
         path: path.to_owned(),
@@ -169,6 +180,22 @@ fn hand_over(path: &Path, user: &User) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Lets the kernel choose this process rather than others when memory is short, by so much above what it was started with
+/// (proc(5), oom_score_adj). What it starts may go back to that.
+pub fn raise_oom_score(by: i16) -> Result<(), PrivilegeError> {
+    const SCORE: &str = "/proc/self/oom_score_adj";
+    const DOING: &str = "raise the score for when memory is short";
+    let text = std::fs::read_to_string(SCORE).map_err(system(DOING))?;
+    let before: i16 = text.trim().parse().map_err(io::Error::other).map_err(system(DOING))?;
+    let held = capabilities(None).map_err(system("read the capabilities"))?;
+    // With CAP_SYS_RESOURCE the new score would be the least that anything started from here may have.
+    let effective = held.effective.difference(CapabilitySet::SYS_RESOURCE);
+    set_capabilities(None, CapabilitySets { effective, ..held }).map_err(system(DOING))?;
+    let raised = std::fs::write(SCORE, before.saturating_add(by).min(1000).to_string());
+    set_capabilities(None, held).map_err(system(DOING))?;
+    raised.map_err(system(DOING))
 }
 
 /// Gives up every capability but those to keep, for good and also for what is started from here, and makes sure of it.

@@ -254,10 +254,59 @@ fn a_second_agent_leaves_the_first_one_alone() {
         let ended = run_to_end(&lab, &[], &["run", "--config", path.to_str().unwrap()], LIMIT).unwrap();
         assert_eq!(ended.status, Some(REFUSED), "{}", ended.said);
         assert!(ended.said.contains("etm-agent"), "{}", ended.said);
+        let holder = format!("process {}", first.pid());
+        assert!(text.contains("etm.sock") || ended.said.contains(&holder), "{holder}: {}", ended.said);
         assert_eq!(Traces::of(&lab).unwrap(), before);
         assert!(first.ended().is_none());
         first.ready(lab.table()).unwrap();
     }
+}
+
+/// As user 65534, who has no right to anything: binds ETM's names in the border's namespace and says so.
+const SQUATTER: &str = "import socket,time
+held=[]
+for name in ('etm-table-179','etm-guardian-179'):
+    one=socket.socket(socket.AF_UNIX)
+    one.bind(chr(0)+name)
+    one.listen()
+    held.append(one)
+print('ready',flush=True)
+time.sleep(60)";
+
+#[test]
+fn an_ordinary_user_who_takes_the_names_of_etm_keeps_it_from_nothing() {
+    let Some(_turn) = turn() else { return };
+    let lab = lab();
+    let mut command = lab.namespace(Role::Border).command("setpriv");
+    command.args([
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+        "/usr/bin/python3",
+        "-c",
+        SQUATTER,
+    ]);
+    let mut squatter = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut said = [0; 5];
+    std::io::Read::read_exact(squatter.stdout.as_mut().unwrap(), &mut said).unwrap();
+    assert_eq!(&said, b"ready");
+    let first = Agent::start(&lab, &AgentOptions::default()).unwrap();
+    let ready = wait_until("etm-agent to be ready", PATIENCE, || first.ready(lab.table()));
+    let guarded =
+        wait_until("its guardian to answer", PATIENCE, || first.guardian().ok_or("none".to_owned()));
+    // The lock still holds between two agents.
+    let path = write_text(&lab, &spoilt(&lab, "enforce", "etm.sock", "other.sock")).unwrap();
+    let second = run_to_end(&lab, &[], &["run", "--config", path.to_str().unwrap()], LIMIT).unwrap();
+    let squatted = squatter.try_wait().unwrap().is_none();
+    squatter.kill().unwrap();
+    squatter.wait().unwrap();
+    ready.map_err(|error| first.with_log(error)).unwrap();
+    guarded.map_err(|error| first.with_log(error)).unwrap();
+    assert!(squatted, "the names were free");
+    assert_eq!(second.status, Some(REFUSED), "{}", second.said);
+    assert!(second.said.contains(&format!("process {}", first.pid())), "{}", second.said);
 }
 
 #[test]
@@ -275,6 +324,30 @@ fn check_finds_what_run_would_refuse_and_changes_nothing() {
     let bad = check(&spoilt(&lab, "enforce", "\"in0\"", "\"in7\""));
     assert_eq!(bad.status, Some(CONFIGURATION), "{}", bad.said);
     assert!(bad.said.contains("in7"), "{}", bad.said);
+    let with = |table: &str| format!("{}\n{table}\n", spoilt(&lab, "enforce", "[agent]", "[agent]"));
+    let orders = lab.directory().join("broken.json");
+    std::fs::write(&orders, "{").unwrap();
+    let orders = format!("[agent]\norders_file = \"{}\"", orders.display());
+    for (text, status, words) in [
+        (with("[control]\nwrite = [\"etm-no-such-user\"]"), CONFIGURATION, "etm-no-such-user"),
+        (with("[control]\nread = [\"@etm-no-such-group\"]"), CONFIGURATION, "etm-no-such-group"),
+        (spoilt(&lab, "enforce", "[agent]", "[agent]\nuser = \"etm-nobody\""), CONFIGURATION, "etm-nobody"),
+        (spoilt(&lab, "enforce", "etm.sock", &"x".repeat(100)), CONFIGURATION, "at most 103 octets"),
+        (with("[metrics]\nlisten = \"192.0.2.1:9179\""), 1, "192.0.2.1:9179"),
+        (broken_orders(&lab, &orders), CONFIGURATION, "broken.json"),
+    ] {
+        for bad in [check(&text), assert_refused(&lab, &text, status, &[words])] {
+            assert_eq!(bad.status, Some(status), "{words}: {}", bad.said);
+            assert!(bad.said.contains(words), "{words}: {}", bad.said);
+        }
+    }
+}
+
+/// The lab's configuration with another file of orders.
+fn broken_orders(lab: &Lab, table: &str) -> String {
+    let good = spoilt(lab, "enforce", "[agent]", "[agent]");
+    let without = good.lines().filter(|line| !line.starts_with("orders_file"));
+    without.collect::<Vec<_>>().join("\n").replacen("[agent]", table, 1)
 }
 
 #[test]

@@ -30,7 +30,9 @@ struct Place {
 /// An agent that may act, and has nothing to do.
 fn place() -> Place {
     let lab = Lab::up(LabOptions::default()).unwrap();
-    let agent = Agent::start(&lab, &AgentOptions::default()).unwrap();
+    // Why a connection to the guardian ended is said in its debug lines.
+    let log = "info,etm_agent::runtime::guardian=debug";
+    let agent = Agent::start(&lab, &AgentOptions { log, ..AgentOptions::default() }).unwrap();
     let place = || -> Result<(), String> {
         agent.ready(lab.table())?;
         let status = agent.get("/v1/status").map_err(|error| error.to_string())?;
@@ -83,6 +85,15 @@ fn listen(stream: &mut UnixStream) -> String {
         }
     }
     String::from_utf8_lossy(&heard).into_owned()
+}
+
+/// How an agent of the guardian's own version begins: with the words by which the guardian does, and no flags.
+fn greeting(socket: &Path) -> Vec<u8> {
+    let mut words = [0; 8];
+    connect(socket).read_exact(&mut words).unwrap();
+    assert_eq!(&words[..4], b"ETMG");
+    words[6] = 0;
+    words.to_vec()
 }
 
 fn request(line: &str, headers: &str) -> String {
@@ -148,13 +159,13 @@ fn random_octets_on_both_sockets_change_nothing() {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         state.to_be_bytes()[1]
     };
+    let hello = greeting(&place.guardian_socket());
     for path in [place.agent.socket().to_owned(), place.guardian_socket()] {
         for round in 0..100 {
             let mut words: Vec<u8> = (0..usize::from(random()) * 4).map(|_| random()).collect();
             // Half of them look like what is expected, for their first words.
             if round % 2 == 0 {
-                let begin: &[u8] =
-                    if path.ends_with("guardian.sock") { b"ETMG\x01\x00\x00\x00" } else { b"POST /v1/" };
+                let begin: &[u8] = if path.ends_with("guardian.sock") { &hello } else { b"POST /v1/" };
                 words.splice(..0, begin.iter().copied());
             }
             let mut stream = connect(&path);
@@ -234,23 +245,30 @@ fn what_is_not_understood_on_the_guardians_socket_ends_that_connection_alone() {
     let mut place = place();
     let socket = place.guardian_socket();
     let pid = place.agent.guardian().unwrap();
-    let hello = b"ETMG\x01\x00\x00\x00".to_vec();
+    let hello = greeting(&socket);
     let with = |rest: &[u8]| [hello.as_slice(), rest].concat();
-    let cases: Vec<(&str, Vec<u8>)> = vec![
-        ("HTTP", request("POST /v1/off", "").into_bytes()),
-        ("another version", b"ETMG\xff\xff\x00\x00".to_vec()),
-        ("nothing", Vec::new()),
-        ("half a greeting", b"ETM".to_vec()),
-        ("a frame of four gigabytes", with(&[0xff; 64])),
-        ("a frame that is no word", with(&[3, 0, 0, 0, 0xfe, 0xfe, 0xfe])),
-        ("an empty frame", with(&[0, 0, 0, 0])),
+    // The version, and all that follows it, is judged by the guardian: what it logs says how far each of these came.
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("HTTP", request("POST /v1/off", "").into_bytes(), "is not a guardian"),
+        ("another version", b"ETMG\xff\xff\x00\x00".to_vec(), "speaks version 65535"),
+        ("nothing", Vec::new(), "does not answer"),
+        ("half a greeting", b"ETM".to_vec(), "does not answer"),
+        ("a frame of four gigabytes", with(&[0xff; 64]), "a frame of 4294967295 octets"),
+        ("a frame that is no word", with(&[3, 0, 0, 0, 0xfe, 0xfe, 0xfe]), "a frame cannot be read"),
+        ("an empty frame", with(&[0, 0, 0, 0]), "a frame cannot be read"),
         // Stop: only the agent that is listened to may say so.
-        ("an order without a right", with(&[1, 0, 0, 0, 6])),
+        ("an order without a right", with(&[1, 0, 0, 0, 6]), "an agent is not listened to"),
     ];
-    for (title, words) in cases {
+    for (title, words, reason) in cases {
+        let seen = place.agent.log().matches(reason).count();
         let mut stream = connect(&socket);
         let _ = stream.write_all(&words);
         listen(&mut stream);
+        wait_until("the guardian to say why", PATIENCE, || {
+            let now = place.agent.log().matches(reason).count();
+            if now > seen { Ok(()) } else { Err(format!("{title}: nothing of {reason:?}")) }
+        })
+        .unwrap_or_else(|error| panic!("{error}: {}", place.agent.log()));
         assert_eq!(place.agent.guardian(), Some(pid), "{title}");
         let status = place.agent.get("/v1/status").unwrap();
         assert_eq!(status["guardian"]["state"], "guarding", "{title}: {}", status["guardian"]);

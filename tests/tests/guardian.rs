@@ -319,6 +319,36 @@ fn the_guardian_has_no_privilege_and_its_socket_one_owner() {
 }
 
 #[test]
+fn short_of_memory_the_kernel_ends_the_agent_before_its_guardian() {
+    let Some(_turn) = turn() else { return };
+    let scene = steered();
+    let score = |pid: i32| -> i32 {
+        fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim().parse().unwrap()
+    };
+    let (agent, guardian) = (score(scene.agent.pid()), score(guardian(&scene)));
+    assert_eq!(agent, score(std::process::id().cast_signed()) + 200);
+    assert!(guardian <= agent - 200, "agent {agent}, guardian {guardian}");
+}
+
+#[test]
+fn a_terminal_that_closes_ends_agent_and_guardian_in_order() {
+    let Some(_turn) = turn() else { return };
+    let mut scene = steered();
+    let first = guardian(&scene);
+    signal(first, Signal::SIGHUP);
+    wait_dead(first, PATIENCE);
+    assert!(scene.agent.log().contains("guardian ends; everything is withdrawn"), "{}", scene.agent.log());
+    wait_guarding(&scene);
+    let second = guardian(&scene);
+    scene.agent.signal(Signal::SIGHUP).unwrap();
+    let status = scene.agent.wait_end(PATIENCE).unwrap();
+    assert_eq!(status.code(), Some(0), "{}", scene.agent.log());
+    wait_dead(second, SECOND);
+    let traces = scene.traces().unwrap();
+    assert_eq!((&traces.routes[..], &traces.rules[..], &traces.announced[..]), (&[][..], &[][..], &[][..]));
+}
+
+#[test]
 fn a_log_that_cannot_be_written_stops_nobody() {
     let Some(_turn) = turn() else { return };
     let full = AgentOptions { log_to: Some("/dev/full"), ..options() };

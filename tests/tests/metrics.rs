@@ -31,6 +31,12 @@ struct Scrape {
 
 /// `GET /metrics` over TCP with the header by which Prometheus asks for OpenMetrics; head and body.
 fn fetch(scene: &Scene, target: &str) -> (String, String) {
+    let raw = raw(scene, target).unwrap();
+    let (head, body) = raw.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}
+
+fn raw(scene: &Scene, target: &str) -> Result<String, LabError> {
     let accept = "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.5";
     let request = format!(
         "GET {target} HTTP/1.1\r\nHost: {LISTEN}\r\nUser-Agent: Prometheus/2.53.0\r\nAccept: {accept}\r\n\
@@ -45,9 +51,7 @@ fn fetch(scene: &Scene, target: &str) -> (String, String) {
         stream.read_to_string(&mut raw).map_err(io())?;
         Ok(raw)
     };
-    let raw = scene.lab.namespace(Role::Border).inside(work).unwrap();
-    let (head, body) = raw.split_once("\r\n\r\n").unwrap();
-    (head.to_owned(), body.to_owned())
+    scene.lab.namespace(Role::Border).inside(work)
 }
 
 fn scrape(scene: &Scene) -> Scrape {
@@ -186,6 +190,44 @@ fn the_reader_of_this_test_is_as_strict_as_it_should_be() {
         assert_eq!(parse(text).is_ok(), good, "{text}");
     }
     assert!(parse(&format!("{head}# EOF\n{head}# EOF\n")).is_err());
+}
+
+/// Open descriptors of the agent.
+fn descriptors(scene: &Scene) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", scene.agent.pid())).unwrap().count()
+}
+
+#[test]
+fn a_thousand_half_requests_take_no_descriptors_from_the_agent_and_keep_no_scrape_out_for_long() {
+    let Some(_turn) = turn() else { return };
+    let scene = started();
+    let before = descriptors(&scene);
+    // The agent keeps the limit that it was started with.
+    let own = std::process::id().to_string();
+    let more =
+        std::process::Command::new("prlimit").args(["--nofile=4096:", "--pid", &own]).status().unwrap();
+    assert!(more.success());
+    let half = || {
+        let io = || LabError::io("say half a request");
+        let mut stream = TcpStream::connect(LISTEN).map_err(io())?;
+        // Being hung up on while speaking is an answer, too.
+        let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost:");
+        Ok(stream)
+    };
+    let slow = || (0..1_100).map(|_| half()).collect::<Result<Vec<TcpStream>, LabError>>();
+    let slow = scene.lab.namespace(Role::Border).inside(slow).unwrap();
+    // Those who were still in the queue are taken by the time that an answer comes.
+    assert_eq!(scene.agent.state().unwrap(), "steering");
+    assert!(descriptors(&scene) < before + 50, "{} of {before}", descriptors(&scene));
+    assert!(scene.agent.etm(&["status"]).unwrap().status.success());
+    // The places are free again once the time for a head is over, though nobody hung up.
+    wait_until("a scrape to be served", Duration::from_secs(20), || {
+        let raw = raw(&scene, "/metrics").map_err(|error| error.to_string())?;
+        if raw.starts_with("HTTP/1.1 200 ") { Ok(()) } else { Err(format!("closed on: {raw:?}")) }
+    })
+    .unwrap();
+    assert_eq!(slow.len(), 1_100);
+    assert!(!scene.agent.log().contains("could not be let in"), "{}", scene.agent.log());
 }
 
 fn started() -> Scene {

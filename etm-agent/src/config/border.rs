@@ -85,6 +85,9 @@ impl Check {
     /// NEXT_HOPs for the border's exits on sessions that name none of their own.
     fn lead(&mut self, border: &raw::Border, exits: &[ExitId], sessions: &mut [SessionSettings]) {
         let next_hops = border.next_hops.get_ref();
+        for addr in next_hops {
+            self.unicast(border.next_hops.span(), "next hop", *addr);
+        }
         let mut seen = BTreeSet::new();
         if next_hops.is_empty() || next_hops.iter().any(|addr| !seen.insert(Family::of(*addr))) {
             self.fault(border.next_hops.span(), "give one address of the border per family, at least one");

@@ -10,11 +10,20 @@ use std::time::Duration;
 impl Check {
     /// Without what is the decision's: mode and times.
     pub(super) fn agent(&mut self, raw: &raw::Agent) -> AgentSettings {
+        if let Some(text) = &raw.control_socket {
+            self.socket_path(text, "the control");
+        }
+        let startup_timeout = self.duration(raw.startup_timeout.as_ref(), Duration::from_secs(30));
+        if let Some(text) = raw.startup_timeout.as_ref().filter(|_| startup_timeout < Duration::from_secs(1))
+        {
+            self.fault(text.span(), "no session comes up in less than a second; give it at least 1s");
+        }
+        let control_socket = raw.control_socket.as_ref().map(|text| text.get_ref().as_str());
         AgentSettings {
-            control_socket: path(raw.control_socket.as_deref(), "/run/etm/etm.sock"),
+            control_socket: path(control_socket, "/run/etm/etm.sock"),
             user: raw.user.as_ref().map(|user| user.get_ref().clone()),
             orders_file: orders_file(self, raw.orders_file.as_ref()),
-            startup_timeout: self.duration(raw.startup_timeout.as_ref(), Duration::from_secs(30)),
+            startup_timeout,
             bird_socket: raw.bird_socket.as_ref().map(PathBuf::from),
         }
     }
@@ -34,8 +43,14 @@ impl Check {
         if let Some(text) = raw.adopt.as_ref().filter(|_| adopt > Duration::from_secs(300)) {
             self.fault(text.span(), "announcements without a decision may live on for at most 300s");
         }
-        if let Some(text) = raw.socket.as_ref().filter(|text| !text.get_ref().starts_with('/')) {
-            self.fault(text.span(), "the guardian's socket must be an absolute path");
+        if let Some(text) = &raw.socket {
+            self.socket_path(text, "the guardian's");
+            if Path::new(text.get_ref()) == control_socket {
+                self.fault(
+                    text.span(),
+                    "this is agent.control_socket: each process needs a socket of its own",
+                );
+            }
         }
         let given = raw.socket.as_ref().map(|text| PathBuf::from(text.get_ref()));
         GuardianSettings {

@@ -2,7 +2,7 @@
 //! Never looks at traffic.
 
 use super::raw::{self, Raw, Text};
-use super::settings::BgpSettings;
+use super::settings::{BgpSettings, KernelMode};
 use super::validate::Check;
 use crate::core::policy::{Canary, Guards, Policy, Role};
 use crate::types::{Prefix, Share};
@@ -56,10 +56,18 @@ impl Check {
         self.parse_all(&raw.local_output)
     }
 
-    pub(super) fn canary(&mut self, raw: &raw::Canary) -> Canary {
+    pub(super) fn canary(&mut self, raw: &raw::Canary, mode: KernelMode) -> Canary {
         let share = self.share(raw.share.as_ref(), Share::ONE);
         if let Some(text) = raw.share.as_ref().filter(|_| share.0 == 0 || share > Share::ONE) {
             self.fault(text.span(), "the canary's share must be above 0% and at most 100%");
+        } else if let Some(text) =
+            raw.share.as_ref().filter(|_| mode == KernelMode::Main && share < Share::ONE)
+        {
+            self.fault_with_help(
+                text.span(),
+                "with kernel.mode = \"main\" all packets of a moved prefix move: no mark chooses a share of its flows",
+                "try with policy.canary.prefixes instead, or with kernel.mode = \"lease\"",
+            );
         }
         Canary { share, prefixes: self.parse_all(&raw.prefixes) }
     }

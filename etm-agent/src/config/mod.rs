@@ -6,6 +6,7 @@ mod bmp;
 mod border;
 mod guardian;
 mod guards;
+mod meant;
 pub mod offline;
 mod prices;
 mod raw;

@@ -81,7 +81,7 @@ pub(super) struct Agent {
     pub(super) interval: Option<Text>,
     pub(super) stale_after: Option<Text>,
     pub(super) startup_timeout: Option<Text>,
-    pub(super) control_socket: Option<String>,
+    pub(super) control_socket: Option<Text>,
     pub(super) user: Option<Text>,
     pub(super) orders_file: Option<Text>,
     pub(super) bird_socket: Option<String>,
@@ -210,7 +210,7 @@ pub(super) struct Kernel {
     #[serde(default)]
     pub(super) local_output: Vec<Text>,
     pub(super) max_throws: Option<usize>,
-    pub(super) daemon_protocols: Option<Vec<u8>>,
+    pub(super) daemon_protocols: Option<Spanned<Vec<u8>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -345,7 +345,7 @@ pub(super) struct Bgp {
     pub(super) asn: Spanned<u32>,
     pub(super) router_id: Spanned<Ipv4Addr>,
     pub(super) community: Option<Text>,
-    pub(super) local_pref: Option<u32>,
+    pub(super) local_pref: Option<Spanned<u32>>,
     pub(super) hold_time: Option<Text>,
     pub(super) listen_port: Option<u16>,
     #[serde(default)]

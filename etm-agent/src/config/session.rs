@@ -94,6 +94,10 @@ impl Check {
 
     /// What is announced must mean the same wherever it arrives.
     fn next_hops(&mut self, session: &raw::Session) {
+        let all = session.exit_next_hops.iter().flat_map(|entry| &entry.next_hops);
+        for addr in session.next_hops.iter().chain(all) {
+            self.unicast(session.name.span(), "next hop", *addr);
+        }
         let per_exit = session.exit_next_hops.iter().flat_map(|entry| &entry.next_hops);
         if let Some(local) = session.next_hops.iter().chain(per_exit).find(|addr| is_link_local(**addr)) {
             self.fault_with_help(

@@ -459,6 +459,73 @@ fn guards_and_canary_are_read_and_nonsense_in_them_is_refused() {
 }
 
 #[test]
+fn a_canary_of_flows_needs_marks_and_one_of_prefixes_does_not() {
+    let main = format!("{GOOD}[kernel]\nmode = \"main\"\n[policy.canary]\n");
+    let said = report(&format!("{main}share = \"5%\"\n"));
+    assert!(
+        said.contains("no mark chooses a share of its flows") && said.contains("canary.prefixes"),
+        "{said}"
+    );
+    assert!(said.contains("^^^^"), "shown where it stands: {said}");
+    for good in ["share = \"100%\"\n", "prefixes = [\"198.18.0.0/16\"]\n"] {
+        assert!(!parse("etm.toml", &format!("{main}{good}")).unwrap().policy.canary.is_partial(), "{good}");
+    }
+}
+
+#[test]
+fn what_belongs_to_somebody_else_or_to_nobody_is_refused_with_what_to_do() {
+    let agent = |line: &str| format!("[agent]\n{line}\n{GOOD}");
+    let kernel = |line: &str| format!("{GOOD}[kernel]\n{line}\n");
+    let bgp = |line: &str, hops: &str| {
+        format!(
+            "{GOOD}[bgp]\nasn = 64500\nrouter_id = \"10.0.0.2\"\n{line}\n[[bgp.session]]\nname = \"i\"\n\
+             role = \"inject\"\npeer = \"10.0.0.1\"\n{hops}\n"
+        )
+    };
+    let hops = |list: &str| bgp("", &format!("next_hops = [{list}]"));
+    let good_hops = "next_hops = [\"10.0.0.2\"]";
+    for good in [bgp("community = \"64500:65281\"\nlocal_pref = 1", good_hops), kernel("protocol = 200")] {
+        parse("etm.toml", &good).unwrap_or_else(|error| panic!("{error}"));
+    }
+    let long = format!("control_socket = \"/{}\"", "x".repeat(110));
+    let mut cases = vec![
+        (agent("control_socket = \"\""), "the control socket must be an absolute path"),
+        (agent("control_socket = \"etm.sock\""), "the control socket must be an absolute path"),
+        (agent("control_socket = \"/run/etm/\""), "the control socket must be an absolute path"),
+        (agent(&long), "at most 103 octets"),
+        (agent("startup_timeout = \"0s\""), "at least 1s"),
+        (format!("{GOOD}[guardian]\nsocket = \"guardian.sock\"\n"), "the guardian's socket must be"),
+        (format!("{GOOD}[guardian]\nsocket = \"/run/etm/etm.sock\"\n"), "this is agent.control_socket"),
+        (kernel("daemon_protocols = [12, 179]"), "179 is ETM's own protocol"),
+        (kernel("daemon_protocols = [2]"), "protocol 2 are not learnt by BGP"),
+        (kernel("daemon_protocols = [4, 12]"), "protocol 4 are not learnt by BGP"),
+        (kernel("daemon_protocols = [188]"), "protocol 188 are not learnt by BGP"),
+        (bgp("local_pref = 0", good_hops), "nobody would follow"),
+        (hops("\"127.0.0.1\""), "next hop 127.0.0.1 is not"),
+        (hops("\"10.0.0.2\", \"::1\""), "next hop ::1 is not"),
+        (hops("\"255.255.255.255\""), "next hop 255.255.255.255 is not"),
+        (hops("\"ff02::1\""), "next hop ff02::1 is not"),
+    ];
+    let well_known = ["65535:65281", "65535:65282", "65535:666", "65535:0", "0:179"];
+    let lines = well_known.map(|value| format!("community = \"{value}\""));
+    cases.extend(lines.iter().map(|line| (bgp(line, good_hops), "use one of your own AS")));
+    let numbers = [2, 4, 11, 12, 18, 42, 186, 187, 188, 189, 192, 196].map(|n| format!("protocol = {n}"));
+    cases.extend(numbers.iter().map(|line| (kernel(line), "to another daemon")));
+    let gateways =
+        ["0.0.0.0", "224.0.0.1", "127.0.0.1", "255.255.255.255", "::", "ff02::1", "::ffff:10.1.0.1"];
+    cases.extend(
+        gateways.map(|gateway| (GOOD.replace("10.1.0.1", gateway), "is not the address of a router")),
+    );
+    for (text, words) in cases {
+        let said = report(&text);
+        assert!(said.contains(words), "{words}: {said}");
+        // An address of the other family leaves the static route without a gateway, too.
+        let faults = said.matches("etm.toml:").count() - said.matches("has no ipv4 gateway").count();
+        assert_eq!(faults, 1, "one fault: {said}");
+    }
+}
+
+#[test]
 fn next_hops_of_all_inject_sessions_are_known_as_our_own() {
     let own = parse("example", EXAMPLE).unwrap().policy.own_next_hops;
     assert_eq!(own, ["10.0.0.2".parse::<std::net::IpAddr>().unwrap(), "fd00::2".parse().unwrap()]);

@@ -69,7 +69,7 @@ pub(super) fn settings(raw: &Raw) -> Result<Settings, Vec<Fault>> {
         process: routes::process(&raw.policy.decision),
         stale_after,
         guards: check.guards(&raw.policy, interval),
-        canary: check.canary(&raw.policy.canary),
+        canary: check.canary(&raw.policy.canary, kernel.mode),
         own_next_hops: guards::own_next_hops(bgp.as_ref()),
         own_as: bgp.as_ref().map(|bgp| bgp.asn),
         uplinks,
@@ -110,7 +110,7 @@ impl Check {
 }
 
 fn daemon_protocols(raw: &raw::Kernel) -> Vec<u8> {
-    raw.daemon_protocols.clone().unwrap_or_else(|| DAEMON_PROTOCOLS.to_vec())
+    raw.daemon_protocols.as_ref().map_or_else(|| DAEMON_PROTOCOLS.to_vec(), |listed| listed.get_ref().clone())
 }
 
 pub(super) fn path(given: Option<&str>, default: &str) -> PathBuf {
@@ -268,6 +268,7 @@ impl Check {
             self.fault(exit.gateways.span(), format!("exit `{name}` has no gateway"));
         }
         for gateway in exit.gateways.get_ref() {
+            self.unicast(gateway.span(), "gateway", *gateway.get_ref());
             let link = Some(uplink).filter(|_| is_link_local(*gateway.get_ref()));
             if let Some(other) = seen.insert((*gateway.get_ref(), link), name.to_owned()) {
                 let message = format!("gateway {} is that of exit `{other}` already", gateway.get_ref());
@@ -328,14 +329,7 @@ impl Check {
         if let Some(table) = raw.table.as_ref().filter(|value| matches!(value.get_ref(), 0 | 252..=255)) {
             self.fault(table.span(), "tables 0 and 252 to 255 are the system's; choose another");
         }
-        if let Some(protocol) =
-            raw.protocol.as_ref().filter(|value| *value.get_ref() <= 18 || *value.get_ref() == 186)
-        {
-            self.fault(
-                protocol.span(),
-                "route protocols up to 18 and 186 belong to the kernel and to routing daemons",
-            );
-        }
+        self.protocols(raw, settings.protocol);
         if let Some(mark) = raw.mark.as_ref().or(raw.mask.as_ref())
             && (settings.mark & settings.mask == 0 || settings.mark & !settings.mask != 0)
         {
@@ -384,7 +378,10 @@ impl Check {
         let own = bgp.map_or(0, |bgp| *bgp.asn.get_ref());
         let default = Community(u32::from(u16::try_from(own).unwrap_or(65_535)) << 16 | 179);
         let given = bgp.and_then(|bgp| bgp.community.as_ref());
-        given.and_then(|text| self.parse(text)).unwrap_or(default)
+        let Some(text) = given else { return default };
+        let Some(community) = self.parse(text) else { return default };
+        self.own_community(text, community);
+        community
     }
 
     fn bgp(&mut self, raw: &raw::Bgp, exits: &[Exit], lease: Duration) -> BgpSettings {
@@ -403,6 +400,12 @@ impl Check {
             self.fault(raw.asn.span(), "AS 0 is reserved (RFC 7607)");
         }
         self.router_id(&raw.router_id);
+        if let Some(zero) = raw.local_pref.as_ref().filter(|value| *value.get_ref() == 0) {
+            self.fault(
+                zero.span(),
+                "a LOCAL_PREF of 0 is below that of every other route: nobody would follow ETM's",
+            );
+        }
         let mut sessions: Vec<SessionSettings> = Vec::new();
         for session in &raw.session {
             if sessions.iter().any(|known| known.name == *session.name.get_ref()) {
@@ -416,7 +419,7 @@ impl Check {
         }
         BgpSettings {
             asn: Asn(*raw.asn.get_ref()),
-            local_pref: raw.local_pref.unwrap_or(1_000_000),
+            local_pref: raw.local_pref.as_ref().map_or(1_000_000, |value| *value.get_ref()),
             hold_time,
             listen_port: raw.listen_port.unwrap_or(179),
             sessions,

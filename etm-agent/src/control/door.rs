@@ -19,8 +19,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -37,46 +38,146 @@ const HEAD_OCTETS: usize = 16 * 1024;
 /// Longest wait for connections to end once told to stop.
 const PARTING: Duration = Duration::from_secs(2);
 
-/// Serves clients until `stop`.
+/// Scrapes served at a time: a monitor or two, and whoever looks by hand.
+const SCRAPES: usize = 16;
+
+/// A way in: who comes by it, and what they find behind it.
+trait Entrance {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    /// For the log.
+    const NAME: &'static str;
+    /// A second request is taken from the same connection.
+    const KEEP_ALIVE: bool;
+
+    /// The next one who arrives.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    /// False while those who arrive should wait in the kernel's queue.
+    fn has_room(&self) -> bool;
+    /// What is behind it for this one, and its place; none where it is closed on them.
+    fn admit(&self, stream: &Self::Stream) -> Option<(Router, OwnedSemaphorePermit)>;
+}
+
+/// The control socket.
+struct ForClients {
+    listener: UnixListener,
+    grants: Arc<Grants>,
+    router: Router,
+    places: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+}
+
+impl Entrance for ForClients {
+    type Stream = UnixStream;
+    const NAME: &'static str = "control socket";
+    const KEEP_ALIVE: bool = true;
+
+    async fn accept(&self) -> io::Result<UnixStream> {
+        Ok(self.listener.accept().await?.0)
+    }
+
+    fn has_room(&self) -> bool {
+        self.places.available_permits() > 0
+    }
+
+    fn admit(&self, stream: &UnixStream) -> Option<(Router, OwnedSemaphorePermit)> {
+        let (client, presence) = (client(stream)?, presence(stream).ok()?);
+        let known = self.grants.of(client).is_some();
+        let places = if known { &self.places } else { &self.strangers };
+        // None left: the connection is closed, which a stranger may see and nobody else does.
+        let place = Arc::clone(places).try_acquire_owned().ok()?;
+        Some((guarded(self.router.clone(), (client, Arc::new(presence)), Arc::clone(&self.grants)), place))
+    }
+}
+
+/// Metrics over TCP, where nobody says who they are.
+struct ForScrapes {
+    listener: TcpListener,
+    router: Router,
+    places: Arc<Semaphore>,
+}
+
+impl Entrance for ForScrapes {
+    type Stream = TcpStream;
+    const NAME: &'static str = "metrics";
+    // One answer each: a place is not for keeping.
+    const KEEP_ALIVE: bool = false;
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        Ok(self.listener.accept().await?.0)
+    }
+
+    // Those who say nothing would fill the queue, too, and each batch of them would take its time: they are closed on.
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    fn admit(&self, _: &TcpStream) -> Option<(Router, OwnedSemaphorePermit)> {
+        Some((self.router.clone(), Arc::clone(&self.places).try_acquire_owned().ok()?))
+    }
+}
+
+/// Serves clients of the control socket until `stop`.
 pub(super) async fn open(
     listener: UnixListener,
     grants: Grants,
     router: Router,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) {
-    let (grants, mut served) = (Arc::new(grants), JoinSet::new());
-    let (places, strangers) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::new(Semaphore::new(STRANGERS)));
+    let places = |count| Arc::new(Semaphore::new(count));
+    let (grants, places, strangers) = (Arc::new(grants), places(CONNECTIONS), places(STRANGERS));
+    keep_open(ForClients { listener, grants, router, places, strangers }, stop).await;
+}
+
+/// Serves everybody who comes over TCP until `stop`.
+pub(super) async fn open_to_all(listener: TcpListener, router: Router, stop: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(SCRAPES));
+    keep_open(ForScrapes { listener, router, places }, stop).await;
+}
+
+async fn keep_open<E: Entrance>(entrance: E, mut stop: watch::Receiver<bool>) {
+    let (mut served, mut failures) = (JoinSet::new(), 0_u64);
     loop {
         let arrived = tokio::select! {
             // A sender that is gone means stop as well.
             _ = stop.wait_for(|stop| *stop) => break,
             Some(_) = served.join_next() => continue,
-            arrived = listener.accept(), if places.available_permits() > 0 => arrived,
+            arrived = entrance.accept(), if entrance.has_room() => arrived,
         };
-        let stream = match arrived {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::error!(%error, "a client of the control socket could not be let in");
-                // Out of descriptors, most likely: trying at once would only spin.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
+        note(E::NAME, &mut failures, arrived.as_ref().err());
+        let Ok(stream) = arrived else {
+            // Out of descriptors, most likely: trying at once would only spin.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
         };
-        let (Some(client), Ok(presence)) = (client(&stream), presence(&stream)) else { continue };
-        let places = if grants.of(client).is_some() { &places } else { &strangers };
-        // None left: the connection is closed, which a stranger may see and nobody else does.
-        let Ok(place) = Arc::clone(places).try_acquire_owned() else { continue };
-        let router = guarded(router.clone(), (client, Arc::new(presence)), Arc::clone(&grants));
+        let Some((router, place)) = entrance.admit(&stream) else { continue };
         let stop = stop.clone();
         served.spawn(async move {
             let _place = place;
-            if let Err(error) = timeout(CONNECTION, serve(stream, router, stop)).await {
-                tracing::debug!(%error, "a client of the control socket took too long");
+            if let Err(error) = timeout(CONNECTION, serve(stream, router, E::KEEP_ALIVE, stop)).await {
+                tracing::debug!(%error, at = E::NAME, "a client took too long");
             }
         });
     }
-    drop(listener);
+    drop(entrance);
     let _ = timeout(PARTING, async { while served.join_next().await.is_some() {} }).await;
+}
+
+/// Failures in a row are one line, and their end another.
+fn note(at: &'static str, failures: &mut u64, failed: Option<&io::Error>) {
+    match failed {
+        Some(error) => {
+            if *failures == 0 {
+                tracing::error!(%error, at, "a client could not be let in");
+            }
+            *failures += 1;
+        }
+        None if *failures > 0 => {
+            tracing::info!(at, failures, "clients are let in again");
+            *failures = 0;
+        }
+        None => {}
+    }
 }
 
 fn client(stream: &UnixStream) -> Option<Client> {
@@ -96,11 +197,17 @@ fn is_gone(presence: &OwnedFd) -> bool {
     !matches!(recv(presence.as_raw_fd(), &mut [0], flags), Ok(1..) | Err(Errno::EAGAIN))
 }
 
-async fn serve(stream: UnixStream, router: Router, mut stop: watch::Receiver<bool>) {
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    router: Router,
+    keep_alive: bool,
+    mut stop: watch::Receiver<bool>,
+) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(HEAD_OCTETS)
+        .keep_alive(keep_alive)
         // A client that has said all it wants to say may still want the answer.
         .half_close(true)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
@@ -114,7 +221,7 @@ async fn serve(stream: UnixStream, router: Router, mut stop: watch::Receiver<boo
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, "a client of the control socket went away or was not understood");
+        tracing::debug!(%error, "a client went away or was not understood");
     }
 }
 

@@ -380,15 +380,10 @@ async fn metrics(State(requests): State<mpsc::Sender<Request>>) -> Response {
 pub async fn serve_metrics(
     listener: tokio::net::TcpListener,
     requests: mpsc::Sender<Request>,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) {
     let routes = Router::new().route("/metrics", get(metrics)).fallback(unknown).with_state(requests);
-    let server = axum::serve(listener, routes).with_graceful_shutdown(async move {
-        let _ = stop.wait_for(|stop| *stop).await;
-    });
-    if let Err(error) = server.await {
-        tracing::error!(%error, "the metrics' socket failed");
-    }
+    door::open_to_all(listener, routes, stop).await;
 }
 
 type Answered = Result<Result<Answer, oneshot::error::RecvError>, tokio::time::error::Elapsed>;

@@ -7,7 +7,7 @@ mod process;
 mod socket;
 mod wire;
 
-pub use process::{Process, detach_from_parent, spawn};
+pub use process::{Process, SCORE_APART, detach_from_parent, spawn};
 pub use socket::{
     Arrival, Greeting, GuardianError, Listener, Reader, Speaker, Writer, connect, forget, order_off,
 };

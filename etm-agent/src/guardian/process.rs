@@ -42,11 +42,21 @@ pub fn spawn(config: &Path, log_format: &str) -> io::Result<Child> {
         .spawn()
 }
 
+/// By how much an agent's score for the kernel's choice of what to end, when memory is short, is above its guardian's
+/// (proc(5), oom_score_adj).
+pub const SCORE_APART: i16 = 200;
+
+const SCORE: &str = "/proc/self/oom_score_adj";
+
 /// Leaves the session and process group of whoever started us: what is meant for the agent must not reach its guardian.
-/// And asks the kernel to look elsewhere when memory is short, where we may ask.
-pub fn detach_from_parent() {
+/// And asks the kernel to end the agent first when memory is short: by a score far below it where we may ask for one, else
+/// by the one that the agent had before it raised its own.
+pub fn detach_from_parent() -> io::Result<()> {
     // Fails for the leader of a group, which is detached already.
     let _ = setsid();
-    // Fails without CAP_SYS_RESOURCE; the unit file says it then.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
+    if std::fs::write(SCORE, "-900").is_ok() {
+        return Ok(());
+    }
+    let inherited: i16 = std::fs::read_to_string(SCORE)?.trim().parse().map_err(io::Error::other)?;
+    std::fs::write(SCORE, inherited.saturating_sub(SCORE_APART).max(-1000).to_string())
 }

@@ -7,19 +7,22 @@ use super::open::{TableLock, clear_routing, open};
 use super::privilege;
 use super::sampler::Note;
 use super::sessions;
+use super::signals::Endings;
 use super::standing::{self, OrdersFile};
-use super::start::start;
+use super::start::{metrics, start};
 use super::stop::{Parts, stop};
 use crate::config::Settings;
 use crate::core::policy::Role;
 use crate::datapath::{self, OffSwitch};
 use crate::fib::{self, OwnTable};
 use crate::guardian;
+use crate::privileges;
 use crate::telemetry::{self, LogFormat};
 use crate::types::bgp::{PeerStatus, SessionState};
+use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 /// How often a start looks whether its sessions are up, or cannot come up.
@@ -45,6 +48,11 @@ pub fn run(settings: &Settings, config: &Path, log: LogFormat) -> ExitStatus {
 
 /// Privileges first: threads have those that their process had when they were started.
 fn run_narrowed(settings: &Settings, config: &Path, log: LogFormat) -> Result<ExitStatus, AgentError> {
+    if settings.guardian.start
+        && let Err(error) = privileges::raise_oom_score(guardian::SCORE_APART)
+    {
+        tracing::warn!("{error}; the kernel may end the guardian before the agent");
+    }
     let held = privilege::settle_agent(settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|source| AgentError::System { doing: "start the runtime", source })?;
@@ -55,7 +63,14 @@ fn run_narrowed(settings: &Settings, config: &Path, log: LogFormat) -> Result<Ex
 pub fn check(settings: &Settings) -> Result<Vec<String>, AgentError> {
     datapath::check_capabilities()?;
     datapath::check_clock()?;
+    if let Some(user) = &settings.agent.user {
+        privileges::check_user(user)?;
+    }
+    privilege::grants(settings)?;
+    // What an operator ordered holds at the next start: it is that start which is judged.
+    let (settings, _) = &standing::take_up(settings)?;
     on_this_thread(async {
+        let served = trial_of_metrics(settings)?;
         let found = machine::interfaces(settings).await?;
         let mut lines: Vec<String> = found
             .uplinks
@@ -63,12 +78,27 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, AgentError> {
             .chain(&found.inside)
             .map(|link| format!("interface {} has index {} and is {}", link.name, link.ifindex, link.state))
             .collect();
+        lines.extend(served);
         lines.extend(machine::routing(settings, &found).await?);
         lines.extend(machine::local_output(settings));
         sessions::check(settings)?;
         fib::Overrides::open(own_table(settings)).await?;
         Ok(lines)
     })
+}
+
+/// Binds where metrics are to be served, and lets go. Where an agent runs, it has that place with good reason.
+fn trial_of_metrics(settings: &Settings) -> Result<Option<String>, AgentError> {
+    match metrics(settings) {
+        Err(AgentError::Metrics { listen, source })
+            if source.kind() == io::ErrorKind::AddrInUse
+                && UnixStream::connect(&settings.agent.control_socket).is_ok() =>
+        {
+            Ok(Some(format!("{listen} is in use, by the agent that runs or by another program")))
+        }
+        Err(error) => Err(error),
+        Ok(_) => Ok(None),
+    }
 }
 
 /// Where ETM is to be removed from.
@@ -145,9 +175,7 @@ fn on_this_thread<T>(work: impl Future<Output = Result<T, AgentError>>) -> Resul
 }
 
 async fn run_until_told(settings: &Settings, origin: Origin<'_>) -> Result<ExitStatus, AgentError> {
-    let system = |source| AgentError::System { doing: "listen for signals", source };
-    let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
+    let mut endings = Endings::listen()?;
     let file = OrdersFile::of(settings);
     let (settings, standing) = standing::take_up(settings)?;
     let settings = &settings;
@@ -160,8 +188,7 @@ async fn run_until_told(settings: &Settings, origin: Origin<'_>) -> Result<ExitS
         }
     };
     let reason = tokio::select! {
-        _ = terminate.recv() => Ok("SIGTERM"),
-        _ = interrupt.recv() => Ok("SIGINT"),
+        signal = endings.next() => Ok(signal),
         error = wait_for_trouble(settings, &mut parts) => Err(error),
     };
     match &reason {
@@ -175,8 +202,7 @@ async fn run_until_told(settings: &Settings, origin: Origin<'_>) -> Result<ExitS
     let clean = tokio::select! {
         clean = stop(settings, parts) => clean,
         // A second signal means now: the lease and the closed sockets end what is left.
-        _ = terminate.recv() => false,
-        _ = interrupt.recv() => false,
+        _ = endings.next() => false,
     };
     Ok(match reason {
         _ if !clean => ExitStatus::Unconfirmed,

@@ -133,22 +133,26 @@ pub enum AgentError {
     #[error("no session with role \"inject\" is configured: a guardian has nothing to announce")]
     NothingToGuard,
     /// Another guardian announces here.
-    #[error("another guardian runs for routing table {table} here; stop it first")]
+    #[error("another guardian ({holder}) runs for routing table {table} here; stop it first")]
     GuardianRuns {
         /// The table.
         table: u32,
+        /// Its process.
+        holder: String,
     },
     /// Another agent is listened to.
     #[error("another agent has taken over; this one ends and touches nothing")]
     Superseded,
     /// Another agent works on the same table.
     #[error(
-        "another agent works on routing table {table} here; stop it, or give this one another kernel.table (table 254 is \
+        "another agent ({holder}) works on routing table {table} here; stop it, or give this one another kernel.table (table 254 is \
          main: one agent with kernel.mode = \"main\" per machine)"
     )]
     TableInUse {
         /// The table.
         table: u32,
+        /// Its process.
+        holder: String,
     },
     /// Acting here could break traffic or leak routes.
     #[error("mode \"enforce\" is refused: {finding}; mode \"observe\" works as things are")]

@@ -4,6 +4,7 @@
 use super::clock::boottime;
 use super::decider::uplink_id;
 use super::error::AgentError;
+use super::lock::{self, Lock};
 use super::machine::{self, Interfaces, enforcing, own_table};
 use super::privilege;
 use crate::config::{HookChoice, KernelMode, Settings};
@@ -14,9 +15,6 @@ use crate::datapath::{
 };
 use crate::fib::{self, LinkReport, MarkRule, OwnTable};
 use crate::types::IfIndex;
-use std::io;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
 
 /// Everything that is open before any part runs.
 pub(super) struct Opening {
@@ -79,12 +77,10 @@ pub(super) async fn ready_routing(settings: &Settings) -> Result<(), AgentError>
     Ok(fib::ensure_rules(own, rule).await?)
 }
 
-/// One agent per routing table and network namespace: two would take each other's routes and rules for leftovers.
-///
-/// Abstract sockets, which the kernel keeps per namespace and removes with the process, however it ends. Whose routes stand in
-/// the main table holds that too: by their own tables two such agents would not meet.
+/// One agent per routing table and network namespace. Whose routes stand in the main table holds that too: by their own
+/// tables two such agents would not meet.
 pub(super) struct TableLock {
-    _held: Vec<UnixListener>,
+    _held: Vec<Lock>,
 }
 
 impl TableLock {
@@ -100,14 +96,11 @@ impl TableLock {
         Ok(TableLock { _held: tables.map(TableLock::hold).collect::<Result<_, _>>()? })
     }
 
-    fn hold(table: u32) -> Result<UnixListener, AgentError> {
-        let name = format!("etm-table-{table}");
-        let bound = SocketAddr::from_abstract_name(&name).and_then(|addr| UnixListener::bind_addr(&addr));
-        match bound {
-            Ok(held) => Ok(held),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(AgentError::TableInUse { table }),
-            Err(source) => Err(AgentError::System { doing: "lock the routing table", source }),
-        }
+    fn hold(table: u32) -> Result<Lock, AgentError> {
+        lock::take(&format!("etm-table-{table}")).map_err(|refused| match refused {
+            lock::Refused::Held(pid) => AgentError::TableInUse { table, holder: lock::holder(pid) },
+            lock::Refused::System(source) => AgentError::System { doing: "lock the routing table", source },
+        })
     }
 }
 

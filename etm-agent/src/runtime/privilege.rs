@@ -1,6 +1,7 @@
 //! Which privileges agent and guardian keep, and how that is shown. Never keeps one for convenience.
 
 use super::error::AgentError;
+use super::lock;
 use super::sessions;
 use crate::config::{ControlSettings, KernelMode, Settings};
 use crate::control::schema::PrivilegesView;
@@ -19,8 +20,14 @@ pub(super) fn settle_agent(settings: &Settings) -> Result<Held, AgentError> {
         let guardian = parent(&settings.guardian.socket);
         let owned = [settings.datapath.pin_root.as_path()];
         let orders = parent(&settings.agent.orders_file);
-        let made =
-            [control.as_path(), guardian.as_path(), orders.as_path(), settings.record.directory.as_path()];
+        let locks = Path::new(lock::DIRECTORY);
+        let made = [
+            control.as_path(),
+            guardian.as_path(),
+            orders.as_path(),
+            settings.record.directory.as_path(),
+            locks,
+        ];
         privileges::become_user(user, &owned, &made)?;
     }
     let mut own = AGENT.to_vec();

@@ -412,7 +412,7 @@ fn spawn_conversations(
 }
 
 /// Where metrics are served beside the control socket, if anywhere; nothing is served yet.
-fn metrics(settings: &Settings) -> Result<Option<TcpListener>, AgentError> {
+pub(super) fn metrics(settings: &Settings) -> Result<Option<TcpListener>, AgentError> {
     let Some(listen) = settings.metrics else { return Ok(None) };
     let bound = std::net::TcpListener::bind(listen).and_then(|listener| {
         listener.set_nonblocking(true)?;

@@ -367,7 +367,10 @@ impl Controller {
         }
         let mut next = Decision { generation: self.decision.generation, at: now, ..Decision::default() };
         if self.enforcing() && !self.overrides.is_empty() {
-            next.kernel = self.overrides.kernel(&self.rib, &self.fib, &self.topology);
+            // Routes of the main table have no mark that could choose a share of the flows.
+            if !(self.policy.own_metric.is_some() && self.policy.canary.is_partial()) {
+                next.kernel = self.overrides.kernel(&self.rib, &self.fib, &self.topology);
+            }
             if !self.policy.canary.is_partial() {
                 next.announce = self.overrides.announcements(&self.rib, &self.topology);
             }

@@ -290,6 +290,8 @@ impl Controller {
             let projected = self.projected.get(uplink.index()).copied().unwrap_or_default();
             let reason = OverrideReason::RelieveOverload { uplink, projected, limit };
             let rate = self.slots.get(prefix).map_or(BitRate::ZERO, |slot| self.rates.demand(slot));
+            // When the earlier run moved it is not known: as moved now, restarts cannot exceed what a minute allows.
+            self.recent.push_back((now, share.of(rate)));
             self.overrides.place(now, &self.policy, Placing { prefix, from, to, share, rate, reason });
         }
         self.settle(now);

@@ -11,7 +11,7 @@ use crate::core::input::{
     SlotCount,
 };
 use crate::core::policy::tests::two_exits;
-use crate::core::policy::{Contract, Tier};
+use crate::core::policy::{Contract, Guards, Tier};
 use crate::types::{AsPath, Count, ExitId, IfIndex, PeerId, Share};
 use proptest::prelude::*;
 use std::net::IpAddr;
@@ -526,6 +526,34 @@ fn overrides_of_an_earlier_run_are_kept_if_they_may_stand_and_decided_about_at_o
     world.second_via(&STEP, |_, prefix| u16::from(prefix == p("198.18.1.0/24")));
     assert_eq!(world.overridden(), ["198.18.1.0/24"]);
     assert!(world.controller.wants_lease());
+}
+
+#[test]
+fn what_was_adopted_counts_as_moved_now_so_that_restarts_allow_no_further_moves() {
+    let policy = || Policy {
+        guards: Guards { max_moves_per_minute: 1, ..Guards::default() },
+        max_moved_share: Share::ONE,
+        max_moved_per_minute: Share::ONE,
+        ..two_exits()
+    };
+    let next_hop = (gateway(1, p("2001:db8:1::/48")), IfIndex(11));
+    let via = KernelAction::Via { gateway: next_hop.0, ifindex: next_hop.1 };
+    let adopted = Adopted { routes: BTreeMap::from([(p("2001:db8:1::/48"), via)]), ..Adopted::default() };
+    let mut world = World::new(policy());
+    world.controller = Controller::new(policy(), 1_000, &adopted, false);
+    world.learn(&FOUR);
+    world.second(&[]);
+    let step =
+        |world: &mut World| world.second_via(&STEP, |_, prefix| u16::from(prefix == p("2001:db8:1::/48")));
+    for second in 0..58 {
+        step(&mut world);
+        assert_eq!(world.overridden(), ["2001:db8:1::/48"], "after {second} s");
+    }
+    let second = (0..5).any(|_| {
+        step(&mut world);
+        world.overridden() != ["2001:db8:1::/48"]
+    });
+    assert!(second, "the minute is over, and up-a still has 50 where 42.5 may be");
 }
 
 #[test]

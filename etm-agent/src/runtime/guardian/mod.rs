@@ -10,18 +10,16 @@ mod sweep;
 mod visitor;
 
 use super::error::{AgentError, ExitStatus};
+use super::lock::{self, Lock};
 use super::privilege;
 use super::sessions;
+use super::signals::Endings;
 use crate::config::{KernelMode, Settings};
 use crate::core::policy::Role;
 use crate::datapath;
 use crate::guardian::{Listener, detach_from_parent};
 use crate::telemetry::{self, LogFormat};
 use post::Post;
-use std::io;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Whose the guardian is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +50,9 @@ fn keep_guard(settings: &Settings, keeper: Keeper) -> Result<ExitStatus, AgentEr
     sessions::check(settings)?;
     datapath::check_clock()?;
     if keeper == Keeper::Agent {
-        detach_from_parent();
+        if let Err(error) = detach_from_parent() {
+            tracing::warn!(%error, "short of memory, the kernel may end the guardian before the agent");
+        }
     }
     let system = |doing| move |source| AgentError::System { doing, source };
     let lock = lock(settings.kernel.table)?;
@@ -64,10 +64,9 @@ fn keep_guard(settings: &Settings, keeper: Keeper) -> Result<ExitStatus, AgentEr
         .build()
         .map_err(system("start the runtime"))?;
     let status = runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).map_err(system("listen for signals"))?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("listen for signals"))?;
+        let mut endings = Endings::listen()?;
         let told_to_end = async {
-            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            let _ = endings.next().await;
         };
         let listener = Listener::bind(&settings.guardian.socket, keeper == Keeper::Agent)?;
         tracing::info!(
@@ -83,14 +82,11 @@ fn keep_guard(settings: &Settings, keeper: Keeper) -> Result<ExitStatus, AgentEr
     status
 }
 
-/// One guardian per routing table and network namespace: two would fight for the same peers. Gone with the process,
-/// however it ends.
-fn lock(table: u32) -> Result<UnixListener, AgentError> {
-    let name = format!("etm-guardian-{table}");
-    let bound = SocketAddr::from_abstract_name(&name).and_then(|addr| UnixListener::bind_addr(&addr));
-    bound.map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => AgentError::GuardianRuns { table },
-        _ => AgentError::System { doing: "lock the guardian's place", source },
+/// One guardian per routing table and network namespace: two would fight for the same peers.
+fn lock(table: u32) -> Result<Lock, AgentError> {
+    lock::take(&format!("etm-guardian-{table}")).map_err(|refused| match refused {
+        lock::Refused::Held(pid) => AgentError::GuardianRuns { table, holder: lock::holder(pid) },
+        lock::Refused::System(source) => AgentError::System { doing: "lock the guardian's place", source },
     })
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::core::controls::Standing;
+use crate::core::decision::OWN_METRIC;
 use crate::core::policy::Canary;
 use crate::types::ProviderId;
 
@@ -202,4 +203,16 @@ fn a_canary_of_flows_reckons_with_its_share_and_announces_nothing() {
     assert!(world.decision.announce.is_empty());
     assert_eq!(world.holds(), []);
     assert!(world.controller.status(world.now).guards.iter().any(|guard| guard.guard == "canary"));
+}
+
+#[test]
+fn a_canary_of_flows_puts_nothing_into_the_main_table_where_no_mark_chooses_the_flows() {
+    let canary = Canary { share: Share::percent(50), ..Canary::default() };
+    let policy = Policy { canary, own_metric: Some(OWN_METRIC), ..free() };
+    let mut world = World::ready(policy, &FOUR);
+    for _ in 0..6 {
+        world.second_via(&STEP, |_, _| 0);
+    }
+    assert!(!world.controller.overrides.is_empty(), "there was something to move");
+    assert_eq!((world.decision.kernel.len(), world.decision.announce.len()), (0, 0));
 }
