@@ -48,6 +48,7 @@ pub(super) fn render(status: &Status) -> Result<String, fmt::Error> {
     snapshot.states(&status.decision);
     snapshot.decision(&status.decision);
     snapshot.moves(&status.decision);
+    snapshot.site(&status.decision);
     snapshot.uplinks(&status.decision);
     snapshot.books(&status.decision);
     snapshot.exits(&status.decision);
@@ -245,6 +246,15 @@ impl Snapshot {
                 seconds(age.saturating_mul(1_000)),
             );
         }
+    }
+
+    /// What others did to what is ETM's.
+    fn site(&mut self, decision: &StatusView) {
+        self.one(
+            "rules_put_back",
+            "Routing rules of ETM that another program removed and that were put back",
+            Value::Counter(decision.site.rules_put_back),
+        );
     }
 
     fn moves(&mut self, decision: &StatusView) {

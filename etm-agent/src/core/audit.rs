@@ -263,6 +263,9 @@ pub enum EventKind {
     Leaked {
         what: String,
     },
+    RulesPutBack {
+        rules: usize,
+    },
 }
 
 /// Why a queued change was dropped.
@@ -307,6 +310,7 @@ impl EventKind {
             | EventKind::MoveUnconfirmed { .. }
             | EventKind::ModeFellBack { .. }
             | EventKind::Leaked { .. }
+            | EventKind::RulesPutBack { .. }
             | EventKind::ChangeRefused { .. } => Weight::Warning,
             _ => Weight::Note,
         }

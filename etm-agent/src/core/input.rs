@@ -37,6 +37,17 @@ pub enum Input {
     Effective(EffectiveEvent),
     /// A next hop does not answer any more, or answers again.
     Gateway(GatewayEvent),
+    /// What others did to what ETM keeps in the kernel.
+    Site(SiteEvent),
+}
+
+/// What other programs did to what ETM keeps in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SiteEvent {
+    /// Somebody took so many of ETM's routing rules away; they are there again.
+    RulesPutBack(usize),
+    /// A rule of ETM's is missing and is not put back, with the reason; none once all are there.
+    RuleMissing(Option<String>),
 }
 
 /// State of a BGP session.

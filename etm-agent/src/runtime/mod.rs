@@ -35,6 +35,7 @@ mod problem;
 mod record;
 mod sampler;
 mod sessions;
+mod site;
 mod standing;
 mod start;
 mod stop;

@@ -159,6 +159,17 @@ impl EventKind {
             EventKind::SessionOrdered { session, order } => {
                 write!(f, "an operator ordered of BGP session {session}: {order}")
             }
+            other => other.of_others(f),
+        }
+    }
+
+    /// What other programs did to what is ETM's.
+    fn of_others(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EventKind::RulesPutBack { rules } => write!(
+                f,
+                "another program removed {rules} of ETM's routing rules; they are there again: find out who flushes rules"
+            ),
             _ => Ok(()),
         }
     }

@@ -91,6 +91,7 @@ impl Controller {
         if let Some((failures, _)) = self.confirmations.pause() {
             holds.push(Hold::MovesUnconfirmed { failures });
         }
+        holds.extend(self.site.holds());
         holds.extend(self.fault.iter().chain(&self.veto).map(|why| Hold::PlanVetoed { why: why.clone() }));
         holds
     }

@@ -17,6 +17,7 @@ mod round;
 mod rules;
 mod show;
 mod show_guards;
+mod site;
 
 pub use browse::Browse;
 pub use restore::OtherShape;
@@ -47,6 +48,7 @@ use crate::types::{
     BitRate, Family, Generation, IfIndex, PathId, PeerId, Prefix, RouteAttrs, Timestamp, UplinkId,
 };
 use serde::{Deserialize, Serialize};
+use site::Site;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -119,6 +121,8 @@ pub struct Controller {
     /// Demand of everything counted for a prefix, last sample.
     total: BitRate,
     approvals: Approvals,
+    /// What others did to what ETM keeps in the kernel.
+    site: Site,
     /// What operators ordered at run time.
     controls: Controls,
     /// Whether traffic follows moves.
@@ -193,6 +197,7 @@ impl Controller {
             projection: Projection::default(),
             total: BitRate::ZERO,
             approvals: Approvals::default(),
+            site: Site::default(),
             controls: Controls::default(),
             confirmations: Confirmations::default(),
             surges: Surges::default(),
@@ -278,6 +283,7 @@ impl Controller {
             }
             Input::Installed(installed) => self.kernel_answered(installed),
             Input::Told(told) => self.peer_answered(told),
+            Input::Site(event) => self.site_event(now, event),
             Input::Order(Order::Approve { id }) => judged = self.approve(now, id),
             Input::Order(Order::Reject { id }) => judged = self.reject(now, id),
             Input::Effective(event) => self.note_effect(now, event),

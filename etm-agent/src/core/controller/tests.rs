@@ -19,6 +19,7 @@ use std::time::Duration;
 
 mod controls;
 mod guards;
+mod site;
 
 const SECOND: u64 = 1_000_000_000;
 const BIRD: u8 = 12;
