@@ -66,3 +66,45 @@ fn a_rule_that_is_removed_is_put_back_three_times_a_minute_and_by_off_and_on() {
     wait(&scene, "the agent to steer", PATIENCE, || scene.agent.state().unwrap() == "steering");
     scene.wait_overrides().unwrap();
 }
+
+#[test]
+fn a_route_of_etms_that_is_removed_is_mended_and_said_and_one_of_others_beside_it_has_a_name_and_stays() {
+    let Some(_turn) = turn() else { return };
+    let scene = steered();
+    let border = scene.lab.namespace(Role::Border);
+    let overrides = scene.agent.overrides().unwrap();
+    let moved = overrides.first().unwrap().prefix;
+    let family = if moved.addr().is_ipv4() { "-4" } else { "-6" };
+    let moved = moved.to_string();
+    let rows = || border.ip(&[family, "route", "show", "table", "179", "root", &moved]).unwrap();
+    border.ip(&[family, "route", "del", &moved, "table", "179"]).unwrap();
+    wait(&scene, "the route to be back", SECOND, || !rows().is_empty());
+    wait(&scene, "that to be said", PATIENCE, || events(&scene, "routes-touched") > 0);
+    assert!(scene.agent.log().contains("another program changed 1 of ETM's own routes"));
+    assert_eq!(scene.agent.get("/v1/status").unwrap()["site"]["routes_touched"], 1);
+    assert_eq!(holds(&scene), Vec::<String>::new());
+    // A smaller metric overrules the override.
+    let foreign = |what| {
+        border.ip(&[
+            family,
+            "route",
+            what,
+            "blackhole",
+            &moved,
+            "metric",
+            "1",
+            "table",
+            "179",
+            "proto",
+            "250",
+        ])
+    };
+    foreign("add").unwrap();
+    wait(&scene, "a named state", PATIENCE, || holds(&scene).contains(&"foreign-routes".to_owned()));
+    assert_eq!((events(&scene, "foreign-routes"), scene.agent.state().unwrap().as_str()), (1, "frozen"));
+    let said = scene.agent.etm(&["status"]).unwrap();
+    assert!(String::from_utf8_lossy(&said.stdout).contains("protocol 250"), "{said:?}");
+    assert!(rows().contains("proto 250"), "it is not ETM's to remove: {}", rows());
+    foreign("del").unwrap();
+    wait(&scene, "the agent to steer", PATIENCE, || scene.agent.state().unwrap() == "steering");
+}

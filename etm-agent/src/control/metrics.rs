@@ -255,6 +255,11 @@ impl Snapshot {
             "Routing rules of ETM that another program removed and that were put back",
             Value::Counter(decision.site.rules_put_back),
         );
+        self.one(
+            "routes_touched",
+            "Routes of ETM that another program changed and that were mended",
+            Value::Counter(decision.site.routes_touched),
+        );
     }
 
     fn moves(&mut self, decision: &StatusView) {

@@ -266,6 +266,16 @@ pub enum EventKind {
     RulesPutBack {
         rules: usize,
     },
+    RoutesTouched {
+        routes: usize,
+        first: Prefix,
+    },
+    ForeignRoutes {
+        routes: usize,
+        first: Prefix,
+        protocol: u8,
+    },
+    ForeignRoutesGone,
 }
 
 /// Why a queued change was dropped.
@@ -311,6 +321,8 @@ impl EventKind {
             | EventKind::ModeFellBack { .. }
             | EventKind::Leaked { .. }
             | EventKind::RulesPutBack { .. }
+            | EventKind::RoutesTouched { .. }
+            | EventKind::ForeignRoutes { .. }
             | EventKind::ChangeRefused { .. } => Weight::Warning,
             _ => Weight::Note,
         }

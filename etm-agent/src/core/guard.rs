@@ -79,6 +79,15 @@ pub enum Hold {
         /// Its first reason.
         why: String,
     },
+    /// Routes of another program stand in ETM's own table, where marked packets may take them.
+    ForeignRoutes {
+        /// How many.
+        count: usize,
+        /// One of them.
+        first: Prefix,
+        /// Its rtm_protocol.
+        protocol: u8,
+    },
     /// The routing rule that leads to ETM's table is not there and is not put back.
     RuleMissing {
         /// Why not.
@@ -88,7 +97,7 @@ pub enum Hold {
 
 impl Hold {
     /// Every reason's name, as `Hold::name` says it.
-    pub const NAMES: [&'static str; 16] = [
+    pub const NAMES: [&'static str; 17] = [
         "session-down",
         "awaiting-end-of-rib",
         "awaiting-kernel-table",
@@ -104,6 +113,7 @@ impl Hold {
         "announcement-came-back",
         "moves-unconfirmed",
         "plan-vetoed",
+        "foreign-routes",
         "rule-missing",
     ];
 
@@ -125,6 +135,7 @@ impl Hold {
             Hold::AnnouncementCameBack { .. } => "announcement-came-back",
             Hold::MovesUnconfirmed { .. } => "moves-unconfirmed",
             Hold::PlanVetoed { .. } => "plan-vetoed",
+            Hold::ForeignRoutes { .. } => "foreign-routes",
             Hold::RuleMissing { .. } => "rule-missing",
         }
     }
@@ -186,6 +197,11 @@ impl fmt::Display for Hold {
             Hold::PlanVetoed { why } => {
                 write!(f, "the newest plan was vetoed, the last good one stays: {why}; please report this")
             }
+            Hold::ForeignRoutes { count, first, protocol } => write!(
+                f,
+                "ETM's own table holds {count} routes of another program (the first is {first}, protocol {protocol}), which \
+                 traffic under override may take: remove them (`ip route flush table TABLE proto {protocol}`) and stop that program"
+            ),
             Hold::RuleMissing { why } => write!(
                 f,
                 "ETM's routing rule is not there, so overrides have no effect: {why}; then `etm off` and `etm on`"

@@ -112,6 +112,8 @@ pub struct MovesView {
 pub struct SiteView {
     /// Routing rules of ETM's that somebody removed and that were put back, since the start.
     pub rules_put_back: u64,
+    /// Routes of ETM's that others removed, replaced or made in its name, since the start.
+    pub routes_touched: u64,
 }
 
 /// A prefix that asks for many times its usual rate.

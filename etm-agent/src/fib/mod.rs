@@ -4,6 +4,7 @@
 //! | file | what |
 //! |---|---|
 //! | `overrides` | converges ETM's own table to the decision |
+//! | `disturbance` | when others changed that table, and what to tell of it |
 //! | `plan` | the order of changes that never captures foreign traffic |
 //! | `rules` | the `ip rule` that leads marked packets to that table |
 //! | `rule_watch` | puts that rule back where others take it away |
@@ -18,6 +19,7 @@
 
 mod bird;
 mod cleanup;
+mod disturbance;
 mod error;
 mod gateways;
 mod links;

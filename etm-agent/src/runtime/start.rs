@@ -362,7 +362,6 @@ fn spawn_routes(
 ) -> Result<(), AgentError> {
     let monitor = RouteMonitor::open(own)?;
     let (events, mut received) = mpsc::channel(64);
-    let (installed, mut reports) = mpsc::channel(16);
     let (to_decider, monitor_stop, routes_stop) = (inputs.clone(), stop.clone(), stop.clone());
     tasks.spawn(async move {
         let forward = async {
@@ -376,14 +375,7 @@ fn spawn_routes(
         ("the route monitor", plain(result))
     });
     tasks.spawn(async move {
-        let forward = async {
-            while let Some(report) = reports.recv().await {
-                if inputs.send(Input::Installed(report)).await.is_err() {
-                    return;
-                }
-            }
-        };
-        let (result, ()) = tokio::join!(routes.run(decisions, installed, boottime, routes_stop), forward);
+        let result = routes.run(decisions, inputs, boottime, routes_stop).await;
         let end =
             result.map_or_else(|error| End::Failed(error.into()), |routes| End::Routes(Box::new(routes)));
         ("the kernel routes", end)
