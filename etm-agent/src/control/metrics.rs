@@ -48,6 +48,7 @@ pub(super) fn render(status: &Status) -> Result<String, fmt::Error> {
     snapshot.states(&status.decision);
     snapshot.decision(&status.decision);
     snapshot.moves(&status.decision);
+    snapshot.site(&status.decision);
     snapshot.uplinks(&status.decision);
     snapshot.books(&status.decision);
     snapshot.exits(&status.decision);
@@ -258,6 +259,20 @@ impl Snapshot {
                 seconds(age.saturating_mul(1_000)),
             );
         }
+    }
+
+    /// What others did to what is ETM's.
+    fn site(&mut self, decision: &StatusView) {
+        self.one(
+            "rules_put_back",
+            "Routing rules of ETM that another program removed and that were put back",
+            Value::Counter(decision.site.rules_put_back),
+        );
+        self.one(
+            "routes_touched",
+            "Routes of ETM that another program changed and that were mended",
+            Value::Counter(decision.site.routes_touched),
+        );
     }
 
     fn moves(&mut self, decision: &StatusView) {

@@ -277,6 +277,19 @@ pub enum EventKind {
         reason: String,
         enforced: bool,
     },
+    RulesPutBack {
+        rules: usize,
+    },
+    RoutesTouched {
+        routes: usize,
+        first: Prefix,
+    },
+    ForeignRoutes {
+        routes: usize,
+        first: Prefix,
+        protocol: u8,
+    },
+    ForeignRoutesGone,
 }
 
 /// Why a queued change was dropped.
@@ -321,6 +334,9 @@ impl EventKind {
             | EventKind::MoveUnconfirmed { .. }
             | EventKind::ModeFellBack { .. }
             | EventKind::Leaked { .. }
+            | EventKind::RulesPutBack { .. }
+            | EventKind::RoutesTouched { .. }
+            | EventKind::ForeignRoutes { .. }
             | EventKind::ChangeRefused { .. } => Weight::Warning,
             _ => Weight::Note,
         }

@@ -79,11 +79,25 @@ pub enum Hold {
         /// Its first reason.
         why: String,
     },
+    /// Routes of another program stand in ETM's own table, where marked packets may take them.
+    ForeignRoutes {
+        /// How many.
+        count: usize,
+        /// One of them.
+        first: Prefix,
+        /// Its rtm_protocol.
+        protocol: u8,
+    },
+    /// The routing rule that leads to ETM's table is not there and is not put back.
+    RuleMissing {
+        /// Why not.
+        why: String,
+    },
 }
 
 impl Hold {
     /// Every reason's name, as `Hold::name` says it.
-    pub const NAMES: [&'static str; 15] = [
+    pub const NAMES: [&'static str; 17] = [
         "session-down",
         "awaiting-end-of-rib",
         "awaiting-kernel-table",
@@ -99,6 +113,8 @@ impl Hold {
         "announcement-came-back",
         "moves-unconfirmed",
         "plan-vetoed",
+        "foreign-routes",
+        "rule-missing",
     ];
 
     /// The name of the reason, the same as in JSON.
@@ -119,6 +135,8 @@ impl Hold {
             Hold::AnnouncementCameBack { .. } => "announcement-came-back",
             Hold::MovesUnconfirmed { .. } => "moves-unconfirmed",
             Hold::PlanVetoed { .. } => "plan-vetoed",
+            Hold::ForeignRoutes { .. } => "foreign-routes",
+            Hold::RuleMissing { .. } => "rule-missing",
         }
     }
 
@@ -156,8 +174,9 @@ impl fmt::Display for Hold {
             ),
             Hold::OverridesWithoutEffect { ppm } => write!(
                 f,
-                "{} % of the traffic under override does not take it: is the rule there (`ip rule`), \
-                 and does the traffic come in by kernel.inside?",
+                "{} % of the traffic under override does not take it: look for a rule of another program before ETM's \
+                 (`ip rule`) and remove it or give ETM a smaller kernel.rule_priority, and name every interface by \
+                 which traffic comes in as kernel.inside; without ETM's rule `etm off` and `etm on` put it back",
                 ppm / 10_000
             ),
             Hold::UplinkNotCounted { uplink } => {
@@ -178,6 +197,15 @@ impl fmt::Display for Hold {
             Hold::PlanVetoed { why } => {
                 write!(f, "the newest plan was vetoed, the last good one stays: {why}; please report this")
             }
+            Hold::ForeignRoutes { count, first, protocol } => write!(
+                f,
+                "ETM's own table holds {count} routes of another program (the first is {first}, protocol {protocol}), which \
+                 traffic under override may take: remove them (`ip route flush table TABLE proto {protocol}`) and stop that program"
+            ),
+            Hold::RuleMissing { why } => write!(
+                f,
+                "ETM's routing rule is not there, so overrides have no effect: {why}; then `etm off` and `etm on`"
+            ),
             Hold::OwnRouteReturned => f.write_str(
                 "an announcement of ETM came back on a learn session: the border must not learn or reflect it",
             ),

@@ -107,6 +107,15 @@ pub struct MovesView {
     pub paused_until_ns: Option<Timestamp>,
 }
 
+/// What other programs did to what ETM keeps in the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteView {
+    /// Routing rules of ETM's that somebody removed and that were put back, since the start.
+    pub rules_put_back: u64,
+    /// Routes of ETM's that others removed, replaced or made in its name, since the start.
+    pub routes_touched: u64,
+}
+
 /// A prefix that asks for many times its usual rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SurgeView {

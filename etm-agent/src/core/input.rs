@@ -37,6 +37,37 @@ pub enum Input {
     Effective(EffectiveEvent),
     /// A next hop does not answer any more, or answers again.
     Gateway(GatewayEvent),
+    /// What others did to what ETM keeps in the kernel.
+    Site(SiteEvent),
+}
+
+/// What other programs did to what ETM keeps in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SiteEvent {
+    /// Somebody took so many of ETM's routing rules away; they are there again.
+    RulesPutBack(usize),
+    /// A rule of ETM's is missing and is not put back, with the reason; none once all are there.
+    RuleMissing(Option<String>),
+    /// Somebody removed or replaced routes of ETM's, or made some in its name; what is wanted is there again.
+    RoutesTouched {
+        /// How many.
+        count: usize,
+        /// One of them.
+        first: Prefix,
+    },
+    /// Routes of others that stand in ETM's own table now; none once all are gone.
+    ForeignRoutes(Option<ForeignRoutes>),
+}
+
+/// Routes of others in ETM's own table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignRoutes {
+    /// How many.
+    pub count: usize,
+    /// One of them.
+    pub first: Prefix,
+    /// Its rtm_protocol.
+    pub protocol: u8,
 }
 
 /// State of a BGP session.

@@ -4,7 +4,9 @@
 pub use super::audit::{Event, Weight};
 pub use super::conservation::{BookState, WindowReport, WorstWindows};
 pub use super::guard::{Hold, State};
-pub use super::guard_view::{DrainView, ExitSummary, Guard, GuardView, MovesView, OrdersView, SurgeView};
+pub use super::guard_view::{
+    DrainView, ExitSummary, Guard, GuardView, MovesView, OrdersView, SiteView, SurgeView,
+};
 use super::input::Basis;
 pub use super::money_view::{
     CandidatePrice, CertificateView, Conclusion, ExitView, LossView, Losses, MoveView, NodeView, PlanView,
@@ -35,6 +37,9 @@ pub struct StatusView {
     /// Whether traffic follows moves.
     #[serde(default)]
     pub moves: MovesView,
+    /// What other programs did to what ETM keeps in the kernel.
+    #[serde(default)]
+    pub site: SiteView,
     /// Prefixes that ask for many times their usual rate, the largest first.
     #[serde(default)]
     pub surges: Vec<SurgeView>,

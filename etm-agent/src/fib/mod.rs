@@ -4,8 +4,10 @@
 //! | file | what |
 //! |---|---|
 //! | `overrides` | converges ETM's own table to the decision |
+//! | `disturbance` | when others changed that table, and what to tell of it |
 //! | `plan` | the order of changes that never captures foreign traffic |
 //! | `rules` | the `ip rule` that leads marked packets to that table |
+//! | `rule_watch` | puts that rule back where others take it away |
 //! | `routes` | follows the main table |
 //! | `links` | follows the uplinks' state |
 //! | `gateways` | follows whether next hops answer |
@@ -17,6 +19,7 @@
 
 mod bird;
 mod cleanup;
+mod disturbance;
 mod error;
 mod gateways;
 mod links;
@@ -26,6 +29,7 @@ mod plan;
 mod probe;
 mod route_codec;
 mod routes;
+mod rule_watch;
 mod rules;
 mod socket;
 mod stats;
@@ -39,6 +43,7 @@ pub use links::{LinkMonitor, LinkReport, LinkState, resolve};
 pub use overrides::{Fence, Outcome, Overrides};
 pub use probe::{Finding, check_privileges, probe_bird, probe_kernel, probe_main};
 pub use routes::RouteMonitor;
+pub use rule_watch::RuleWatch;
 pub use rules::{MarkRule, ensure_rules, remove_rules};
 pub use stats::{StatsError, StatsReader};
 pub use wire::Refusal;

@@ -5,13 +5,14 @@
 //! installs an override before the throws that protect the more-specifics inside it.
 
 use crate::core::decision::{Decision, KernelAction, OWN_METRIC};
-use crate::core::input::Installed;
+use crate::core::input::{ForeignRoutes, Input, Installed};
 use crate::fib::OwnTable;
+use crate::fib::disturbance::{self, Witness};
 use crate::fib::error::FibError;
 use crate::fib::plan::{self, Change, Routes, Step};
 use crate::fib::route_codec::{self as codec, RTM_DELROUTE, RTM_GETROUTE, RTM_NEWROUTE, RouteRow};
 use crate::fib::socket::{self, Endpoint, Request};
-use crate::fib::wire::{Messages, Refusal};
+use crate::fib::wire::Refusal;
 use crate::types::{Prefix, Timestamp};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::AddressFamily;
@@ -31,6 +32,8 @@ pub struct Overrides {
     own: OwnTable,
     requests: Endpoint,
     installed: Routes,
+    /// Routes of others in it, as read last.
+    foreign: Option<ForeignRoutes>,
     /// Says whether the lease is held; none where the kernel itself ends the effect with it.
     fence: Option<Fence>,
 }
@@ -66,14 +69,8 @@ impl Overrides {
     pub async fn open(own: OwnTable) -> Result<Overrides, FibError> {
         let mut overrides = Overrides::unread(own)?;
         let rows = overrides.rows().await?;
-        let mut foreign = rows.iter().filter(|row| row.protocol != own.protocol);
-        if let Some(first) = foreign.next() {
-            return Err(FibError::ForeignRoutes {
-                table: own.table,
-                count: 1 + foreign.count(),
-                first: first.prefix,
-                protocol: first.protocol,
-            });
+        if let Some(ForeignRoutes { count, first, protocol }) = foreign(&rows, own) {
+            return Err(FibError::ForeignRoutes { table: own.table, count, first, protocol });
         }
         overrides.adopt(rows).await?;
         Ok(overrides)
@@ -85,7 +82,13 @@ impl Overrides {
         if matches!(own.table, 0 | 252..=255) && !own.is_shared() {
             return Err(FibError::ReservedTable { table: own.table });
         }
-        Ok(Overrides { own, requests: Endpoint::open()?, installed: Routes::new(), fence: None })
+        Ok(Overrides {
+            own,
+            requests: Endpoint::open()?,
+            installed: Routes::new(),
+            foreign: None,
+            fence: None,
+        })
     }
 
     /// The same, with routes that stand only while `fence` says so: in a table that no lease guards.
@@ -105,7 +108,7 @@ impl Overrides {
     pub async fn run(
         mut self,
         mut decisions: watch::Receiver<Arc<Decision>>,
-        installed: mpsc::Sender<Installed>,
+        reports: mpsc::Sender<Input>,
         clock: fn() -> Timestamp,
         mut shutdown: watch::Receiver<bool>,
     ) -> Result<Overrides, FibError> {
@@ -116,7 +119,11 @@ impl Overrides {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let nothing = Routes::new();
         self.resync().await?;
+        let mut site = Witness::new(reports.clone());
         loop {
+            if site.tell_foreign(self.foreign).await.is_err() {
+                return Ok(self);
+            }
             let decision = Arc::clone(&decisions.borrow_and_update());
             if decision.generation.0 > 0 {
                 let may_stand = self.fence.as_ref().is_none_or(|fence| fence());
@@ -129,7 +136,7 @@ impl Overrides {
                     failed: outcome.failed,
                 };
                 if is_news(told.as_ref(), &news) {
-                    if installed.send(news.clone()).await.is_err() {
+                    if reports.send(Input::Installed(news.clone())).await.is_err() {
                         return Ok(self);
                     }
                     told = Some(news);
@@ -139,10 +146,17 @@ impl Overrides {
                 () = super::stopped(&mut shutdown) => return Ok(self),
                 changed = decisions.changed() => if changed.is_err() { return Ok(self) },
                 _ = look.tick(), if self.fence.is_some() => {}
-                disturbed = disturbance(&mut monitor, self.own, self.requests.port()) => {
-                    disturbed?;
+                disturbed = disturbance::next(&mut monitor, self.own, self.requests.port()) => {
+                    let by_others = disturbed?;
                     self.requests.barrier().await?;
-                    self.resync().await?;
+                    let before = std::mem::take(&mut self.installed);
+                    let odd = self.resync_counting().await?;
+                    // The guardian takes away what may not stand any more.
+                    let meant = self.fence.as_ref().is_none_or(|fence| fence());
+                    let touched = plan::differing(&before, &self.installed).chain(odd);
+                    if by_others && meant && site.tell_touched(touched).await.is_err() {
+                        return Ok(self);
+                    }
                 }
             }
         }
@@ -171,9 +185,16 @@ impl Overrides {
     /// Reads the table anew. Returns true where it differed from what was known.
     pub async fn resync(&mut self) -> Result<bool, FibError> {
         let before = std::mem::take(&mut self.installed);
-        let rows = self.rows().await?;
-        self.adopt(rows).await?;
+        self.resync_counting().await?;
         Ok(before != self.installed)
+    }
+
+    /// The same; returns routes of ETM's protocol that it never makes, and that are gone now.
+    async fn resync_counting(&mut self) -> Result<Vec<Prefix>, FibError> {
+        self.installed.clear();
+        let rows = self.rows().await?;
+        self.foreign = foreign(&rows, self.own);
+        self.adopt(rows).await
     }
 
     /// Deletes every route of ETM's table and protocol and verifies that none is left. Returns how many there were.
@@ -295,7 +316,7 @@ impl Overrides {
     }
 
     /// Takes `rows` as what is installed and deletes those of ETM's that it would not make today.
-    async fn adopt(&mut self, rows: Vec<RouteRow>) -> Result<(), FibError> {
+    async fn adopt(&mut self, rows: Vec<RouteRow>) -> Result<Vec<Prefix>, FibError> {
         let mut odd = Vec::new();
         for row in rows.into_iter().filter(|row| row.protocol == self.own.protocol) {
             match row.as_action() {
@@ -305,7 +326,8 @@ impl Overrides {
                 _ => odd.push(row),
             }
         }
-        self.delete_rows(&odd).await
+        self.delete_rows(&odd).await?;
+        Ok(odd.into_iter().map(|row| row.prefix).collect())
     }
 
     async fn delete_rows(&mut self, rows: &[RouteRow]) -> Result<(), FibError> {
@@ -355,6 +377,13 @@ fn is_of(row: &RouteRow, own: OwnTable) -> bool {
     row.table == own.table && (!own.is_shared() || ours())
 }
 
+/// Whose routes these are is said by their protocol.
+fn foreign(rows: &[RouteRow], own: OwnTable) -> Option<ForeignRoutes> {
+    let mut others = rows.iter().filter(|row| row.protocol != own.protocol);
+    let first = others.next()?;
+    Some(ForeignRoutes { count: 1 + others.count(), first: first.prefix, protocol: first.protocol })
+}
+
 /// What one pass over the plan did.
 #[derive(Default)]
 struct Pass {
@@ -400,41 +429,5 @@ fn request(own: OwnTable, change: Change) -> Request<RouteMessage> {
 fn is_news(told: Option<&Installed>, news: &Installed) -> bool {
     told.is_none_or(|told| {
         told.generation != news.generation || news.changed > 0 || told.failed != news.failed
-    })
-}
-
-/// Returns once someone else changed ETM's table, or an interface changed: then the kernel may have
-/// dropped routes without saying so (IPv4), or may take routes that it refused.
-async fn disturbance(monitor: &mut Endpoint, own: OwnTable, own_port: u32) -> Result<(), FibError> {
-    loop {
-        let datagram = match monitor.receive().await {
-            Err(FibError::Overrun) => return Ok(()),
-            datagram => datagram?,
-        };
-        let mut disturbed = is_disturbance(datagram, own, own_port);
-        if !disturbed {
-            continue;
-        }
-        // One reading of the table answers all that is waiting.
-        while disturbed {
-            disturbed = match monitor.try_receive() {
-                Ok(more) => more.is_some(),
-                Err(FibError::Overrun) => true,
-                Err(error) => return Err(error),
-            };
-        }
-        return Ok(());
-    }
-}
-
-fn is_disturbance(datagram: &[u8], own: OwnTable, own_port: u32) -> bool {
-    Messages(datagram).any(|message| match message.kind {
-        RTM_NEWROUTE | RTM_DELROUTE => {
-            message.port != own_port
-                && (!own.is_shared() || codec::protocol_of(message.payload) == Some(own.protocol))
-                && codec::table_of(message.payload) == Some(own.table)
-        }
-        crate::fib::links::RTM_NEWLINK | crate::fib::links::RTM_DELLINK => true,
-        _ => false,
     })
 }

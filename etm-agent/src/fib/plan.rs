@@ -64,6 +64,11 @@ pub(super) fn overrides(installed: &Routes, wanted: &Routes) -> Vec<Change> {
     changes
 }
 
+/// Prefixes of which one has another route than the other.
+pub(super) fn differing<'a>(one: &'a Routes, other: &'a Routes) -> impl Iterator<Item = Prefix> + 'a {
+    differences(one, other).map(|change| change.prefix)
+}
+
 /// What goes: overrides, covering ones first, then throws.
 pub(super) fn removals(installed: &Routes, wanted: &Routes) -> Vec<Change> {
     let mut changes: Vec<Change> =

@@ -38,10 +38,11 @@ struct Rule {
     inverted: bool,
 }
 
-/// Makes the rules exist, exactly once per family. Rules of an earlier run with other numbers are removed.
+/// Makes the rules exist, exactly once per family. Rules of an earlier run with other numbers are removed. Returns how
+/// many were not there.
 ///
 /// Refuses where another program's rule has the same priority or matches the same mark.
-pub async fn ensure_rules(own: OwnTable, wanted: MarkRule) -> Result<(), FibError> {
+pub async fn ensure_rules(own: OwnTable, wanted: MarkRule) -> Result<usize, FibError> {
     if wanted.priority >= MAIN_PRIORITY {
         return Err(FibError::RulePriority { priority: wanted.priority });
     }
@@ -57,17 +58,33 @@ pub async fn ensure_rules(own: OwnTable, wanted: MarkRule) -> Result<(), FibErro
             }
             present.push((family, rules));
         }
+        let mut added = 0;
         for (family, rules) in present {
             let exact = |rule: &&Rule| is_own(rule, own) && is_wanted(rule, wanted);
             if !rules.iter().any(|rule| exact(&rule)) {
                 add(&handle, family, own, wanted).await?;
+                added += 1;
             }
             let keep = rules.iter().position(|rule| exact(&rule));
             for (_, rule) in rules.iter().enumerate().filter(|(at, r)| is_own(r, own) && Some(*at) != keep) {
                 delete(&handle, family, own, rule).await?;
             }
         }
-        Ok(())
+        Ok(added)
+    })
+    .await
+}
+
+/// How many families have no such rule.
+pub(super) async fn missing_rules(own: OwnTable, wanted: MarkRule) -> Result<usize, FibError> {
+    ask(async |handle| {
+        let mut missing = 0;
+        for family in Family::ALL {
+            let rules = read(&handle, family).await?;
+            let there = rules.iter().any(|rule| is_own(rule, own) && is_wanted(rule, wanted));
+            missing += usize::from(!there);
+        }
+        Ok(missing)
     })
     .await
 }

@@ -15,7 +15,9 @@ use std::ops::Range;
 pub(super) const GROUP_LINK: u32 = 1;
 pub(super) const GROUP_NEIGHBOUR: u32 = 3;
 pub(super) const GROUP_IPV4_ROUTE: u32 = 7;
+pub(super) const GROUP_IPV4_RULE: u32 = 8;
 pub(super) const GROUP_IPV6_ROUTE: u32 = 11;
+pub(super) const GROUP_IPV6_RULE: u32 = 19;
 pub(super) const GROUP_NEXTHOP: u32 = 32;
 
 /// Receive buffer of a socket that follows notifications, in bytes. A full table installed by a routing

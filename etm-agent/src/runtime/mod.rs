@@ -37,6 +37,7 @@ mod record;
 mod sampler;
 mod sessions;
 mod signals;
+mod site;
 mod standing;
 mod start;
 mod stop;

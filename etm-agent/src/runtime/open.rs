@@ -67,14 +67,20 @@ pub(super) async fn open(settings: &Settings) -> Result<Opening, AgentError> {
 
 /// What has to stand in the kernel's routing before the first override, by the mode of the kernel: safe to repeat.
 pub(super) async fn ready_routing(settings: &Settings) -> Result<(), AgentError> {
-    let (own, kernel) = (own_table(settings), &settings.kernel);
+    let own = own_table(settings);
     if own.is_shared() {
         // What a run in the other mode left would have no effect, and stay.
         fib::cleanup(machine::apart(settings)).await?;
         return Ok(());
     }
-    let rule = MarkRule { mark: kernel.mark, mask: kernel.mask, priority: kernel.rule_priority };
-    Ok(fib::ensure_rules(own, rule).await?)
+    fib::ensure_rules(own, mark_rule(settings)).await?;
+    Ok(())
+}
+
+/// Which packets look into ETM's table.
+pub(super) fn mark_rule(settings: &Settings) -> MarkRule {
+    let kernel = &settings.kernel;
+    MarkRule { mark: kernel.mark, mask: kernel.mask, priority: kernel.rule_priority }
 }
 
 /// One agent per routing table and network namespace. Whose routes stand in the main table holds that too: by their own

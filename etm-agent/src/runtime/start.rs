@@ -6,7 +6,7 @@ use super::decider::{Decider, Directive, Identity, Sources, uplink_id};
 use super::error::AgentError;
 use super::gate::Gate;
 use super::guarded::{Ends, Guarded, Origin};
-use super::machine::{self, enforcing, own_table};
+use super::machine::{enforcing, own_table};
 use super::monitors;
 use super::open::{Opening, header};
 use super::orders::Desk;
@@ -14,6 +14,7 @@ use super::privilege;
 use super::record::{self, Tap};
 use super::sampler::{Attachment, Note, Sampler};
 use super::sessions::{self, Prepared, Session, Shown};
+use super::site;
 use super::standing::OrdersFile;
 use super::stop::{End, Parts};
 use super::table::{self, Job};
@@ -53,8 +54,7 @@ pub(super) fn start(
     let (guarded, lifeline) = Guarded::of(settings, controller.enforcing())?;
     let (sources, Senders { directives, links, requests, samples, inputs }) = sources();
     let (orders, orders_rx) = mpsc::channel(4);
-    let (jobs, jobs_rx) = sync_channel(16);
-    let (notes, notes_rx) = sync_channel(64);
+    let ((jobs, jobs_rx), (notes, notes_rx)) = (sync_channel(16), sync_channel(64));
     let (decisions, decisions_rx) = watch::channel(controller.decision());
     let (fill, fill_rx) = watch::channel(TableFill::default());
     let (learning, learning_rx) = watch::channel(false);
@@ -85,6 +85,7 @@ pub(super) fn start(
     let decider =
         Decider::new(controller, (lease, off, local), (decisions, learning), lifeline, (jobs, tap), identity);
     let desk = (file, orders_rx, requests.clone(), notes.clone());
+    site::spawn(tasks, settings, &decider.acting, &inputs, &rest_rx)?;
     spawn_orders(tasks, settings, &decider, desk, &rest_rx);
     spawn_decider(tasks, decider, sources)?;
     let uplinks = &interfaces.uplinks;
@@ -226,7 +227,7 @@ fn spawn_thread(
     Ok(())
 }
 
-fn plain(result: Result<(), impl Into<AgentError>>) -> End {
+pub(super) fn plain(result: Result<(), impl Into<AgentError>>) -> End {
     result.map_or_else(|error| End::Failed(error.into()), |()| End::Plain)
 }
 
@@ -242,13 +243,13 @@ fn spawn_decider(tasks: &mut Tasks, decider: Decider, sources: Sources) -> Resul
 }
 
 /// The same for a mode that acts.
-fn acting(settings: &Settings) -> Settings {
+pub(super) fn acting(settings: &Settings) -> Settings {
     let mut settings = settings.clone();
     settings.policy.mode = Mode::Enforce;
     settings
 }
 
-/// What orders at run time need beside the decision: the gate, and the watch on the routing daemon.
+/// What orders at run time need beside the decision: the gate.
 fn spawn_orders(
     tasks: &mut Tasks,
     settings: &Settings,
@@ -262,7 +263,6 @@ fn spawn_orders(
     stop: &watch::Receiver<bool>,
 ) {
     let (standing, stop) = (decider.standing.subscribe(), stop.clone());
-    spawn_daemon_watch(tasks, acting(settings), decider.acting.subscribe(), stop.clone());
     let gate = Gate { settings: acting(settings), file, orders, decision, notes, standing, stop };
     tasks.spawn(async move {
         gate.run().await;
@@ -370,7 +370,6 @@ fn spawn_routes(
 ) -> Result<(), AgentError> {
     let monitor = RouteMonitor::open(own)?;
     let (events, mut received) = mpsc::channel(64);
-    let (installed, mut reports) = mpsc::channel(16);
     let (to_decider, monitor_stop, routes_stop) = (inputs.clone(), stop.clone(), stop.clone());
     tasks.spawn(async move {
         let forward = async {
@@ -384,14 +383,7 @@ fn spawn_routes(
         ("the route monitor", plain(result))
     });
     tasks.spawn(async move {
-        let forward = async {
-            while let Some(report) = reports.recv().await {
-                if inputs.send(Input::Installed(report)).await.is_err() {
-                    return;
-                }
-            }
-        };
-        let (result, ()) = tokio::join!(routes.run(decisions, installed, boottime, routes_stop), forward);
+        let result = routes.run(decisions, inputs, boottime, routes_stop).await;
         let end =
             result.map_or_else(|error| End::Failed(error.into()), |routes| End::Routes(Box::new(routes)));
         ("the kernel routes", end)
@@ -438,17 +430,6 @@ fn spawn_control(tasks: &mut Tasks, socket: control::Socket, desks: Desks, stop:
     tasks.spawn(async move {
         control::serve(socket, desks, stop).await;
         ("the control socket", End::Plain)
-    });
-}
-
-fn spawn_daemon_watch(
-    tasks: &mut Tasks,
-    settings: Settings,
-    acting: watch::Receiver<bool>,
-    stop: watch::Receiver<bool>,
-) {
-    tasks.spawn(async move {
-        ("the watch on the routing daemon", plain(machine::watch_daemon(settings, acting, stop).await))
     });
 }
 

@@ -101,15 +101,15 @@ fn where_no_lease_guards_the_table_routes_stand_only_while_the_fence_says_so() {
         let fence = Box::new(move || asked.load(Ordering::Relaxed));
         let task = Overrides::open(own()).await.unwrap().fenced(fence).run(receiver, sender, clock, shutdown);
         let script = async {
-            assert_eq!(installed.recv().await.unwrap().changed, 1);
+            assert_eq!(crate::next_installed(&mut installed).await.changed, 1);
             held.store(false, Ordering::Relaxed);
-            assert_eq!(installed.recv().await.unwrap().changed, 1);
+            assert_eq!(crate::next_installed(&mut installed).await.changed, 1);
             assert_eq!(way("198.18.1.1"), "up1", "the lease is over");
             held.store(true, Ordering::Relaxed);
-            assert_eq!(installed.recv().await.unwrap().changed, 1);
+            assert_eq!(crate::next_installed(&mut installed).await.changed, 1);
             // Somebody else takes it out: it is put back.
             run("ip route del 198.18.0.0/20 proto 179");
-            assert_eq!(installed.recv().await.unwrap().changed, 1);
+            assert_eq!(crate::next_installed(&mut installed).await.changed, 1);
             assert_eq!(way("198.18.1.1"), "up2");
             // The daemon's changes are none of ours.
             run("ip route replace 198.18.0.0/20 via 192.0.2.3 dev up1 proto bird metric 33");

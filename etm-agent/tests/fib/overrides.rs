@@ -165,18 +165,18 @@ fn what_others_do_to_the_table_is_mended_and_a_link_that_returns_gets_its_routes
         let (stop, shutdown) = watch::channel(false);
         let task = Overrides::open(OWN).await.unwrap().run(receiver, sender, clock, shutdown);
         let script = async {
-            let first = installed.recv().await.unwrap();
+            let first = crate::next_installed(&mut installed).await;
             assert_eq!((first.generation, first.changed, first.failed), (Generation(1), 3, vec![]));
             run("ip route flush table 179");
-            let second = installed.recv().await.unwrap();
+            let second = crate::next_installed(&mut installed).await;
             assert_eq!((second.changed, second.failed), (2, vec![]), "{}", table());
             // The kernel drops the IPv4 route without a notification.
             run("ip link set up1 down");
-            let third = installed.recv().await.unwrap();
+            let third = crate::next_installed(&mut installed).await;
             assert!(!third.failed.is_empty());
             run("ip link set up1 up; ip addr add 2001:db8:ffff::1:0/127 dev up1 nodad 2>/dev/null || true");
             loop {
-                let news = installed.recv().await.unwrap();
+                let news = crate::next_installed(&mut installed).await;
                 if news.failed.is_empty() {
                     break;
                 }
@@ -336,7 +336,7 @@ fn what_others_do_to_two_next_hops_is_mended() {
         let (stop, shutdown) = watch::channel(false);
         let task = Overrides::open(OWN).await.unwrap().run(receiver, sender, clock, shutdown);
         let script = async {
-            assert_eq!(installed.recv().await.unwrap().changed, 2);
+            assert_eq!(crate::next_installed(&mut installed).await.changed, 2);
             for change in [
                 // Other weights.
                 "ip route replace 198.18.0.0/24 table 179 proto 179 metric 10 nexthop via 192.0.2.3 dev up1 weight 1 nexthop via 192.0.2.5 dev up2 weight 255",
@@ -347,7 +347,7 @@ fn what_others_do_to_two_next_hops_is_mended() {
                 "ip route replace 198.18.0.0/24 table 179 proto 179 metric 10 via 192.0.2.5 dev up2",
             ] {
                 run(change);
-                let news = installed.recv().await.unwrap();
+                let news = crate::next_installed(&mut installed).await;
                 assert_eq!((news.changed, news.failed), (1, vec![]), "{change}: {}", table());
                 assert_eq!(Overrides::open(OWN).await.unwrap().installed(), &wanted, "{change}: {}", table());
             }

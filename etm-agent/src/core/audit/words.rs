@@ -166,6 +166,29 @@ impl EventKind {
             EventKind::SessionOrdered { session, order } => {
                 write!(f, "an operator ordered of BGP session {session}: {order}")
             }
+            other => other.of_others(f),
+        }
+    }
+
+    /// What other programs did to what is ETM's.
+    fn of_others(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EventKind::RulesPutBack { rules } => write!(
+                f,
+                "another program removed {rules} of ETM's routing rules; they are there again: find out who flushes rules"
+            ),
+            EventKind::RoutesTouched { routes, first } => write!(
+                f,
+                "another program changed {routes} of ETM's own routes ({first} first); what is wanted is there again"
+            ),
+            EventKind::ForeignRoutes { routes, first, protocol } => write!(
+                f,
+                "another program put {routes} routes into ETM's own table ({first} first, protocol {protocol}): they may \
+                 overrule overrides and are left alone"
+            ),
+            EventKind::ForeignRoutesGone => {
+                f.write_str("the routes of another program in ETM's own table are gone")
+            }
             _ => Ok(()),
         }
     }

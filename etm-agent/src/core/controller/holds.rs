@@ -20,6 +20,7 @@ impl Controller {
                 )
                 || matches!((a, b), (Hold::TableFull { .. }, Hold::TableFull { .. }))
                 || matches!((a, b), (Hold::MovesUnconfirmed { .. }, Hold::MovesUnconfirmed { .. }))
+                || matches!((a, b), (Hold::ForeignRoutes { .. }, Hold::ForeignRoutes { .. }))
                 || matches!((a, b), (Hold::PlanVetoed { .. }, Hold::PlanVetoed { .. }))
         };
         let known = |list: &[Hold], hold: &Hold| list.iter().any(|other| same(other, hold));
@@ -91,6 +92,7 @@ impl Controller {
         if let Some((failures, _)) = self.confirmations.pause() {
             holds.push(Hold::MovesUnconfirmed { failures });
         }
+        holds.extend(self.site.holds());
         holds.extend(self.fault.iter().chain(&self.veto).map(|why| Hold::PlanVetoed { why: why.clone() }));
         holds
     }

@@ -17,6 +17,7 @@ mod round;
 mod rules;
 mod show;
 mod show_guards;
+mod site;
 
 pub use browse::Browse;
 pub use restore::OtherShape;
@@ -45,6 +46,7 @@ use super::topology::Topology;
 use super::view::Judged;
 use crate::types::{BitRate, Family, Generation, PathId, PeerId, Prefix, RouteAttrs, Timestamp, UplinkId};
 use serde::{Deserialize, Serialize};
+use site::Site;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -117,6 +119,8 @@ pub struct Controller {
     /// Demand of everything counted for a prefix, last sample.
     total: BitRate,
     approvals: Approvals,
+    /// What others did to what ETM keeps in the kernel.
+    site: Site,
     /// What operators ordered at run time.
     controls: Controls,
     /// Whether traffic follows moves.
@@ -172,8 +176,7 @@ impl Controller {
     /// A controller that knows its configuration and nothing else. `off` is the operator's switch as an
     /// earlier run left it; `slot_capacity` is the number of counter rows per uplink.
     pub fn new(policy: Policy, slot_capacity: u32, adopted: &Adopted, off: bool) -> Controller {
-        let uplinks = policy.uplinks.len();
-        let (tree, fault) = Tree::or_bare(&policy);
+        let (uplinks, (tree, fault)) = (policy.uplinks.len(), Tree::or_bare(&policy));
         let mut controller = Controller {
             tree,
             choices: Choices::default(),
@@ -191,6 +194,7 @@ impl Controller {
             projection: Projection::default(),
             total: BitRate::ZERO,
             approvals: Approvals::default(),
+            site: Site::default(),
             controls: Controls::default(),
             confirmations: Confirmations::default(),
             surges: Surges::default(),
@@ -276,6 +280,7 @@ impl Controller {
             }
             Input::Installed(installed) => self.kernel_answered(installed),
             Input::Told(told) => self.peer_answered(told),
+            Input::Site(event) => self.site_event(now, event),
             Input::Order(Order::Approve { id }) => judged = self.approve(now, id),
             Input::Order(Order::Reject { id }) => judged = self.reject(now, id),
             Input::Effective(event) => self.note_effect(now, event),

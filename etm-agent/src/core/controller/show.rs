@@ -25,6 +25,7 @@ impl Controller {
             guards: self.guard_views(now),
             orders: self.orders(),
             moves: self.moves_view(now),
+            site: self.site.view(),
             surges,
             surging,
             exits: self.exit_summaries(),

@@ -20,6 +20,7 @@ use std::time::Duration;
 mod controls;
 mod guards;
 mod parts;
+mod site;
 
 const SECOND: u64 = 1_000_000_000;
 const BIRD: u8 = 12;

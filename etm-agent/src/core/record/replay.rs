@@ -77,6 +77,7 @@ fn name(input: &Input) -> &'static str {
         Input::Tick => "tick",
         Input::Effective(_) => "effect",
         Input::Gateway(_) => "gateway",
+        Input::Site(_) => "site",
     }
 }
 
