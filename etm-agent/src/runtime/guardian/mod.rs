@@ -49,10 +49,10 @@ fn keep_guard(settings: &Settings, keeper: Keeper) -> Result<ExitStatus, AgentEr
     }
     sessions::check(settings)?;
     datapath::check_clock()?;
-    if keeper == Keeper::Agent {
-        if let Err(error) = detach_from_parent() {
-            tracing::warn!(%error, "short of memory, the kernel may end the guardian before the agent");
-        }
+    if keeper == Keeper::Agent
+        && let Err(error) = detach_from_parent()
+    {
+        tracing::warn!(%error, "short of memory, the kernel may end the guardian before the agent");
     }
     let system = |doing| move |source| AgentError::System { doing, source };
     let lock = lock(settings.kernel.table)?;
