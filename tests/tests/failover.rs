@@ -9,13 +9,15 @@ use etm_tests::agent::{self, Agent, AgentOptions, Site};
 use etm_tests::clock::{boottime_ns, millis_between};
 use etm_tests::crowd::{self, Crowd};
 use etm_tests::lab::{Lab, LabOptions};
+use etm_tests::link;
 use etm_tests::poll::{pass_time, wait_until};
 use etm_tests::scene::{PATIENCE, Scene, before_transit, turn};
 use etm_tests::table::{Announcement, Table};
-use etm_tests::topology::{Provider, Role};
+use etm_tests::topology::{LINKS, Provider, Role};
 use etm_tests::traces;
 use etm_tests::traffic::Demand;
 use etm_tests::view::Override;
+use nix::sys::signal::Signal;
 
 /// Above transit-a's limit, below its capacity.
 const ABOVE_LIMIT: (f64, f64, f64) = (47.5, 4.0, 3.0);
@@ -205,4 +207,28 @@ fn ten_thousand_overrides_outlive_the_loss_of_their_exit_in_every_way_there_is()
             lab.mend(crowd::RECEIVER).unwrap();
         }
     }
+}
+
+#[test]
+fn an_inside_interface_that_is_deleted_and_made_anew_is_marked_again() {
+    let Some(_turn) = turn() else { return };
+    let (scene, _) = relieved();
+    let made = LINKS.iter().find(|link| link.far.interface == "in0").unwrap();
+    let (content, border) = (scene.lab.namespace(Role::Content), scene.lab.namespace(Role::Border));
+    assert_eq!(traces::Traces::of(&scene.lab).unwrap().marking().len(), 1);
+    border.ip(&["link", "delete", "dev", "in0"]).unwrap();
+    link::create(made, &content, &border).unwrap();
+    border.ip_batch("bring it up", &link::up_lines(&made.far, &made.near)).unwrap();
+    wait_until("the interface to be marked again", PATIENCE, || {
+        let traces = traces::Traces::of(&scene.lab).map_err(|error| error.to_string())?;
+        if traces.marking().len() == 1 { Ok(()) } else { Err(format!("{traces:?}")) }
+    })
+    .map_err(|error| scene.agent.with_log(error))
+    .unwrap();
+    // An orderly stop takes it off the interface as it is now.
+    let mut scene = scene;
+    scene.agent.signal(Signal::SIGTERM).unwrap();
+    assert!(scene.agent.wait_end(PATIENCE).unwrap().success());
+    let traces = scene.traces().unwrap();
+    assert!(traces.marking().is_empty(), "{traces:?}");
 }

@@ -237,6 +237,17 @@ impl Datapath {
         self.take_off(Place { ifindex, direction: Direction::Ingress })
     }
 
+    /// Takes the marking program off every interface.
+    pub fn detach_marking(&mut self) -> Result<(), DatapathError> {
+        let places = links::pinned(&self.pins.links())?;
+        let mut first = Ok(());
+        for place in places.into_iter().filter(|place| place.direction == Direction::Ingress) {
+            // One that cannot be cleared keeps none of the others.
+            first = first.and(self.take_off(place));
+        }
+        first
+    }
+
     /// Takes ETM off all interfaces but these: what an earlier run with another configuration left.
     pub fn retain(&mut self, uplinks: &[IfIndex], inside: &[IfIndex]) -> Result<(), DatapathError> {
         for place in links::pinned(&self.pins.links())? {

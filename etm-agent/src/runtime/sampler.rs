@@ -1,5 +1,5 @@
 //! The sampler thread: reads counters and device statistics once per interval, and keeps the counting program
-//! attached to uplinks that come, go and return. Never decides, never sleeps past its stop.
+//! attached to uplinks, and the marking one to inside interfaces, that come, go and return. Never decides, never sleeps past its stop.
 
 use super::alarm::Alarm;
 use super::clock::boottime;
@@ -20,6 +20,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub(super) enum Note {
     /// An uplink's link changed.
     Link(LinkEvent),
+    /// An inside interface, by its place in the configuration, appeared, vanished or was made anew.
+    Inside(usize, Option<IfIndex>),
     /// An operator ordered a mode that acts: mark what comes in here.
     Mark {
         /// Interfaces.
@@ -44,6 +46,15 @@ pub(super) struct Attachment {
     pub(super) failing: bool,
 }
 
+/// Where what comes in is marked, and where it should be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Marking {
+    pub(super) wanted: Option<IfIndex>,
+    pub(super) attached: Option<IfIndex>,
+    /// True while attaching fails: said once, tried again with each sample.
+    pub(super) failing: bool,
+}
+
 /// The thread's state.
 pub(super) struct Sampler {
     pub(super) datapath: Datapath,
@@ -56,6 +67,10 @@ pub(super) struct Sampler {
     pub(super) alarm: Alarm,
     /// In order of `UplinkId`.
     pub(super) attached: Vec<Attachment>,
+    /// Inside interfaces, in order of configuration.
+    pub(super) inside: Vec<Marking>,
+    /// True once anything is marked: an observer marks nothing.
+    pub(super) marks: bool,
     pub(super) fill: watch::Receiver<TableFill>,
     pub(super) samples: mpsc::Sender<Sample>,
     pub(super) durations: watch::Sender<Quantiles>,
@@ -72,12 +87,9 @@ impl Sampler {
             let wake = pause.filter(|_| !early).map_or(due, |pause| due.min(look + pause));
             match notes.recv_timeout(wake.saturating_duration_since(Instant::now())) {
                 Ok(Note::Link(event)) => self.follow(event),
-                Ok(Note::Mark { inside, done }) => {
-                    let attached =
-                        inside.into_iter().try_for_each(|at| self.datapath.attach_inside(at).map(drop));
-                    // Whoever ordered it may be gone.
-                    let _ = done.send(attached);
-                }
+                Ok(Note::Inside(index, ifindex)) => self.follow_inside(index, ifindex),
+                // Whoever ordered it may be gone.
+                Ok(Note::Mark { inside, done }) => drop(done.send(self.mark(&inside))),
                 Ok(Note::Keep) => self.datapath.keep(),
                 Ok(Note::Stop) | Err(RecvTimeoutError::Disconnected) => return self.datapath,
                 Err(RecvTimeoutError::Timeout) => {
@@ -140,6 +152,46 @@ impl Sampler {
         self.attach_missing();
     }
 
+    /// Marks what comes in by these interfaces, all of the configuration's, from now on.
+    fn mark(&mut self, inside: &[IfIndex]) -> Result<(), DatapathError> {
+        self.marks = true;
+        for (place, ifindex) in self.inside.iter_mut().zip(inside) {
+            self.datapath.attach_inside(*ifindex)?;
+            (place.wanted, place.attached, place.failing) = (Some(*ifindex), Some(*ifindex), false);
+        }
+        Ok(())
+    }
+
+    /// Takes note of an inside interface that appeared, vanished or was made anew.
+    fn follow_inside(&mut self, index: usize, ifindex: Option<IfIndex>) {
+        let Some(place) = self.inside.get_mut(index) else { return };
+        place.wanted = ifindex;
+        if let Some(old) = place.attached.take_if(|old| Some(*old) != ifindex)
+            && let Err(error) = self.datapath.detach_inside(old)
+        {
+            tracing::warn!(%error, ifindex = old.0, "cannot clear up after an inside interface");
+        }
+        self.mark_missing();
+    }
+
+    /// Attaches wherever marking is wanted and is not.
+    fn mark_missing(&mut self) {
+        for place in self.inside.iter_mut().filter(|_| self.marks) {
+            let (Some(ifindex), None) = (place.wanted, place.attached) else { continue };
+            match self.datapath.attach_inside(ifindex) {
+                Ok(how) => {
+                    tracing::info!(ifindex = ifindex.0, ?how, "marking on an inside interface that returned");
+                    (place.attached, place.failing) = (Some(ifindex), false);
+                }
+                Err(error) if !place.failing => {
+                    tracing::error!(%error, ifindex = ifindex.0, "cannot mark on an inside interface; trying again with each sample");
+                    place.failing = true;
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
     /// Attaches wherever counting is wanted and is not.
     fn attach_missing(&mut self) {
         for (index, place) in self.attached.iter_mut().enumerate() {
@@ -165,6 +217,7 @@ impl Sampler {
 
     fn sample(&mut self) -> Sample {
         self.attach_missing();
+        self.mark_missing();
         let at = boottime();
         let mut rows: Vec<SlotCount> = Vec::new();
         self.counters.changed(&mut rows);

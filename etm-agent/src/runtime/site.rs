@@ -1,14 +1,19 @@
-//! Who looks after what others may do to the machine that ETM works on: the routing daemon, and ETM's routing rule.
+//! Who looks after what others may do to the machine that ETM works on: the routing daemon, ETM's routing rule,
+//! and inside interfaces that are made anew.
 //! Never judges what that means for decisions.
 
 use super::clock::boottime;
+use super::decider::uplink_id;
 use super::error::AgentError;
 use super::machine::{self, own_table};
 use super::open::mark_rule;
+use super::sampler::Note;
 use super::start::{Tasks, acting, plain};
 use crate::config::Settings;
-use crate::core::input::Input;
-use crate::fib::RuleWatch;
+use crate::core::input::{Input, LinkEvent};
+use crate::fib::{LinkMonitor, RuleWatch};
+use crate::types::UplinkId;
+use std::sync::mpsc::SyncSender;
 use tokio::sync::{mpsc, watch};
 
 /// Spawns them.
@@ -16,7 +21,7 @@ pub(super) fn spawn(
     tasks: &mut Tasks,
     settings: &Settings,
     acts: &watch::Sender<bool>,
-    inputs: &mpsc::Sender<Input>,
+    (inputs, notes): (&mpsc::Sender<Input>, &SyncSender<Note>),
     stop: &watch::Receiver<bool>,
 ) -> Result<(), AgentError> {
     let (daemon, acts_now, stopped) = (acting(settings), acts.subscribe(), stop.clone());
@@ -26,6 +31,7 @@ pub(super) fn spawn(
     let own = own_table(settings);
     if !own.is_shared() {
         spawn_rule_watch(tasks, RuleWatch::open(own, mark_rule(settings))?, acts, inputs, stop);
+        spawn_inside(tasks, &settings.kernel.inside, notes.clone(), stop.clone())?;
     }
     Ok(())
 }
@@ -50,4 +56,32 @@ fn spawn_rule_watch(
         let (result, ()) = tokio::join!(rules.run(acts, events, boottime, stop), forward);
         ("the watch on the routing rule", plain(result))
     });
+}
+
+/// An inside interface that is made anew is marked anew. Here a link's number is its place in `kernel.inside`.
+fn spawn_inside(
+    tasks: &mut Tasks,
+    names: &[String],
+    notes: SyncSender<Note>,
+    stop: watch::Receiver<bool>,
+) -> Result<(), AgentError> {
+    let names: Vec<(UplinkId, String)> =
+        names.iter().enumerate().map(|(index, name)| (uplink_id(index), name.clone())).collect();
+    let monitor = LinkMonitor::open(names)?;
+    let (events, mut received) = mpsc::channel::<LinkEvent>(16);
+    tasks.spawn(async move {
+        let forward = async {
+            while let Some(event) = received.recv().await {
+                let notes = notes.clone();
+                let note = Note::Inside(event.uplink.index(), event.ifindex);
+                // The sampler may be in a sample; its queue is short and this task may wait, but not a runtime thread.
+                if !matches!(tokio::task::spawn_blocking(move || notes.send(note)).await, Ok(Ok(()))) {
+                    return;
+                }
+            }
+        };
+        let (result, ()) = tokio::join!(monitor.run(events, stop), forward);
+        ("the monitor of inside links", plain(result))
+    });
+    Ok(())
 }

@@ -6,20 +6,20 @@ use super::decider::{Decider, Directive, Identity, Sources, uplink_id};
 use super::error::AgentError;
 use super::gate::Gate;
 use super::guarded::{Ends, Guarded, Origin};
-use super::machine::{enforcing, own_table};
+use super::machine::{Interfaces, enforcing, own_table};
 use super::monitors;
 use super::open::{Opening, header};
 use super::orders::Desk;
 use super::privilege;
 use super::record::{self, Tap};
-use super::sampler::{Attachment, Note, Sampler};
+use super::sampler::{Attachment, Marking, Note, Sampler};
 use super::sessions::{self, Prepared, Session, Shown};
 use super::site;
 use super::standing::OrdersFile;
 use super::stop::{End, Parts};
 use super::table::{self, Job};
 use crate::bmp;
-use crate::config::Settings;
+use crate::config::{KernelMode, Settings};
 use crate::control::schema::{GuardianView, Quantiles};
 use crate::control::{self, Desks, Request};
 use crate::core::controller::Controller;
@@ -76,7 +76,6 @@ pub(super) fn start(
         learning: learning_rx,
         partings: sessions.len() + usize::from(!guarded.is_empty()),
         statuses: shown,
-        inside: interfaces.inside.iter().map(|link| link.ifindex).collect(),
         started: false,
         _lock: lock,
     };
@@ -85,11 +84,10 @@ pub(super) fn start(
     let decider =
         Decider::new(controller, (lease, off, local), (decisions, learning), lifeline, (jobs, tap), identity);
     let desk = (file, orders_rx, requests.clone(), notes.clone());
-    site::spawn(tasks, settings, &decider.acting, &inputs, &rest_rx)?;
+    site::spawn(tasks, settings, &decider.acting, (&inputs, &notes), &rest_rx)?;
     spawn_orders(tasks, settings, &decider, desk, &rest_rx);
     spawn_decider(tasks, decider, sources)?;
-    let uplinks = &interfaces.uplinks;
-    let sampler = sampler(settings, (datapath, counters, log), uplinks, fill_rx, (samples, durations))?;
+    let sampler = sampler(settings, (datapath, counters, log), &interfaces, fill_rx, (samples, durations))?;
     spawn_sampler(tasks, sampler, notes_rx)?;
     spawn_table(tasks, (table, live), jobs_rx, inputs.clone(), fill)?;
     spawn_watchers(tasks, settings, &interfaces.uplinks, (links, notes), &rest_rx)?;
@@ -162,10 +160,11 @@ fn policy(settings: &Settings, uplinks: &[LinkReport]) -> Policy {
 fn sampler(
     settings: &Settings,
     (datapath, counters, log): (Datapath, Counters, Option<KernelLog>),
-    uplinks: &[LinkReport],
+    found: &Interfaces,
     fill: watch::Receiver<TableFill>,
     (samples, durations): (mpsc::Sender<Sample>, watch::Sender<Quantiles>),
 ) -> Result<Sampler, AgentError> {
+    let marks = enforcing(settings) && settings.kernel.mode == KernelMode::Lease;
     Ok(Sampler {
         datapath,
         counters,
@@ -173,7 +172,9 @@ fn sampler(
         stats: StatsReader::open()?,
         interval: settings.policy.interval,
         alarm: Alarm::new(settings.policy.uplinks.iter().map(Uplink::limit_rate).collect()),
-        attached: uplinks.iter().map(attachment).collect(),
+        attached: found.uplinks.iter().map(attachment).collect(),
+        inside: found.inside.iter().map(|link| marking(link, marks)).collect(),
+        marks,
         fill,
         samples,
         durations,
@@ -183,6 +184,11 @@ fn sampler(
 fn attachment(link: &LinkReport) -> Attachment {
     let ifindex = Some(link.ifindex);
     Attachment { wanted: ifindex, attached: ifindex, header: header(link), failing: false }
+}
+
+fn marking(link: &LinkReport, marks: bool) -> Marking {
+    let wanted = Some(link.ifindex);
+    Marking { wanted, attached: wanted.filter(|_| marks), failing: false }
 }
 
 fn identity(

@@ -9,7 +9,6 @@ use super::sessions::Shown;
 use crate::config::Settings;
 use crate::datapath::{self, Datapath};
 use crate::fib;
-use crate::types::IfIndex;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -51,7 +50,6 @@ pub(super) struct Parts {
     pub(super) statuses: Vec<Shown>,
     /// Tasks that end as `End::Session`: one per session of our own, and one for the guardian's.
     pub(super) partings: usize,
-    pub(super) inside: Vec<IfIndex>,
     /// True once the start succeeded.
     pub(super) started: bool,
     /// Held as long as anything of ours may be in the table.
@@ -177,11 +175,9 @@ async fn clear_routes(settings: &Settings, parts: &mut Parts) -> bool {
 fn detach(settings: &Settings, parts: &mut Parts) -> bool {
     let Some(mut datapath) = parts.take_datapath() else { return false };
     let mut done = true;
-    for ifindex in std::mem::take(&mut parts.inside) {
-        if let Err(error) = datapath.detach_inside(ifindex) {
-            tracing::error!(%error, ifindex = ifindex.0, "the marking program is still attached");
-            done = false;
-        }
+    if let Err(error) = datapath.detach_marking() {
+        tracing::error!(%error, "the marking program is still attached");
+        done = false;
     }
     drop(datapath);
     if parts.started && !settings.datapath.keep_on_exit {
