@@ -180,7 +180,7 @@ impl Controller {
     pub fn new(policy: Policy, slot_capacity: u32, adopted: &Adopted, off: bool) -> Controller {
         let uplinks = policy.uplinks.len();
         let (tree, fault) = Tree::or_bare(&policy);
-        let mut controller = Controller {
+        let controller = Controller {
             tree,
             choices: Choices::default(),
             topology: Topology::new(&policy),
@@ -234,9 +234,13 @@ impl Controller {
             slot_sweep: None,
             policy,
         };
-        controller.load_static_routes();
-        controller.holds = controller.find_holds(Timestamp(0));
-        controller
+        controller.begun()
+    }
+
+    fn begun(mut self) -> Controller {
+        self.load_static_routes();
+        self.holds = self.find_holds(Timestamp(0));
+        self
     }
 
     fn load_static_routes(&mut self) {
