@@ -8,12 +8,15 @@
 //! holds it.
 
 use nix::errno::Errno;
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, UnixCredentials, connect, getsockopt, socket, sockopt,
+};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd as _;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 
 /// The same whatever is configured, or two configurations would not meet.
@@ -86,10 +89,7 @@ fn bind(name: &str) -> Result<Option<UnixListener>, Refused> {
         Err(error) => return Err(Refused::System(error)),
     };
     // Whose it is cannot be told of one that is bound and does not listen: ETM's always do.
-    let holder = UnixStream::connect_addr(&address).and_then(|stream| {
-        getsockopt(&stream, sockopt::PeerCredentials).map_err(|errno: Errno| io::Error::from(errno))
-    });
-    match holder {
+    match holder_of(name) {
         Ok(holder) if holder.uid() == 0 || holder.uid() == nix::unistd::geteuid().as_raw() => {
             Err(Refused::Held(Some(holder.pid())))
         }
@@ -107,6 +107,14 @@ fn bind(name: &str) -> Result<Option<UnixListener>, Refused> {
             Ok(None)
         }
     }
+}
+
+/// Who listens there. Without waiting: a stranger who lets nobody in must not stop the start.
+fn holder_of(name: &str) -> Result<UnixCredentials, Errno> {
+    let (family, kind) = (AddressFamily::Unix, SockType::Stream);
+    let stream = socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+    connect(stream.as_raw_fd(), &UnixAddr::new_abstract(name.as_bytes())?)?;
+    getsockopt(&stream, sockopt::PeerCredentials)
 }
 
 fn lock(path: &Path) -> Result<File, Refused> {
@@ -183,8 +191,7 @@ mod tests {
 
     #[test]
     fn a_name_that_does_not_listen_is_a_strangers_and_keeps_nobody_out() {
-        use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, socket};
-        use std::os::fd::AsRawFd;
+        use nix::sys::socket::bind;
         let name = name("stranger");
         let squatter = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).unwrap();
         bind(squatter.as_raw_fd(), &UnixAddr::new_abstract(name.as_bytes()).unwrap()).unwrap();
@@ -193,5 +200,26 @@ mod tests {
         assert!(lock.file.is_some());
         let second = take_in(directory.path(), &name).unwrap_err();
         assert!(matches!(second, Refused::Held(pid) if pid == own_pid()), "{second:?}");
+    }
+
+    #[test]
+    fn a_stranger_who_listens_and_lets_nobody_in_makes_nobody_wait() {
+        use nix::sys::socket::{Backlog, bind, listen};
+        let name = name("full");
+        let address = UnixAddr::new_abstract(name.as_bytes()).unwrap();
+        let kind = SockType::Stream;
+        let squatter = socket(AddressFamily::Unix, kind, SockFlag::empty(), None).unwrap();
+        bind(squatter.as_raw_fd(), &address).unwrap();
+        listen(&squatter, Backlog::new(1).unwrap()).unwrap();
+        let mut waiting = Vec::new();
+        loop {
+            let client = socket(AddressFamily::Unix, kind, SockFlag::SOCK_NONBLOCK, None).unwrap();
+            if connect(client.as_raw_fd(), &address).is_err() {
+                break;
+            }
+            waiting.push(client);
+        }
+        let directory = tempfile::tempdir().unwrap();
+        assert!(take_in(directory.path(), &name).unwrap().file.is_some());
     }
 }

@@ -176,8 +176,9 @@ impl Controller {
     /// A controller that knows its configuration and nothing else. `off` is the operator's switch as an
     /// earlier run left it; `slot_capacity` is the number of counter rows per uplink.
     pub fn new(policy: Policy, slot_capacity: u32, adopted: &Adopted, off: bool) -> Controller {
-        let (uplinks, (tree, fault)) = (policy.uplinks.len(), Tree::or_bare(&policy));
-        let mut controller = Controller {
+        let uplinks = policy.uplinks.len();
+        let (tree, fault) = Tree::or_bare(&policy);
+        let controller = Controller {
             tree,
             choices: Choices::default(),
             topology: Topology::new(&policy),
@@ -231,9 +232,13 @@ impl Controller {
             slot_sweep: None,
             policy,
         };
-        controller.load_static_routes();
-        controller.holds = controller.find_holds(Timestamp(0));
-        controller
+        controller.begun()
+    }
+
+    fn begun(mut self) -> Controller {
+        self.load_static_routes();
+        self.holds = self.find_holds(Timestamp(0));
+        self
     }
 
     fn load_static_routes(&mut self) {
