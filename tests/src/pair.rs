@@ -107,6 +107,11 @@ impl Pair {
         daemons::ask(&self.setup, &self.namespace(Role::Core), &self.directory(), words)
     }
 
+    /// Where the router runs.
+    pub fn router(&self) -> Namespace {
+        self.namespace(Role::Core)
+    }
+
     /// The customer's routes as `prefix via path`, sorted.
     ///
     /// # Errors

@@ -313,6 +313,38 @@ fn bird_as_core() {
     as_core(Daemon::Bird);
 }
 
+/// What docs/operations.md says of `redistribute kernel`: routes of ETM's own table stay inside. Those of the main table would
+/// not, which is why FRR as the border's daemon is refused with `kernel.mode = "main"`.
+#[test]
+fn frr_that_redistributes_the_kernels_routes_tells_nobody_of_etms_table() {
+    let Some(_turn) = turn() else { return };
+    let daemon = Daemon::Frr;
+    let setup = Setup { daemon, asn: ROUTER_AS, key: None, gtsm: false, passive: false, six: false };
+    let pair = Pair::up(setup).unwrap();
+    let router = format!("router bgp {ROUTER_AS}");
+    pair.ask(&["configure terminal", &router, "address-family ipv4 unicast", "redistribute kernel"]).unwrap();
+    let (kernel, metric) = (pair.router(), ["proto", "179", "metric", "10"]);
+    let add = |prefix: &str, table: &str| {
+        let route = [&["route", "add", prefix, "via", ETM_V4, "table", table], &metric[..]].concat();
+        kernel.ip(&route).unwrap()
+    };
+    add("198.51.100.0/25", "179");
+    add("198.51.100.128/25", "main");
+    let mut known = Vec::new();
+    wait_until("the customer to have the main table's route", PATIENCE, || {
+        known = pair.customer_routes().map_err(|error| error.to_string())?;
+        if known.iter().any(|route| route.contains("198.51.100.128/25")) {
+            Ok(())
+        } else {
+            Err(known.join(", "))
+        }
+    })
+    .unwrap();
+    assert!(!known.iter().any(|route| route.contains("198.51.100.0/25")), "{known:?}");
+    let shown = pair.ask(&["show ip route table 179"]).unwrap();
+    assert!(shown.contains("198.51.100.0/25"), "zebra knows it, and keeps it to itself: {shown}");
+}
+
 #[test]
 fn frr_as_core() {
     as_core(Daemon::Frr);
