@@ -173,6 +173,16 @@ fn enforce_on_trial_falls_back_unless_confirmed_and_a_restart_falls_back_too() {
     wait_overridden(&scene, false, PATIENCE);
 }
 
+/// Until `etm status` says, or no longer says, that an order to act would be refused.
+fn wait_refused(scene: &Scene, refused: bool) {
+    wait_until("the guard would-refuse to say what is so", PATIENCE, || {
+        let guards = status(scene)["guards"].clone();
+        let said = guards.as_array().is_some_and(|all| all.iter().any(|one| one["guard"] == "would-refuse"));
+        if said == refused { Ok(()) } else { Err(guards.to_string()) }
+    })
+    .unwrap();
+}
+
 #[test]
 fn a_mode_that_acts_is_refused_where_a_start_in_it_would_be() {
     let Some(_turn) = turn() else { return };
@@ -185,6 +195,10 @@ fn a_mode_that_acts_is_refused_where_a_start_in_it_would_be() {
     let (code, text) = said(&scene, &["mode", "enforce"]);
     assert!(code == Some(1) && text.contains("rp_filter"), "{text}");
     assert_eq!(status(&scene)["mode"], "observe");
+    wait_refused(&scene, true);
+    let loose = sysctl.replace("=1", "=2");
+    assert!(border.command("sysctl").args(["-w", &loose]).status().unwrap().success());
+    wait_refused(&scene, false);
     let answer = scene.agent.post("/v1/mode?mode=nonsense").unwrap_err().to_string();
     assert!(answer.contains("400") || answer.contains("unknown variant"), "{answer}");
     for bad in

@@ -62,11 +62,13 @@ pub enum Guard {
     Unrelieved,
     /// The kernel refused routes.
     KernelRefused,
+    /// What the machine says against acting: a start or an order to act would be refused.
+    WouldRefuse,
 }
 
 impl Guard {
     /// Every guard.
-    pub const ALL: [Guard; 8] = [
+    pub const ALL: [Guard; 9] = [
         Guard::ModeOnTrial,
         Guard::Drain,
         Guard::Canary,
@@ -75,6 +77,7 @@ impl Guard {
         Guard::ChangeRate,
         Guard::Unrelieved,
         Guard::KernelRefused,
+        Guard::WouldRefuse,
     ];
 
     /// The word shown to operators.
@@ -88,6 +91,7 @@ impl Guard {
             Guard::ChangeRate => "change-rate",
             Guard::Unrelieved => "unrelieved",
             Guard::KernelRefused => "kernel-refused",
+            Guard::WouldRefuse => "would-refuse",
         }
     }
 }

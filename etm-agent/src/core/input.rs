@@ -57,6 +57,8 @@ pub enum SiteEvent {
     },
     /// Routes of others that stand in ETM's own table now; none once all are gone.
     ForeignRoutes(Option<ForeignRoutes>),
+    /// All that speaks against acting on this machine as it is now, each with what to do; empty where nothing does.
+    Refusals(Vec<String>),
 }
 
 /// Routes of others in ETM's own table.

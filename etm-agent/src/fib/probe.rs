@@ -169,6 +169,19 @@ pub async fn probe_kernel(
     for (family, rule) in behind {
         findings.push(Finding::RulePassedBy { family, rule });
     }
+    findings.extend(probe_sysctls(uplinks));
+    // Where ETM shares the main table they are its own, of an earlier run.
+    let in_main = if own.is_shared() { Vec::new() } else { of_protocol_in_main(own.protocol).await? };
+    if let Some(first) = in_main.first() {
+        let (count, first) = (in_main.len(), *first);
+        findings.push(Finding::OwnProtocolInMain { count, first, protocol: own.protocol });
+    }
+    Ok(findings)
+}
+
+/// The part of it that costs nothing: the kernel's settings for forwarding and for `uplinks`.
+pub fn probe_sysctls(uplinks: &[String]) -> Vec<Finding> {
+    let mut findings = Vec::new();
     let everywhere = sysctl("ipv4/conf/all/rp_filter");
     for interface in uplinks {
         // The kernel takes the larger of the two; 1 is strict, 2 is loose.
@@ -186,13 +199,7 @@ pub async fn probe_kernel(
             findings.push(Finding::NotForwarding { family });
         }
     }
-    // Where ETM shares the main table they are its own, of an earlier run.
-    let in_main = if own.is_shared() { Vec::new() } else { of_protocol_in_main(own.protocol).await? };
-    if let Some(first) = in_main.first() {
-        let (count, first) = (in_main.len(), *first);
-        findings.push(Finding::OwnProtocolInMain { count, first, protocol: own.protocol });
-    }
-    Ok(findings)
+    findings
 }
 
 /// What speaks against routes of ETM in the main table beside those of others.

@@ -3,14 +3,20 @@
 
 use super::error::AgentError;
 use crate::config::{KernelMode, Settings};
+use crate::core::input::{Input, SiteEvent};
 use crate::core::policy::Mode;
 use crate::datapath::check_local_output;
 use crate::fib::{self, Cleaned, FibError, Finding, LinkReport, LinkState, OwnTable, resolve};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// How often the routing daemon is asked.
 const DAEMON_PAUSE: Duration = Duration::from_secs(30);
+/// How often it is looked whether acting would be refused; and so many looks between two questions to the daemon, and between
+/// two readings of whole tables.
+const LOOK: Duration = Duration::from_secs(5);
+const DAEMON_EVERY: u64 = 6;
+const TABLES_EVERY: u64 = 120;
 
 /// Where this configuration puts overrides.
 pub(super) fn own_table(settings: &Settings) -> OwnTable {
@@ -143,6 +149,54 @@ pub(super) async fn watch_daemon(
             Err(error) => tracing::debug!(%error, "the routing daemon cannot be asked"),
         }
     }
+}
+
+/// What speaks against acting as the machine is now, told to the decision whenever it changes: an operator who observes sees
+/// it before the order to act is refused. Asked of the kernel's settings with each look, of the daemon and of whole tables seldom.
+pub(super) async fn watch_refusals(
+    settings: Settings,
+    inputs: mpsc::Sender<Input>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let uplinks: Vec<String> = settings.policy.uplinks.iter().map(|uplink| uplink.name.clone()).collect();
+    let (mut known, mut of_tables, mut of_daemon) = (Vec::new(), Vec::new(), Vec::new());
+    for look in 0_u64.. {
+        if look % TABLES_EVERY == 0 {
+            match tables(&settings).await {
+                Ok(found) => of_tables = found,
+                // What was found before holds until it can be asked again.
+                Err(error) => tracing::debug!(%error, "the kernel's tables cannot be looked at"),
+            }
+        }
+        if look % DAEMON_EVERY == 0
+            && let Some(socket) = &settings.agent.bird_socket
+            && let Ok(found) = fib::probe_bird(own_table(&settings), socket).await
+        {
+            of_daemon = found;
+        }
+        let all = fib::probe_sysctls(&uplinks);
+        let against = all.iter().chain(&of_tables).chain(&of_daemon).filter(|found| found.refuses_enforce());
+        let against: Vec<String> = against.map(ToString::to_string).collect();
+        if against != known {
+            known.clone_from(&against);
+            if inputs.send(Input::Site(SiteEvent::Refusals(against))).await.is_err() {
+                return;
+            }
+        }
+        let told = tokio::time::timeout(LOOK, async {
+            let _ = stop.wait_for(|stop| *stop).await;
+        });
+        if told.await.is_ok() {
+            return;
+        }
+    }
+}
+
+async fn tables(settings: &Settings) -> Result<Vec<Finding>, FibError> {
+    let own = own_table(settings);
+    let mut found = fib::probe_kernel(own, settings.kernel.rule_priority, &[]).await?;
+    found.extend(beside_others(own).await?);
+    Ok(found)
 }
 
 fn judge(settings: &Settings, findings: &[Finding]) -> Result<Vec<String>, AgentError> {

@@ -9,6 +9,7 @@ use super::machine::{self, own_table};
 use super::open::mark_rule;
 use super::sampler::Note;
 use super::start::{Tasks, acting, plain};
+use super::stop::End;
 use crate::config::Settings;
 use crate::core::input::{Input, LinkEvent};
 use crate::fib::{LinkMonitor, RuleWatch};
@@ -27,6 +28,11 @@ pub(super) fn spawn(
     let (daemon, acts_now, stopped) = (acting(settings), acts.subscribe(), stop.clone());
     tasks.spawn(async move {
         ("the watch on the routing daemon", plain(machine::watch_daemon(daemon, acts_now, stopped).await))
+    });
+    let refusals = machine::watch_refusals(settings.clone(), inputs.clone(), stop.clone());
+    tasks.spawn(async move {
+        refusals.await;
+        ("the watch on what speaks against acting", End::Plain)
     });
     let own = own_table(settings);
     if !own.is_shared() {

@@ -121,6 +121,7 @@ impl Controller {
             Guard::KernelRefused,
             (refused > 0).then(|| format!("the kernel refused {refused} routes (`etm overrides`)")),
         );
+        add(Guard::WouldRefuse, self.site.refusals());
         guards
     }
 

@@ -20,9 +20,16 @@ pub(super) struct Site {
     foreign: Option<ForeignRoutes>,
     /// ETM's own routes that others changed, since the start.
     routes_touched: u64,
+    /// Why acting would be refused now.
+    refusals: Vec<String>,
 }
 
 impl Site {
+    /// Why an order to act would be refused now; none where it would not.
+    pub(super) fn refusals(&self) -> Option<String> {
+        (!self.refusals.is_empty()).then(|| self.refusals.join("; "))
+    }
+
     /// Reasons to stand still.
     pub(super) fn holds(&self) -> impl Iterator<Item = Hold> + '_ {
         let foreign = self.foreign.map(|ForeignRoutes { count, first, protocol }| Hold::ForeignRoutes {
@@ -47,6 +54,7 @@ impl Controller {
                 self.audit.push(now, EventKind::RulesPutBack { rules });
             }
             SiteEvent::RuleMissing(why) => self.site.rule = why,
+            SiteEvent::Refusals(refusals) => self.site.refusals = refusals,
             SiteEvent::RoutesTouched { count, first } => {
                 self.site.routes_touched += u64::try_from(count).unwrap_or(u64::MAX);
                 self.audit.push(now, EventKind::RoutesTouched { routes: count, first });

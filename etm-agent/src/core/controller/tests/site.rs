@@ -53,3 +53,19 @@ fn own_routes_that_others_change_are_counted_and_nothing_stands_still() {
     assert_eq!(world.controller.status(world.now).site.routes_touched, 2);
     assert!(world.holds().is_empty());
 }
+
+#[test]
+fn what_speaks_against_acting_is_a_guard_by_name_and_holds_nothing() {
+    let mut world = World::ready(two_exits(), &FOUR);
+    world.second(&STEP);
+    let named = |world: &World| {
+        let guards = world.controller.status(world.now).guards;
+        guards.into_iter().find(|guard| guard.guard == "would-refuse").map(|guard| guard.detail)
+    };
+    assert_eq!(named(&world), None);
+    world.give(Input::Site(SiteEvent::Refusals(vec!["one".to_owned(), "two".to_owned()])));
+    assert_eq!(named(&world).as_deref(), Some("one; two"));
+    assert!(world.holds().is_empty());
+    world.give(Input::Site(SiteEvent::Refusals(Vec::new())));
+    assert_eq!(named(&world), None);
+}
