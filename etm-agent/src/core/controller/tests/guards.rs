@@ -302,3 +302,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_uplink_that_nothing_can_relieve_is_a_guard_by_name_until_it_is_below_its_limit() {
+    let mut world = World::ready(two_exits(), &FOUR);
+    let unrelieved = |world: &World| {
+        world.controller.status(world.now).guards.iter().any(|guard| guard.guard == "unrelieved")
+    };
+    world.second(&CALM);
+    assert!(!unrelieved(&world));
+    for _ in 0..3 {
+        world.second(&FOUR.map(|prefix| (prefix, 60)));
+    }
+    assert!(unrelieved(&world));
+    for _ in 0..30 {
+        world.second(&CALM);
+    }
+    assert!(!unrelieved(&world), "{:?}", world.controller.status(world.now).guards);
+}
