@@ -57,7 +57,7 @@ pub struct Joined {
     pub held: usize,
     /// Until when they may be kept without a decision; zero where nothing is held.
     pub keep_until: Timestamp,
-    /// An operator switched off while no agent listened.
+    /// An operator switched off while no agent listened. The kernel's switch an agent reads itself, and later than we did.
     pub off: bool,
 }
 
@@ -186,7 +186,7 @@ impl Custody {
         });
         let held = self.told.announce.len();
         let keep_until = if held > 0 { self.decided_until + self.terms.adopt } else { Timestamp(0) };
-        Ok((Joined { epoch: self.epoch, held, keep_until, off: self.off || self.switch_off }, orders))
+        Ok((Joined { epoch: self.epoch, held, keep_until, off: self.off }, orders))
     }
 
     /// The connection of an agent is gone.

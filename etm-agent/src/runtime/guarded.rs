@@ -137,6 +137,7 @@ impl Guarded {
             peers: self.peers,
             orders: self.orders.1,
             stop: ends.stop,
+            told_on: 0,
         };
         tasks.spawn(async move { ("the announcements", announce(announcer).await) });
     }

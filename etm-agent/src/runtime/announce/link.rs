@@ -173,7 +173,7 @@ async fn talk(
     announcer: &mut Announcer,
     epoch: &mut Option<Epoch>,
 ) -> Parted {
-    let mut memory = Memory { on: announcer.stance.borrow().on, ..Memory::default() };
+    let mut memory = Memory { on: announcer.told_on, ..Memory::default() };
     if let Err(parted) = introduce(greeting, writer, heard, announcer, epoch).await {
         return parted;
     }
@@ -258,9 +258,10 @@ async fn introduce(
         let (state, pid, of_agent) = (GuardianState::Guarding, Some(greeting.pid), greeting.of_agent);
         *shown = GuardianView { state, pid, of_agent, held, starts: shown.starts, ..GuardianView::default() };
     });
-    if off {
-        // Somebody switched off while we were not there: so are we, until somebody says `on`.
-        let on = announcer.stance.borrow().on;
+    let on = announcer.stance.borrow().on;
+    // Somebody switched off while we were not there: so are we, until somebody says `on`. Who did so meanwhile is told next;
+    // an agent that did not answer at `off` finds the kernel's switch turned.
+    if off && on == announcer.told_on {
         let _ = announcer.directives.send(Directive::Off { on }).await;
     }
     Ok(())
@@ -271,6 +272,7 @@ async fn tell(writer: &mut Writer, announcer: &mut Announcer, memory: &mut Memor
     let stance = *announcer.stance.borrow_and_update();
     if stance.on != memory.on {
         (memory.on, memory.off) = (stance.on, false);
+        announcer.told_on = stance.on;
         memory.said_on += 1;
         say(writer, &ToGuardian::On).await?;
     }

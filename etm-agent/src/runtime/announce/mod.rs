@@ -75,6 +75,8 @@ pub(super) struct Announcer {
     /// What operators want of the guardian's sessions.
     pub(super) orders: mpsc::Receiver<(PeerId, SessionOrder)>,
     pub(super) stop: watch::Receiver<bool>,
+    /// Operators' words `on` that some guardian was told.
+    pub(super) told_on: u64,
 }
 
 /// The task's own state.
