@@ -197,7 +197,8 @@ fn a_mode_that_acts_is_refused_where_a_start_in_it_would_be() {
     assert_eq!(status(&scene)["mode"], "observe");
     wait_refused(&scene, true);
     let loose = sysctl.replace("=1", "=2");
-    assert!(border.command("sysctl").args(["-w", &loose]).status().unwrap().success());
+    let set = border.command("sysctl").args(["-w", &loose]).output().unwrap();
+    assert!(set.status.success(), "{set:?}");
     wait_refused(&scene, false);
     let answer = scene.agent.post("/v1/mode?mode=nonsense").unwrap_err().to_string();
     assert!(answer.contains("400") || answer.contains("unknown variant"), "{answer}");
