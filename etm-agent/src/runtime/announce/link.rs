@@ -272,9 +272,10 @@ async fn tell(writer: &mut Writer, announcer: &mut Announcer, memory: &mut Memor
     let stance = *announcer.stance.borrow_and_update();
     if stance.on != memory.on {
         (memory.on, memory.off) = (stance.on, false);
-        announcer.told_on = stance.on;
         memory.said_on += 1;
         say(writer, &ToGuardian::On).await?;
+        // Not before: a word that is lost with the connection is said to the next guardian.
+        announcer.told_on = stance.on;
     }
     let news = stance.tenure.filter(|tenure| Some(*tenure) != memory.tenure);
     if news == Some(Tenure::Released) {
