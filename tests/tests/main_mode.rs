@@ -29,9 +29,21 @@ fn write_config(lab: &Lab, (lease, kill_hung): (&'static str, bool)) -> PathBuf 
     agent::write_text(lab, &text.replace("inside = [\"in0\"]", "mode = \"main\"")).unwrap()
 }
 
+/// Exit status where acting would not be safe.
+const REFUSED: i32 = 5;
+
 /// A scene in which ETM has relieved transit-a by routes in the main table, with room for all traffic wherever it goes.
 fn steered(how: (&'static str, bool)) -> Scene {
-    let lab = Lab::up(LabOptions::default()).unwrap();
+    let scene = started(Lab::up(LabOptions::default()).unwrap(), how);
+    let since_ns = boottime_ns();
+    scene.wait_overrides().unwrap();
+    scene.settle(since_ns, 45.0).unwrap();
+    assert!(takes_overrides(&scene), "nothing to lose");
+    scene
+}
+
+/// A scene in which ETM is about to.
+fn started(lab: Lab, how: (&'static str, bool)) -> Scene {
     let path = write_config(&lab, how);
     let sink = Sink::start(&lab.namespace(Role::Sink)).unwrap();
     let agent = Agent::start_by(&lab, &path, "info").unwrap();
@@ -40,12 +52,7 @@ fn steered(how: (&'static str, bool)) -> Scene {
         .unwrap();
     let flows = Demand::by_home(47.5, 7.0, 6.0).flows(lab.table(), FRAME);
     let generator = Generator::start(&lab.namespace(Role::Content), &flows, FRAME).unwrap();
-    let scene = Scene { generator, sink, agent, lab };
-    let since_ns = boottime_ns();
-    scene.wait_overrides().unwrap();
-    scene.settle(since_ns, 45.0).unwrap();
-    assert!(takes_overrides(&scene), "nothing to lose");
-    scene
+    Scene { generator, sink, agent, lab }
 }
 
 fn takes_overrides(scene: &Scene) -> bool {
@@ -105,6 +112,53 @@ fn overrides_stand_beside_the_daemons_routes_and_off_takes_them_away() {
     assert_eq!(of_bird(&scene), bird);
     assert!(scene.agent.etm(&["on"]).unwrap().status.success());
     scene.wait_overrides().unwrap();
+}
+
+#[test]
+fn a_daemon_that_learns_etms_first_routes_ends_the_agent_within_seconds() {
+    let Some(_turn) = turn() else { return };
+    let lab = Lab::up(LabOptions::default()).unwrap();
+    let file = lab.directory().join("border.conf");
+    let conf = fs::read_to_string(&file).unwrap();
+    let learning =
+        conf.replacen("scan time 5; ipv4 { import none;", "scan time 5; learn; ipv4 { import all;", 1);
+    assert_ne!(learning, conf);
+    fs::write(&file, learning).unwrap();
+    lab.bird(Role::Border).configure().unwrap();
+    // There is nothing to learn yet, so nobody can see that it would.
+    let mut scene = started(lab, USUAL);
+    let status = scene.agent.wait_end(PATIENCE).unwrap();
+    let log = scene.agent.log();
+    assert_eq!(status.code(), Some(REFUSED), "{log}");
+    assert!(log.contains("remove `learn`"), "{log}");
+    wait_no_routes(&scene, SECOND);
+    let moves = scene.sink.moves_since(0);
+    let first = moves.iter().find(|m| m.from.is_some()).expect("its routes had moved something");
+    let until = scene.last_overridden_ns(&Provider::ALL).unwrap();
+    let held = millis_between(first.at_ns, until);
+    println!("a daemon that learns: first route to last packet {held:.0} ms");
+    assert!(held < 10_000.0, "long before the daemon would be asked anyway: {held} ms");
+    let daemon = scene.lab.bird(Role::Border);
+    wait_until("BIRD to forget them", PATIENCE, || {
+        let learnt = daemon.routes("where source = RTS_INHERIT").map_err(|error| error.to_string())?;
+        if learnt.is_empty() { Ok(()) } else { Err(format!("{learnt:?}")) }
+    })
+    .unwrap();
+}
+
+#[test]
+fn beside_a_daemon_that_cannot_be_asked_acting_is_refused() {
+    let Some(_turn) = turn() else { return };
+    let lab = Lab::up(LabOptions::default()).unwrap();
+    let text = fs::read_to_string(write_config(&lab, USUAL)).unwrap();
+    let without: Vec<&str> = text.lines().filter(|line| !line.starts_with("bird_socket")).collect();
+    assert_eq!(without.len() + 1, text.lines().count());
+    let path = agent::write_text(&lab, &without.join("\n")).unwrap();
+    let arguments = ["run", "--config", path.to_str().unwrap()];
+    let ended = agent::run_to_end(&lab, &[], &arguments, PATIENCE).unwrap();
+    assert_eq!(ended.status, Some(REFUSED), "{}", ended.said);
+    assert!(ended.said.contains("set agent.bird_socket"), "{}", ended.said);
+    assert!(traces::routes(&lab).unwrap().is_empty());
 }
 
 #[test]

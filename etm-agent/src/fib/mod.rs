@@ -41,7 +41,9 @@ pub use error::FibError;
 pub use gateways::GatewayMonitor;
 pub use links::{LinkMonitor, LinkReport, LinkState, resolve};
 pub use overrides::{Fence, Outcome, Overrides};
-pub use probe::{Finding, check_privileges, probe_bird, probe_kernel, probe_main, probe_sysctls};
+pub use probe::{
+    Finding, check_privileges, probe_bird, probe_kernel, probe_main, probe_sysctls, probe_unasked,
+};
 pub use routes::RouteMonitor;
 pub use rule_watch::RuleWatch;
 pub use rules::{MarkRule, ensure_rules, remove_rules};

@@ -71,6 +71,11 @@ pub enum Finding {
         /// How many.
         count: u64,
     },
+    /// BIRD's routes stand in the main table, and nobody can ask BIRD whether it learns ETM's beside them.
+    DaemonUnasked {
+        /// How many.
+        count: usize,
+    },
     /// Whether the routing daemon learns kernel routes is not known.
     DaemonUnknown {
         /// Path of the control socket that does not exist.
@@ -86,7 +91,8 @@ impl Finding {
             | Finding::OwnProtocolInMain { .. }
             | Finding::ZebraTakesOut { .. }
             | Finding::DaemonLearns { .. }
-            | Finding::DaemonLearntOwn { .. } => true,
+            | Finding::DaemonLearntOwn { .. }
+            | Finding::DaemonUnasked { .. } => true,
             Finding::NotForwarding { .. }
             | Finding::UsesDeadLinks { .. }
             | Finding::RulePassedBy { .. }
@@ -139,6 +145,11 @@ impl fmt::Display for Finding {
                 f,
                 "BIRD learnt {count} of ETM's own routes from the kernel and may announce them; \
                  remove `learn` from its kernel protocols and reconfigure BIRD"
+            ),
+            Finding::DaemonUnasked { count } => write!(
+                f,
+                "BIRD has {count} routes in the main table, where it would learn ETM's with `learn` on, and ETM cannot \
+                 ask it; set agent.bird_socket to BIRD's control socket (or kernel.mode = \"lease\")"
             ),
             Finding::DaemonUnknown { path } => write!(
                 f,
@@ -213,6 +224,14 @@ pub async fn probe_main() -> Result<Vec<Finding>, FibError> {
     Ok(if count > 0 { vec![Finding::ZebraTakesOut { count }] } else { Vec::new() })
 }
 
+/// What speaks against routes of ETM in the main table where no control socket of BIRD is known.
+pub async fn probe_unasked() -> Result<Vec<Finding>, FibError> {
+    /// RTPROT_BIRD (rtnetlink.h).
+    const BIRD: u8 = 12;
+    let count = of_protocol_in_main(BIRD).await?.len();
+    Ok(if count > 0 { vec![Finding::DaemonUnasked { count }] } else { Vec::new() })
+}
+
 /// Asks the BIRD behind `path` whether it learns kernel routes.
 pub async fn probe_bird(own: OwnTable, path: &Path) -> Result<Vec<Finding>, FibError> {
     Ok(match bird::ask_bird(path, own).await? {
@@ -278,6 +297,8 @@ mod tests {
         }
         let learns =
             Finding::DaemonLearns { name: "k4".to_owned(), table: "master4".to_owned(), imported: 1 };
+        let unasked = Finding::DaemonUnasked { count: 3 };
+        assert!(unasked.refuses_enforce() && unasked.to_string().contains("set agent.bird_socket"));
         assert!(
             learns.refuses_enforce() && learns.to_string().contains("remove `learn` from protocol kernel k4")
         );

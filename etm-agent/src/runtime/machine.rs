@@ -3,15 +3,19 @@
 
 use super::error::AgentError;
 use crate::config::{KernelMode, Settings};
+use crate::core::decision::Decision;
 use crate::core::input::{Input, SiteEvent};
 use crate::core::policy::Mode;
 use crate::datapath::check_local_output;
 use crate::fib::{self, Cleaned, FibError, Finding, LinkReport, LinkState, OwnTable, resolve};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
-/// How often the routing daemon is asked.
+/// How often the routing daemon is asked while ETM acts.
 const DAEMON_PAUSE: Duration = Duration::from_secs(30);
+/// And so long after ETM's first routes since it had none: a daemon that learns has them by the kernel's notification.
+const FIRST_ROUTES: Duration = Duration::from_secs(1);
 /// How often it is looked whether acting would be refused; and so many looks between two questions to the daemon, and between
 /// two readings of whole tables.
 const LOOK: Duration = Duration::from_secs(5);
@@ -74,6 +78,7 @@ pub(super) async fn routing(settings: &Settings, found: &Interfaces) -> Result<V
     let mut notes = Vec::new();
     let mut findings = fib::probe_kernel(own, settings.kernel.rule_priority, &uplinks).await?;
     findings.extend(beside_others(own).await?);
+    findings.extend(unasked(settings).await?);
     if let Some(socket) = &settings.agent.bird_socket {
         match fib::probe_bird(own, socket).await {
             Ok(found) => findings.extend(found),
@@ -119,11 +124,20 @@ async fn beside_others(own: OwnTable) -> Result<Vec<Finding>, FibError> {
     }
 }
 
+/// What speaks against sharing a table with a BIRD that cannot be asked. Reads all of BIRD's routes.
+async fn unasked(settings: &Settings) -> Result<Vec<Finding>, FibError> {
+    match own_table(settings).is_shared() && settings.agent.bird_socket.is_none() {
+        true => fib::probe_unasked().await,
+        false => Ok(Vec::new()),
+    }
+}
+
 /// Asks the routing daemon again and again while ETM acts, for what it learns shows only once there is something to
-/// learn. `settings` are those of a mode that acts.
+/// learn, and therefore also soon after ETM's first routes. `settings` are those of a mode that acts.
 pub(super) async fn watch_daemon(
     settings: Settings,
     acting: watch::Receiver<bool>,
+    mut decisions: watch::Receiver<Arc<Decision>>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), AgentError> {
     let (own, socket) = (own_table(&settings), settings.agent.bird_socket.clone());
@@ -131,12 +145,17 @@ pub(super) async fn watch_daemon(
         let _ = stop.wait_for(|stop| *stop).await;
         return Ok(());
     }
+    let mut had = false;
     loop {
-        let told = tokio::time::timeout(DAEMON_PAUSE, async {
-            let _ = stop.wait_for(|stop| *stop).await;
-        });
-        if told.await.is_ok() {
-            return Ok(());
+        let due = async {
+            tokio::select! {
+                () = tokio::time::sleep(DAEMON_PAUSE) => {}
+                () = first_routes(&mut decisions, &mut had) => tokio::time::sleep(FIRST_ROUTES).await,
+            }
+        };
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            () = due => {}
         }
         if !*acting.borrow() {
             continue;
@@ -147,6 +166,20 @@ pub(super) async fn watch_daemon(
             Ok(findings) => drop(judge(&settings, &findings)?),
             // A daemon that restarts cannot be asked; its session is down then, and nothing is decided.
             Err(error) => tracing::debug!(%error, "the routing daemon cannot be asked"),
+        }
+    }
+}
+
+/// Until a decision has kernel routes, and the one before had none. Never where no decision comes any more.
+async fn first_routes(decisions: &mut watch::Receiver<Arc<Decision>>, had: &mut bool) {
+    loop {
+        let has = !decisions.borrow_and_update().kernel.is_empty();
+        if has && !std::mem::replace(had, has) {
+            return;
+        }
+        *had = has;
+        if decisions.changed().await.is_err() {
+            std::future::pending().await
         }
     }
 }
@@ -196,6 +229,7 @@ async fn tables(settings: &Settings) -> Result<Vec<Finding>, FibError> {
     let own = own_table(settings);
     let mut found = fib::probe_kernel(own, settings.kernel.rule_priority, &[]).await?;
     found.extend(beside_others(own).await?);
+    found.extend(unasked(settings).await?);
     Ok(found)
 }
 

@@ -11,9 +11,11 @@ use super::sampler::Note;
 use super::start::{Tasks, acting, plain};
 use super::stop::End;
 use crate::config::Settings;
+use crate::core::decision::Decision;
 use crate::core::input::{Input, LinkEvent};
 use crate::fib::{LinkMonitor, RuleWatch};
 use crate::types::UplinkId;
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use tokio::sync::{mpsc, watch};
 
@@ -21,13 +23,16 @@ use tokio::sync::{mpsc, watch};
 pub(super) fn spawn(
     tasks: &mut Tasks,
     settings: &Settings,
-    acts: &watch::Sender<bool>,
+    (acts, decisions): (&watch::Sender<bool>, watch::Receiver<Arc<Decision>>),
     (inputs, notes): (&mpsc::Sender<Input>, &SyncSender<Note>),
     stop: &watch::Receiver<bool>,
 ) -> Result<(), AgentError> {
     let (daemon, acts_now, stopped) = (acting(settings), acts.subscribe(), stop.clone());
     tasks.spawn(async move {
-        ("the watch on the routing daemon", plain(machine::watch_daemon(daemon, acts_now, stopped).await))
+        (
+            "the watch on the routing daemon",
+            plain(machine::watch_daemon(daemon, acts_now, decisions, stopped).await),
+        )
     });
     let refusals = machine::watch_refusals(settings.clone(), inputs.clone(), stop.clone());
     tasks.spawn(async move {

@@ -84,7 +84,7 @@ pub(super) fn start(
     let decider =
         Decider::new(controller, (lease, off, local), (decisions, learning), lifeline, (jobs, tap), identity);
     let desk = (file, orders_rx, requests.clone(), notes.clone());
-    site::spawn(tasks, settings, &decider.acting, (&inputs, &notes), &rest_rx)?;
+    site::spawn(tasks, settings, (&decider.acting, decisions_rx.clone()), (&inputs, &notes), &rest_rx)?;
     spawn_orders(tasks, settings, &decider, desk, &rest_rx);
     spawn_decider(tasks, decider, sources)?;
     let sampler = sampler(settings, (datapath, counters, log), &interfaces, fill_rx, (samples, durations))?;
