@@ -1,23 +1,16 @@
-//! What local processes may say: requests on the control socket (an input that begins with a letter or `/`), and frames
-//! on the guardian's (any other; the first byte is left out).
+//! What local processes may say on the control socket: a request.
 //!
-//! Found wrong: a panic; a request that is refused without a reason; custody that stays without an agent.
+//! Found wrong: a panic; a request that is refused without a reason, or never answered.
 #![no_main]
 
 use axum::body::Body;
 use axum::http::{Method, Request as HttpRequest};
 use etm_agent::control::{Desks, Request, router};
-use etm_agent::core::custody::{Custody, Terms};
-use etm_agent::guardian::ToGuardian;
-use etm_agent::types::Timestamp;
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
-use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tower::ServiceExt;
-
-const LEASE: Duration = Duration::from_secs(10);
 
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| match tokio::runtime::Builder::new_current_thread().enable_time().build() {
@@ -43,39 +36,8 @@ fn request(text: &str) {
     });
 }
 
-/// Frames as the guardian takes them: from an agent that is listened to.
-fn frames(mut bytes: &[u8]) {
-    let terms = Terms { patience: None, adopt: Duration::from_secs(10), linger: None, lease: LEASE };
-    let (mut custody, mut now) = (Custody::new(terms), Timestamp(1));
-    let Ok((joined, _)) = custody.join(now, None) else { return };
-    let epoch = joined.epoch;
-    while let Ok((said, rest)) = postcard::take_from_bytes::<ToGuardian>(bytes) {
-        if rest.len() == bytes.len() {
-            break;
-        }
-        bytes = rest;
-        now = Timestamp(now.0 + 1_000_000_000);
-        let _ = match said {
-            ToGuardian::Off => Ok(custody.off(now)),
-            ToGuardian::Forget => Ok(custody.forget(now)),
-            ToGuardian::On => custody.on(now, epoch),
-            ToGuardian::Tenure(tenure) => custody.renew(now, epoch, tenure),
-            ToGuardian::Change(change) => custody.change(now, epoch, change.into()),
-            ToGuardian::Stop => custody.stop(now, epoch),
-            ToGuardian::Agent { .. } | ToGuardian::Order { .. } => continue,
-        };
+fuzz_target!(|data: &[u8]| {
+    if let Ok(text) = std::str::from_utf8(data) {
+        request(text);
     }
-    custody.leave(now, epoch);
-    custody.look(Timestamp(u64::MAX), false);
-    assert!(custody.told().announce.is_empty(), "announced without an agent, beyond every lease");
-}
-
-fuzz_target!(|data: &[u8]| match data {
-    [first, ..] if first.is_ascii_alphabetic() || *first == b'/' => {
-        if let Ok(text) = std::str::from_utf8(data) {
-            request(text);
-        }
-    }
-    [_, rest @ ..] => frames(rest),
-    [] => {}
 });

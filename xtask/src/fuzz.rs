@@ -11,9 +11,9 @@ use crate::process::{self, Error, Result};
 use crate::workspace;
 
 /// Every target; `fuzz/fuzz_targets` says of each what it takes and what it finds wrong.
-pub(crate) const TARGETS: [&str; 5] = ["bgp", "bmp", "mrt", "config", "control"];
+pub(crate) const TARGETS: [&str; 6] = ["bgp", "bmp", "mrt", "config", "control", "guardian"];
 
-/// Look for inputs that break what reads bytes from outside: BGP, BMP, MRT, configuration, control.
+/// Look for inputs that break what reads bytes from outside: BGP, BMP, MRT, configuration, control, guardian.
 ///
 /// Builds the targets of `fuzz/` with coverage feedback, by the stable compiler, and runs them for so many seconds, all
 /// at once where none is named. Found inputs stay below target/fuzz/corpus and are begun with the next time; what breaks
@@ -21,7 +21,7 @@ pub(crate) const TARGETS: [&str; 5] = ["bgp", "bmp", "mrt", "config", "control"]
 /// if nothing broke. `cargo xtask test` does the same for a short time.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// bgp, bmp, mrt, config or control; all of them without
+    /// bgp, bmp, mrt, config, control or guardian; all of them without
     #[arg(value_parser = TARGETS)]
     target: Option<String>,
     /// How long

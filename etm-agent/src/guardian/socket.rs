@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
@@ -239,11 +239,16 @@ fn replace_other_version(greeting: &Greeting) {
 
 /// The receiving half.
 #[derive(Debug)]
-pub struct Reader {
-    reader: OwnedReadHalf,
+pub struct Reader<R = OwnedReadHalf> {
+    reader: R,
 }
 
-impl Reader {
+impl<R: AsyncRead + Unpin> Reader<R> {
+    /// Of what comes after the preamble.
+    pub fn new(reader: R) -> Self {
+        Self { reader }
+    }
+
     /// The next frame. Not to be dropped half way: the rest of the frame would be taken for the next one.
     pub async fn hear<T: DeserializeOwned>(&mut self) -> Result<T, GuardianError> {
         let mut length = [0_u8; 4];

@@ -197,6 +197,24 @@ mod tests {
     }
 
     #[test]
+    fn what_the_fuzz_target_begins_with_is_understood() {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/guardian");
+        let mut frames = 0;
+        for seed in std::fs::read_dir(dir).unwrap() {
+            let path = seed.unwrap().path();
+            let bytes = std::fs::read(&path).unwrap();
+            let mut rest = &bytes[1..];
+            while let Some((length, after)) = rest.split_first_chunk::<4>() {
+                let length = usize::try_from(u32::from_le_bytes(*length)).unwrap();
+                let said = postcard::from_bytes::<ToGuardian>(&after[..length]);
+                assert!(said.is_ok(), "{}: {said:?}; a new encoding needs new seeds", path.display());
+                (rest, frames) = (&after[length..], frames + 1);
+            }
+        }
+        assert!(frames >= 18, "{frames}");
+    }
+
+    #[test]
     fn whatever_was_known_the_parts_lead_to_the_new_decision() {
         let states = [
             decision(1, []),
