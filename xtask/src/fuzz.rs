@@ -31,7 +31,7 @@ pub(crate) struct Args {
 
 /// Entry point of the command.
 pub(crate) fn command(args: &Args) -> Result<ExitCode> {
-    process::run(&mut build())?;
+    process::run(&mut build(Build::Fast))?;
     let targets: Vec<&str> = match &args.target {
         Some(target) => vec![target.as_str()],
         None => TARGETS.to_vec(),
@@ -42,9 +42,21 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Which of the two is to be fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Build {
+    /// The targets: for who lets them run.
+    Fast,
+    /// Building them, by two thirds: for a short run, in which they go through an eighth as many inputs.
+    Soon,
+}
+
 /// Builds all targets.
-pub(crate) fn build() -> Command {
+pub(crate) fn build(how: Build) -> Command {
     let mut command = workspace::cargo("build");
+    if how == Build::Soon {
+        command.args(["--config", "profile.dev.package.etm-agent.opt-level=0"]);
+    }
     command
         .args(["--bins", "--manifest-path"])
         .arg(directory().join("Cargo.toml"))
