@@ -1,12 +1,14 @@
 //! Judges a plan before anything acts on it: that it is lawful, and that its certificate is true. Shares no code with the
 //! solver: from the problem as it was stated it computes loads, costs and the dual again, its own way. Never repairs.
 
+pub mod parts;
 mod proved;
 
 pub use self::proved::{Proved, proved};
 
 use super::plan::model::{Demand, Node, Prices, Rules};
 use super::plan::{Plan, Verdict};
+use crate::types::Prefix;
 
 /// Why a plan may not be used.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -34,6 +36,32 @@ pub enum Veto {
     Divided {
         /// Position.
         prefix: usize,
+    },
+    /// A part of a prefix that is too small, too large, or more than the prefix.
+    #[error("{share} of 256 flows of {prefix} is no part; keep the last good plan")]
+    PartShare {
+        /// Destination.
+        prefix: Prefix,
+        /// In 256ths.
+        share: u16,
+    },
+    /// A prefix divided between exits of which it may not use both.
+    #[error(
+        "{prefix} is divided between exits number {home} and {to}, which it may not; keep the last good plan"
+    )]
+    PartExit {
+        /// Destination.
+        prefix: Prefix,
+        /// Position.
+        home: usize,
+        /// Position.
+        to: usize,
+    },
+    /// A prefix that is placed twice.
+    #[error("{prefix} is divided and placed as a whole as well; keep the last good plan")]
+    PartAndWhole {
+        /// Destination.
+        prefix: Prefix,
     },
     /// A hard limit exceeded by the plan that staying does not exceed as much.
     #[error(

@@ -84,8 +84,6 @@ pub struct Projection {
     pub parts: Vec<Part>,
     /// Of the items, those that were parts until now.
     pub undivided: BTreeSet<Prefix>,
-    /// Parts that end though all of their prefix stays where it is planned.
-    pub ended: Vec<Item>,
     /// What they brought home, and where.
     pub returned: Vec<(ExitId, BitRate)>,
     /// What the items may use.
@@ -160,26 +158,41 @@ impl Projection {
         left
     }
 
-    /// Parts give way to what a placement sends home.
-    pub fn settle(&mut self, (tree, policy): (&Tree, &Policy), rooms: &[Room], placement: &Placement) {
+    /// Parts give way to what a placement sends home; true where one did: the placement knows nothing of what that brings
+    /// home, and has to be made anew.
+    pub fn settle(
+        &mut self,
+        (tree, policy): (&Tree, &Policy),
+        rooms: &[Room],
+        placement: &Placement,
+    ) -> bool {
+        let mut gave = false;
         let (items, choices, caps) = (&self.items[..], &self.choices[..], Caps::NONE);
         let board = Board { tree, policy, rooms, items, choices, caps };
         let verdicts = settle(&board, placement, &self.parts);
         for (mut part, verdict) in std::mem::take(&mut self.parts).into_iter().zip(verdicts) {
             if let Verdict::Share(share) = verdict {
+                let (home, before) = (part.item.home, part.moved(part.share));
+                gave |= share != part.share;
                 part.share = share;
+                self.returned.push((home, before.saturating_sub(part.moved(share))));
                 self.parts.push(part);
             } else {
-                self.ended.push(part.item);
+                gave = true;
+                self.returned.push((part.item.home, part.moved(part.share)));
+                self.undivided.insert(part.item.prefix);
+                self.items.push(Item { current: part.item.home, ..part.item });
             }
         }
+        self.items.sort_unstable_by_key(|item| item.prefix);
+        gave
     }
 
     /// The same with nothing divided.
     #[must_use]
     pub fn whole(&self) -> Projection {
         let mut whole = self.clone();
-        whole.items.extend(whole.parts.drain(..).map(|part| part.item).chain(whole.ended.drain(..)));
+        whole.items.extend(whole.parts.drain(..).map(|part| part.item));
         whole.items.sort_unstable_by_key(|item| item.prefix);
         whole
     }

@@ -297,6 +297,10 @@ pub fn split(board: &Board<'_>, placement: &mut Placement) {
         if real(item.rate) < LARGE * board.tree.marks()[node].limit {
             continue;
         }
+        // The rest stays at home: that must be lawful too.
+        if !board.choices_of(item).contains(&item.home) {
+            continue;
+        }
         if whole_moves_mend(&ground, &placement.exits, node) {
             continue;
         }

@@ -128,7 +128,7 @@ impl EventKind {
                     "{prefix} goes back to {back_to}: of its {demand_bps} the counters show {there_bps} on {to} \
                      (failure {failures}, not tried again for {retry_s} s)"
                 )?;
-                refused.iter().try_for_each(|why| write!(f, "; the kernel refused the route: {why}"))
+                cause(f, refused.as_deref())
             }
             EventKind::ModeChanged { from, to, confirm_s: None } => {
                 write!(f, "mode {} by order, {} before", to.as_str(), from.as_str())
@@ -196,4 +196,15 @@ impl EventKind {
 
 fn joined(holds: &[Hold]) -> String {
     holds.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Why traffic may not have followed a move.
+fn cause(f: &mut fmt::Formatter<'_>, refused: Option<&str>) -> fmt::Result {
+    match refused {
+        Some(why) => write!(f, "; the kernel refused the route: {why}"),
+        // What the router itself sends is counted like the rest, and by default follows no override.
+        None => f.write_str(
+            "; what this router itself sends follows only with kernel.local_output, or in mode main",
+        ),
+    }
 }

@@ -5,6 +5,7 @@
 
 mod approve;
 mod browse;
+mod division;
 mod effects;
 mod explain;
 mod guards;

@@ -223,13 +223,21 @@ impl Controller {
             }
             let mut projection = std::mem::take(&mut self.projection);
             let caps = self.review(now, &mut projection);
-            let placement = self.place(&projection, caps);
-            if !projection.parts.is_empty() {
-                let rooms = self.rooms(&projection);
-                projection.settle((&self.tree, &self.policy), &rooms, &placement);
+            let mut placement = self.place(&projection, caps);
+            // Parts only shrink here, so it ends. What they bring home is planned for before anything is done.
+            while !projection.parts.is_empty()
+                && projection.settle((&self.tree, &self.policy), &self.rooms(&projection), &placement)
+            {
+                placement = self.place(&projection, caps);
             }
             stale = self.bar_wide_prefixes(&projection, &placement);
             if !stale {
+                let all = self.caps(now, projection.total);
+                if let Some(why) = self.doubt(&projection, &placement, (all, caps)) {
+                    self.refuse(now, why);
+                    self.projection = projection;
+                    return;
+                }
                 self.apply(now, &projection, &placement);
                 self.judge(now, placement);
                 self.projection = projection;
@@ -264,15 +272,20 @@ impl Controller {
                 self.memory.keep(&study);
             }
             Some(why) => {
-                self.vetoes += 1;
-                if self.veto.is_none() {
-                    self.audit.push(now, EventKind::PlanVetoed { why: why.clone() });
-                }
-                self.veto = Some(why.clone());
+                self.refuse(now, why.clone());
                 // What the next plan starts from may be what is wrong.
                 self.memory = Memory::default();
             }
         }
+    }
+
+    /// Counts what the checker refused, and says it once.
+    fn refuse(&mut self, now: Timestamp, why: String) {
+        self.vetoes += 1;
+        if self.veto.is_none() {
+            self.audit.push(now, EventKind::PlanVetoed { why: why.clone() });
+        }
+        self.veto = Some(why);
     }
 
     /// Takes over what an earlier run left in the kernel, as far as it may stand; the placement judges it like the rest.
@@ -364,10 +377,6 @@ impl Controller {
                 Some(_) => self.reason_of_part(projection, placement, item),
             };
             self.send(now, item, (to, share), reason);
-        }
-        for item in &projection.ended {
-            let reason = self.reason_of_part(projection, placement, item);
-            self.send(now, item, (item.home, FlowShare::ALL), reason);
         }
         for part in &projection.parts {
             let reason = self.reason_of_part(projection, placement, &part.item);
