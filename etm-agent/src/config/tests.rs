@@ -92,6 +92,13 @@ fn sessions_get_names_roles_and_our_community() {
     let roles: Vec<Role> = settings.policy.peers.iter().map(|peer| peer.role).collect();
     assert_eq!(roles, [Role::Learn, Role::Inject]);
     assert_eq!(settings.policy.community, "64500:179".parse::<Community>().unwrap());
+    // Four octets do not fit: what is taken instead must be what may be written by hand, too.
+    let large = EXAMPLE.replace("64500", "4200000000");
+    let taken = parse("example", &large).unwrap().policy.community;
+    assert_eq!(taken, "65534:179".parse::<Community>().unwrap());
+    let written = large.replacen("[bgp]\n", "[bgp]\ncommunity = \"65534:179\"\n", 1);
+    assert_ne!(written, large);
+    assert_eq!(parse("example", &written).unwrap().policy.community, taken);
 }
 
 #[test]

@@ -374,9 +374,11 @@ impl Check {
     }
 
     fn community(&mut self, bgp: Option<&raw::Bgp>) -> Community {
+        /// Stands for an AS that does not fit: the last one of private use (RFC 6996); those above it are reserved (RFC 1997).
+        const PRIVATE_AS: u16 = 65_534;
         // The low half is the table's number: recognisable, and unlikely to be in use.
         let own = bgp.map_or(0, |bgp| *bgp.asn.get_ref());
-        let default = Community(u32::from(u16::try_from(own).unwrap_or(65_535)) << 16 | 179);
+        let default = Community(u32::from(u16::try_from(own).unwrap_or(PRIVATE_AS)) << 16 | 179);
         let given = bgp.and_then(|bgp| bgp.community.as_ref());
         let Some(text) = given else { return default };
         let Some(community) = self.parse(text) else { return default };
