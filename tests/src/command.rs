@@ -47,6 +47,7 @@ fn package_of(program: &str) -> &'static str {
         "nsenter" => "util-linux",
         "bpftool" => "bpftool",
         "tcpdump" => "tcpdump",
+        "strace" => "strace",
         "gobgp" | "gobgpd" => "gobgpd",
         "vtysh" | "/usr/lib/frr/bgpd" | "/usr/lib/frr/zebra" => "frr",
         "zstd" => "zstd",

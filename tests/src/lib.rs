@@ -30,6 +30,7 @@ pub mod pair_plan;
 pub mod poll;
 pub mod report;
 pub mod scene;
+pub mod starved;
 pub mod state;
 pub mod table;
 pub mod topology;

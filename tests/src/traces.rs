@@ -142,6 +142,15 @@ fn tcx_names(interface: &str, attach: TcAttachType) -> Result<Vec<String>, LabEr
 /// # Errors
 /// The process is gone, or its namespace cannot be entered.
 pub fn lost_notifications(namespace: &Namespace, pid: i32) -> Result<Vec<u64>, LabError> {
+    let drops = route_sockets(namespace, pid)?.into_iter().map(|(_, drops)| drops);
+    Ok(drops.filter(|drops| *drops > 0).collect())
+}
+
+/// The rtnetlink sockets of a process: inode, and notifications that were lost.
+///
+/// # Errors
+/// The process is gone, or its namespace cannot be entered.
+pub fn route_sockets(namespace: &Namespace, pid: i32) -> Result<Vec<(String, u64)>, LabError> {
     let what = || format!("read the sockets of process {pid}");
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).map_err(LabError::io(what()))?.flatten();
     let links = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
@@ -149,13 +158,16 @@ pub fn lost_notifications(namespace: &Namespace, pid: i32) -> Result<Vec<u64>, L
     let sockets: BTreeSet<String> = links.filter_map(inode).collect();
     let text = namespace
         .inside(|| fs::read_to_string("/proc/thread-self/net/netlink").map_err(LabError::io(what())))?;
-    // sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode
-    let drops = text.lines().skip(1).filter_map(|line| {
+    // sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode; Eth is the protocol, and 0 is NETLINK_ROUTE
+    let rows = text.lines().skip(1).filter_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        words.last().filter(|inode| sockets.contains(**inode))?;
-        words.get(8)?.parse().ok()
+        let inode = words.last().filter(|inode| sockets.contains(**inode))?;
+        if words.get(1) != Some(&"0") {
+            return None;
+        }
+        Some(((*inode).to_owned(), words.get(8)?.parse().ok()?))
     });
-    Ok(drops.filter(|drops| *drops > 0).collect())
+    Ok(rows.collect())
 }
 
 fn walk(path: &Path, found: &mut Vec<String>) {

@@ -1,15 +1,18 @@
-//! Notifications that the kernel could not deliver: while the agent is stopped, others flood the kernel with routes until its
-//! sockets overrun, and only then change what it must know. Needs root.
+//! What the kernel has no memory for. Notifications that it could not deliver: while the agent is stopped, others flood the kernel with routes until its
+//! sockets overrun, and only then change what it must know. Requests that it could not take. Needs root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "an unwrap is the assertion of a test")]
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use etm_tests::agent::AgentOptions;
+use etm_tests::clock::boottime_ns;
 use etm_tests::lab::LabOptions;
 use etm_tests::netns::Namespace;
-use etm_tests::poll::wait_until;
+use etm_tests::poll::{pass_time, wait_until};
 use etm_tests::scene::{PATIENCE, Scene, turn};
+use etm_tests::starved::Starved;
 use etm_tests::topology::{Provider, Role};
 use etm_tests::traces::lost_notifications;
 use etm_tests::traffic::Demand;
@@ -122,4 +125,67 @@ fn after_an_overrun_the_agents_routes_are_the_wanted_ones_and_nobody_elses_were_
     expected.insert("-4 blackhole 203.0.113.0/25 proto 250".to_owned());
     assert_eq!(table(&border, "main"), expected);
     assert_eq!(scene.agent.state().unwrap(), "steering");
+}
+
+/// Prefixes of the overrides in ETM's table.
+fn steered(border: &Namespace) -> BTreeSet<String> {
+    let rows = table(border, "179");
+    let ours = rows.iter().filter(|row| row.contains(" via "));
+    ours.filter_map(|row| Some(row.split_whitespace().nth(1)?.to_owned())).collect()
+}
+
+fn wait_kernel_is_as_told(scene: &Scene) {
+    wait_until("the kernel to hold exactly what is wanted", PATIENCE, || {
+        let overrides = scene.agent.overrides().map_err(|error| error.to_string())?;
+        let wanted: BTreeSet<String> = overrides.iter().map(|o| o.prefix.to_string()).collect();
+        let have = steered(&scene.lab.namespace(Role::Border));
+        if have == wanted { Ok(()) } else { Err(format!("{have:?}, wanted {wanted:?}")) }
+    })
+    .map_err(|error| scene.agent.with_log(error))
+    .unwrap();
+}
+
+#[test]
+fn requests_that_the_kernel_has_no_memory_for_are_said_again_when_it_has() {
+    let Some(_turn) = turn() else { return };
+    let (calm, heavy) = (Demand::by_home(20.0, 7.0, 6.0), Demand::by_home(47.5, 7.0, 6.0));
+    let mut scene = Scene::start(LabOptions::default(), &AgentOptions::default(), &calm).unwrap();
+    let border = scene.lab.namespace(Role::Border);
+    let directory = scene.lab.directory();
+    assert_eq!(steered(&border), BTreeSet::new());
+    // It wants routes, and none can be had.
+    let starved = Starved::begin(&border, scene.agent.pid(), &directory).unwrap();
+    scene.demand(&heavy);
+    wait_until("requests to be refused", PATIENCE, || {
+        if starved.refused() > 0 { Ok(()) } else { Err("none yet".to_owned()) }
+    })
+    .map_err(|error| scene.agent.with_log(error))
+    .unwrap();
+    pass_time(Duration::from_secs(2));
+    assert_eq!(steered(&border), BTreeSet::new(), "none could be had");
+    let refused = starved.end();
+    assert!(scene.agent.ended().is_none(), "{}", scene.agent.log());
+    println!("{refused} requests refused while it wanted to steer");
+    scene.wait_overrides().map_err(|error| scene.agent.with_log(error)).unwrap();
+    wait_kernel_is_as_told(&scene);
+    // Switched off, it wants them away, and none can be removed: packets go plain all the same.
+    let starved = Starved::begin(&border, scene.agent.pid(), &directory).unwrap();
+    scene.agent.off().unwrap();
+    pass_time(Duration::from_secs(1));
+    let off_ns = boottime_ns();
+    pass_time(Duration::from_secs(1));
+    assert_eq!(scene.overridden_since(off_ns, &Provider::ALL), 0, "{}", scene.agent.log());
+    let refused = starved.end();
+    println!("{refused} requests refused while it was off");
+    wait_until("its routes to be gone", PATIENCE, || {
+        let left = steered(&border);
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .map_err(|error| scene.agent.with_log(error))
+    .unwrap();
+    assert!(scene.agent.ended().is_none(), "{}", scene.agent.log());
+    let on = scene.agent.etm(&["on"]).unwrap();
+    assert!(on.status.success(), "{}\n{}", String::from_utf8_lossy(&on.stderr), scene.agent.log());
+    scene.wait_overrides().map_err(|error| scene.agent.with_log(error)).unwrap();
+    wait_kernel_is_as_told(&scene);
 }

@@ -31,6 +31,12 @@ pub enum FibError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The kernel has no memory for a request; nothing of it was done.
+    #[error("the kernel has no memory for a netlink request now: {source}; it is made again")]
+    NoMemory {
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// Messages were lost in the socket's receive buffer; what was known is incomplete.
     #[error(
         "the kernel sent netlink messages faster than they were read and dropped some; read the state anew"

@@ -59,6 +59,8 @@ impl GatewayMonitor {
     ) -> Result<(), FibError> {
         let mut requests = Endpoint::open()?;
         let mut news = self.read(&mut requests).await?;
+        // The kernel had no memory for that question.
+        let mut unread = false;
         let mut retry = tokio::time::interval(RETRY);
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -75,10 +77,17 @@ impl GatewayMonitor {
                             Messages(datagram).filter_map(|message| word(&message, &self.gateways)).collect();
                         news.extend(words.into_iter().filter_map(|said| self.take(said)));
                     }
-                    Err(FibError::Overrun) => news = self.read(&mut requests).await?,
+                    Err(FibError::Overrun) => {
+                        (news, unread) = spared(self.read(&mut requests).await)?;
+                    }
                     Err(error) => return Err(error),
                 },
-                _ = retry.tick(), if !self.lost.is_empty() => self.try_again(&mut requests).await?,
+                _ = retry.tick(), if unread || !self.lost.is_empty() => {
+                    if unread {
+                        (news, unread) = spared(self.read(&mut requests).await)?;
+                    }
+                    spared(self.try_again(&mut requests).await)?;
+                }
             }
         }
     }
@@ -112,6 +121,15 @@ impl GatewayMonitor {
             |index: usize| Request { kind: RTM_NEWNEIGH, flags: NLM_F_CREATE, body: Raw(&bodies[index]) };
         // A refusal says that the interface is gone or down: its link, not the gateway, is what matters then.
         requests.transact(bodies.len(), request).await.map(drop)
+    }
+}
+
+/// Nothing, and true, where the kernel had no memory for a request: it is made again with the next attempt.
+fn spared<T: Default>(result: Result<T, FibError>) -> Result<(T, bool), FibError> {
+    match result {
+        Ok(value) => Ok((value, false)),
+        Err(FibError::NoMemory { .. }) => Ok((T::default(), true)),
+        Err(error) => Err(error),
     }
 }
 

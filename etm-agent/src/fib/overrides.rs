@@ -41,8 +41,25 @@ pub struct Overrides {
 /// Whether something may stand now.
 pub type Fence = Box<dyn Fn() -> bool + Send + Sync>;
 
-/// How often a fence is asked.
+/// How often a fence is asked, and a kernel without memory.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// Nothing where the kernel had no memory for a request: what was asked is asked again, for then it is another question.
+fn spared<T>(result: Result<T, FibError>, known: &mut bool) -> Result<Option<T>, FibError> {
+    match result {
+        Ok(value) => {
+            *known = true;
+            Ok(Some(value))
+        }
+        Err(error @ FibError::NoMemory { .. }) => {
+            if std::mem::replace(known, false) {
+                tracing::warn!(%error, "kernel routes stand as they are");
+            }
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
 
 impl fmt::Debug for Overrides {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -117,18 +134,16 @@ impl Overrides {
         let mut told: Option<Installed> = None;
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let nothing = Routes::new();
-        self.resync().await?;
         let mut site = Witness::new(reports.clone());
+        // False while the kernel has no memory for requests: then it is not known what the table holds.
+        let mut known = true;
+        spared(self.resync().await, &mut known)?;
         loop {
             if site.tell_foreign(self.foreign).await.is_err() {
                 return Ok(self);
             }
             let decision = Arc::clone(&decisions.borrow_and_update());
-            if decision.generation.0 > 0 {
-                let may_stand = self.fence.as_ref().is_none_or(|fence| fence());
-                let wanted = if may_stand { &decision.kernel } else { &nothing };
-                let outcome = self.converge_or_resync(wanted).await?;
+            if let Some(outcome) = spared(self.follow(&decision, known).await, &mut known)?.flatten() {
                 let news = Installed {
                     generation: decision.generation,
                     at: clock(),
@@ -145,12 +160,11 @@ impl Overrides {
             tokio::select! {
                 () = super::stopped(&mut shutdown) => return Ok(self),
                 changed = decisions.changed() => if changed.is_err() { return Ok(self) },
-                _ = look.tick(), if self.fence.is_some() => {}
+                _ = look.tick(), if self.fence.is_some() || !known => {}
                 disturbed = disturbance::next(&mut monitor, self.own, self.requests.port()) => {
                     let by_others = disturbed?;
-                    self.requests.barrier().await?;
                     let before = std::mem::take(&mut self.installed);
-                    let odd = self.resync_counting().await?;
+                    let Some(odd) = spared(self.read_again().await, &mut known)? else { continue };
                     // The guardian takes away what may not stand any more.
                     let meant = self.fence.as_ref().is_none_or(|fence| fence());
                     let touched = plan::differing(&before, &self.installed).chain(odd);
@@ -160,6 +174,26 @@ impl Overrides {
                 }
             }
         }
+    }
+
+    /// Makes the table hold what `decision` wants, once there is one; reads it before where it is not `known`.
+    async fn follow(&mut self, decision: &Decision, known: bool) -> Result<Option<Outcome>, FibError> {
+        if !known {
+            self.resync().await?;
+        }
+        if decision.generation.0 == 0 {
+            return Ok(None);
+        }
+        let may_stand = self.fence.as_ref().is_none_or(|fence| fence());
+        let nothing = Routes::new();
+        let wanted = if may_stand { &decision.kernel } else { &nothing };
+        self.converge_or_resync(wanted).await.map(Some)
+    }
+
+    /// Reads the table after a disturbance, as `resync_counting` does.
+    async fn read_again(&mut self) -> Result<Vec<Prefix>, FibError> {
+        self.requests.barrier().await?;
+        self.resync_counting().await
     }
 
     /// Makes the table hold exactly `wanted`.

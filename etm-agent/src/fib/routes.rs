@@ -104,6 +104,10 @@ impl RouteMonitor {
                 Err(_) => Turn::Stop,
             },
             Err(FibError::Overrun) => Turn::Resync,
+            Err(error @ FibError::NoMemory { .. }) => {
+                tracing::debug!(%error, "the main table is read again");
+                Turn::Resync
+            }
             Err(error) => return Err(error),
         };
         Ok(turn)

@@ -220,6 +220,10 @@ impl Endpoint {
         let kernel = SocketAddr::new(0, 0);
         match self.socket.socket_ref().send_to(bytes, &kernel, 0) {
             Ok(_) => Ok(()),
+            // netlink_sendmsg (Linux): no buffer could be had, and nothing was taken.
+            Err(source) if matches!(source.raw_os_error(), Some(libc::ENOBUFS | libc::ENOMEM)) => {
+                Err(FibError::NoMemory { source })
+            }
             Err(source) => Err(FibError::Netlink { source }),
         }
     }

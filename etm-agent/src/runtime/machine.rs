@@ -179,7 +179,7 @@ async fn first_routes(decisions: &mut watch::Receiver<Arc<Decision>>, had: &mut 
         }
         *had = has;
         if decisions.changed().await.is_err() {
-            std::future::pending().await
+            return std::future::pending().await;
         }
     }
 }
