@@ -9,11 +9,11 @@ pub mod judge;
 pub mod kernel;
 pub mod observer;
 pub mod schedule;
+pub mod tally;
 pub mod timeline;
 mod two;
 pub mod world;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -26,6 +26,7 @@ use crate::chaos::judge::Violation;
 use crate::chaos::kernel::{MAIN, OWN, Reader};
 use crate::chaos::observer::{Ground, Seen, Watch, difference};
 use crate::chaos::schedule::{Planned, Schedule};
+use crate::chaos::tally::Tally;
 use crate::chaos::timeline::{MS, Terms, Timeline};
 use crate::chaos::world::{UPLINK_BPS, World, demand, options};
 use crate::clock::boottime_ns;
@@ -125,12 +126,12 @@ pub struct Round {
 /// The lab cannot be made.
 pub fn run(options: &ChaosOptions) -> Result<bool, LabError> {
     let (mut faults, mut violations, mut voids) = (0, 0, 0);
-    let mut met: BTreeMap<&'static str, u64> = BTreeMap::new();
+    let mut tally = Tally::default();
     let (mut scene, mut two) = (None, None);
     for seed in options.seed..options.seed + options.rounds {
         if options.topology.has_two(seed) {
             let mut stage = two.take().map_or_else(two::Stage::up, Ok)?;
-            let round = stage.play(seed, &mut met);
+            let round = stage.play(seed, &mut tally);
             show(&round, options.json);
             (faults, violations) = (faults + round.faults.len(), violations + round.violations.len());
             if round.violations.is_empty() {
@@ -143,7 +144,7 @@ pub fn run(options: &ChaosOptions) -> Result<bool, LabError> {
         }
         for _ in 0..PLAYS {
             let mut ready = scene.take().map_or_else(prepare, Ok)?;
-            let round = play(&mut ready, &Schedule::of(seed), &mut met);
+            let round = play(&mut ready, &Schedule::of(seed), &mut tally);
             // What a round broke must not be held against the next.
             if round.violations.is_empty() && !round.void {
                 for path in logs(&ready.0) {
@@ -164,14 +165,20 @@ pub fn run(options: &ChaosOptions) -> Result<bool, LabError> {
     }
     let last = json!({
         "bench": "chaos", "seed": options.seed, "rounds": options.rounds, "faults": faults, "violations": violations,
-        "void": voids, "met": met,
+        "void": voids, "met": tally.met(), "drawn": tally.drawn(), "dead": tally.dead(),
     });
+    for kind in tally.dead() {
+        eprintln!(
+            "chaos: {kind}: drawn {} times and met nothing to break; is what it needs installed?",
+            tally.drawn()[kind]
+        );
+    }
     if options.json {
         println!("{last}");
     } else {
         println!("{} rounds, {faults} faults, {violations} violations", options.rounds);
     }
-    Ok(violations == 0)
+    Ok(violations == 0 && tally.dead().is_empty())
 }
 
 /// A scene without an agent, and what its plain routing looks like.
@@ -200,12 +207,12 @@ fn prepare() -> Result<Stage, LabError> {
 }
 
 /// Plays one round. What fails in the lab is a violation too: whoever reads it must look.
-fn play(stage: &mut Stage, schedule: &Schedule, met: &mut BTreeMap<&'static str, u64>) -> Round {
+fn play(stage: &mut Stage, schedule: &Schedule, tally: &mut Tally) -> Round {
     let (scene, ground) = stage;
     let begun = Instant::now();
     let faults = schedule.faults.iter().map(ToString::to_string).collect();
     let mut round = Round { seed: schedule.seed, faults, ..Round::default() };
-    if let Err(error) = rounds_of(scene, ground, schedule, &mut round, met) {
+    if let Err(error) = rounds_of(scene, ground, schedule, &mut round, tally) {
         round.violations.push(complaint("lab", error.to_string()));
     }
     round.took_ms = millis(begun.elapsed());
@@ -225,7 +232,7 @@ fn rounds_of(
     ground: &Ground,
     schedule: &Schedule,
     round: &mut Round,
-    met: &mut BTreeMap<&'static str, u64>,
+    tally: &mut Tally,
 ) -> Result<(), LabError> {
     let mut watch = Watch::start(ground.clone())?;
     let mut world = World::of(scene, &mut watch, schedule.steps_the_clock());
@@ -243,9 +250,7 @@ fn rounds_of(
     round.violations.extend(bad);
     round.violations.extend(world.deaths.iter().map(|text| complaint("death", text.clone())));
     round.hung = world.hung;
-    for (name, times) in &world.met {
-        *met.entry(name).or_default() += times;
-    }
+    tally.add(&world.tally);
     round.violations.extend(leave(scene, &watch, ground)?);
     panics(scene, round);
     let timeline = watch.timeline();

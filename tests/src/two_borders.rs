@@ -21,7 +21,7 @@ mod etm;
 
 pub use etm::{EtmOptions, Side};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -71,7 +71,8 @@ const fn end(
     End { role, interface, v4, v6, mac }
 }
 
-const LINKS: [Link; 9] = [
+/// All links.
+pub const LINKS: [Link; 9] = [
     Link {
         near: end(Role::Content, "content0", "10.0.8.2", "fd00:8::2", "02:00:00:00:08:02"),
         far: end(Role::Core, "in0", "10.0.8.1", "fd00:8::1", "02:00:00:00:08:01"),
@@ -140,6 +141,7 @@ pub struct TwoBorders {
     id: String,
     fabric: Fabric,
     routers: BTreeMap<Role, Child>,
+    withdrawn: BTreeSet<Side>,
     reaper: Option<Reaper>,
 }
 
@@ -158,7 +160,7 @@ impl TwoBorders {
         let owner_pid = std::process::id().cast_signed();
         State { id: id.clone(), owner_pid, detached: false, uplink_bps: 0 }.save()?;
         let reaper = Some(Reaper::start(&id)?);
-        let mut lab = Self { id, fabric, routers: BTreeMap::new(), reaper };
+        let mut lab = Self { id, fabric, routers: BTreeMap::new(), withdrawn: BTreeSet::new(), reaper };
         lab.wire()?;
         for role in lab.router_roles() {
             lab.start_router(role)?;
@@ -220,11 +222,55 @@ impl TwoBorders {
     /// # Errors
     /// BIRD is missing or refuses its configuration.
     pub fn start_router(&mut self, role: Role) -> Result<(), LabError> {
+        self.write_router(role)?;
         let directory = self.directory();
-        write(&directory.join(format!("{role}.conf")), &config::of(role, self.fabric, &directory))?;
         let (_, child) = Bird::start(role.name(), &self.namespace(role), &directory)?;
         self.routers.insert(role, child);
         Ok(())
+    }
+
+    fn write_router(&self, role: Role) -> Result<(), LabError> {
+        let directory = self.directory();
+        let text = config::of((role, self.fabric), &self.withdrawn, &directory);
+        write(&directory.join(format!("{role}.conf")), &text)
+    }
+
+    /// The provider of a side withdraws every second prefix, or announces all of them again; one whose BIRD does not run will
+    /// when it starts.
+    ///
+    /// # Errors
+    /// A file cannot be written, or BIRD refuses it.
+    pub fn withdraw(&mut self, side: Side, withdrawn: bool) -> Result<(), LabError> {
+        if withdrawn {
+            self.withdrawn.insert(side);
+        } else {
+            self.withdrawn.remove(&side);
+        }
+        let role = side.provider().role();
+        self.write_router(role)?;
+        if self.router_pid(role).is_some() { self.bird(role).configure() } else { Ok(()) }
+    }
+
+    /// Deletes a border's uplink, as if its card were taken out; the provider's end goes, too.
+    ///
+    /// # Errors
+    /// `ip` refuses.
+    pub fn unplug(&self, side: Side) -> Result<(), LabError> {
+        self.namespace(side.role()).ip(&["link", "delete", "dev", side.uplink()]).map(drop)
+    }
+
+    /// Gives both ends of an uplink what they have lost, and makes it anew where it was deleted.
+    ///
+    /// # Errors
+    /// `ip` refuses.
+    pub fn mend_uplink(&self, side: Side) -> Result<(), LabError> {
+        let border = self.namespace(side.role());
+        if border.ip(&["link", "show", "dev", side.uplink()]).is_err() {
+            for made in LINKS.iter().filter(|link| link.near.interface == side.uplink()) {
+                link::create(made, &border, &self.namespace(made.far.role))?;
+            }
+        }
+        self.mend(side.provider())
     }
 
     /// The process of a router's BIRD.

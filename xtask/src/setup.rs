@@ -55,6 +55,9 @@ const TOOLS: &[(&str, &str)] = &[
     ("sysctl", "procps"),
 ];
 
+/// Programs without which a kind of fault is not played, and said to be not played.
+const OF_FAULTS: &[(&str, &str)] = &[("strace", "strace"), ("faketime", "faketime")];
+
 const BPFFS: &str = "/sys/fs/bpf";
 
 /// Entry point of the command.
@@ -201,7 +204,15 @@ fn polly_is_installed(prefix: &str) -> bool {
 }
 
 fn lab_tools(mode: Mode) -> Result<()> {
-    let missing: Vec<_> = TOOLS.iter().filter(|(tool, _)| process::find(tool).is_none()).collect();
+    tools(mode, TOOLS)?;
+    if let Err(error) = tools(mode, OF_FAULTS) {
+        eprintln!("setup: note: some faults of `cargo xtask chaos` are not played: {error}");
+    }
+    Ok(())
+}
+
+fn tools(mode: Mode, wanted: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<_> = wanted.iter().filter(|(tool, _)| process::find(tool).is_none()).collect();
     if missing.is_empty() {
         return Ok(());
     }

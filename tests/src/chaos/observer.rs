@@ -18,6 +18,7 @@ use crate::netns::Namespace;
 use crate::scene::Scene;
 use crate::topology::{BORDER_AS, Provider, Role};
 use crate::traces::CORE_SESSION;
+use crate::traffic::{Generator, Sink};
 
 /// Time between two looks.
 const PAUSE: Duration = Duration::from_millis(25);
@@ -270,7 +271,7 @@ impl Watch {
         let looks = std::mem::take(&mut *locked(&self.shared.looks));
         let hearings = std::mem::take(&mut *locked(&self.shared.hearings));
         let timeline = self.timeline();
-        let windows = windows(scene, self.start, until);
+        let windows = windows((&scene.generator, &scene.sink), self.start, until);
         let mut findings = Findings::new(self.start);
         let case = Case {
             looks: &looks,
@@ -364,7 +365,7 @@ fn meter_on(meter: &LockMeter, shared: &Shared) {
 }
 
 /// Sent and arrived in windows of whole bins: bounds within a bin would count its packets twice.
-fn windows(scene: &Scene, start: Moment, until: Moment) -> Vec<Window> {
+pub(super) fn windows((generator, sink): (&Generator, &Sink), start: Moment, until: Moment) -> Vec<Window> {
     let first = start.next_multiple_of(WINDOW);
     let count = until.saturating_sub(first) / WINDOW;
     (0..count)
@@ -374,18 +375,8 @@ fn windows(scene: &Scene, start: Moment, until: Moment) -> Vec<Window> {
             Window {
                 from,
                 until,
-                sent: scene
-                    .generator
-                    .sent_between(from, until)
-                    .into_iter()
-                    .map(|(d, t)| (d, packets(t)))
-                    .collect(),
-                arrived: scene
-                    .sink
-                    .sent_between(from, until)
-                    .into_iter()
-                    .map(|(k, t)| (k, packets(t)))
-                    .collect(),
+                sent: generator.sent_between(from, until).into_iter().map(|(d, t)| (d, packets(t))).collect(),
+                arrived: sink.sent_between(from, until).into_iter().map(|(k, t)| (k, packets(t))).collect(),
             }
         })
         .collect()

@@ -39,6 +39,8 @@ pub enum Fault {
     KillBird(Role),
     /// So many route changes that whoever follows them loses some.
     Overrun,
+    /// The kernel has no memory for the agent's requests about routing.
+    Starve,
     /// More prefixes than the configured tables hold.
     MapFull,
     /// The file system of the recordings is full.
@@ -73,6 +75,7 @@ impl Fault {
             Self::ResetProvider(_) => "provider's session reset",
             Self::KillBird(_) => "BIRD killed",
             Self::Overrun => "netlink overrun",
+            Self::Starve => "netlink requests refused",
             Self::MapFull => "tables full",
             Self::DiskFull => "disk full",
             Self::Withdraw(_) => "prefixes withdrawn",
@@ -223,6 +226,7 @@ fn draw(dice: &mut Dice) -> Fault {
         Fault::Off,
         Fault::Reconfigure,
         Fault::WallClock(hours),
+        Fault::Starve,
     ];
     all[dice.index(all.len())]
 }
@@ -274,7 +278,7 @@ mod tests {
             .flat_map(|seed| Schedule::of(seed).faults)
             .map(|planned| planned.fault.name())
             .collect();
-        assert_eq!(drawn.len(), 21, "{drawn:?}");
+        assert_eq!(drawn.len(), 22, "{drawn:?}");
     }
 
     #[test]

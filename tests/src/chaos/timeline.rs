@@ -92,6 +92,8 @@ pub struct Timeline {
     pub stunned: Vec<Span>,
     /// The guardian was killed.
     pub killed: Vec<Moment>,
+    /// The kernel takes no request of the agent about routing: what it cannot remove is bounded by the lease alone.
+    pub starved: Vec<Span>,
     /// Switched off by an operator.
     pub off: Vec<Span>,
     /// A packet may be lost.
@@ -180,7 +182,7 @@ impl Timeline {
         };
         let since = self.gone.iter().filter(of_it).map(|gone| gone.span.from).min()?;
         let mut deadline = since + terms.removal;
-        for absent in self.absent.iter().filter(|absent| absent.meets(since, at)) {
+        for absent in self.absent.iter().chain(&self.starved).filter(|absent| absent.meets(since, at)) {
             if absent.until > at {
                 return None;
             }

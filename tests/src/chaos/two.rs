@@ -2,9 +2,11 @@
 //! other. The same diary as with one border, one per side; judged are packets, hops, and what core heard.
 //! *Never*: asks ETM what it did.
 
+mod acts;
 mod faults;
+mod packets;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
@@ -13,13 +15,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use faults::{Fault, schedule};
+use packets::{Case, Eyes, Look};
 
 use super::judge::Findings;
-use super::timeline::{self, MS, Moment, Terms, Timeline, close};
+use super::observer::windows;
+use super::tally::Tally;
+use super::timeline::{self, MS, Moment, Terms, Timeline};
 use super::{Round, complaint, millis};
 use crate::agent::Agent;
 use crate::bird::Bird;
@@ -32,29 +36,41 @@ use crate::two_borders::{EtmOptions, Fabric, HOME_A, HOME_B, PROVIDERS, Side, Tw
 
 /// Longest time until both steer, from their start or from the end of the last fault.
 const CONVERGENCE: Duration = Duration::from_secs(60);
-/// How long a lost link explains loss: until BFD's stand-in, the carrier, and BGP have done their work.
-const REROUTE: u64 = 1500 * MS;
-/// How long a daemon that starts anew explains loss.
-const RELEARN: u64 = 8000 * MS;
-/// Width of the windows in which packets are judged.
-const WINDOW: u64 = 50 * MS;
 /// When a packet that was sent has arrived or is lost.
 const TRANSIT: Duration = Duration::from_millis(300);
+/// Bounds: lease and hold time of BGP are 3 s.
+const TERMS: Terms = Terms::of(3, 3);
 /// Mbit/s of the first border's prefixes: above its limit.
 const LOAD: (f64, f64) = (14.0, 3.0);
 
-/// What core heard at a moment: the sides whose announcements it has, and what is wrong with any.
+/// What core heard at a moment: the announcements it has, and what is wrong with any.
 struct Heard {
     from: Moment,
     until: Moment,
-    sides: Vec<Side>,
+    routes: Vec<Announced>,
     wrong: Vec<String>,
+}
+
+/// A route of ETM as core has it: whose, and to which border it leads.
+#[derive(Clone)]
+struct Announced {
+    prefix: IpNet,
+    by: Side,
+    exit: Side,
+}
+
+impl Heard {
+    fn sides(&self) -> BTreeSet<Side> {
+        self.routes.iter().map(|route| route.by).collect()
+    }
 }
 
 #[derive(Default)]
 struct Board {
     stop: AtomicBool,
     heard: Mutex<Vec<Heard>>,
+    looks: Mutex<Vec<Look>>,
+    trouble: Mutex<Option<LabError>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -67,6 +83,16 @@ pub(super) struct Stage {
     sink: Sink,
     agents: BTreeMap<Side, Agent>,
     diaries: BTreeMap<Side, Timeline>,
+    /// Guardians of agents that were killed, and those that are stopped.
+    guardians: BTreeMap<Side, i32>,
+    stunned: BTreeSet<Side>,
+    /// Agents that are stopped, uplinks that are down, providers that withdrew, sides with other settings.
+    stopped: BTreeSet<Side>,
+    down: BTreeSet<Side>,
+    withdrawn: BTreeSet<Side>,
+    other: BTreeSet<Side>,
+    /// What must not be, of what ended.
+    ends: Vec<super::Violation>,
     lab: TwoBorders,
 }
 
@@ -98,17 +124,30 @@ impl Stage {
         let lab = TwoBorders::up(Fabric::Mesh)?;
         let sink = Sink::start_behind(&lab.namespace(Role::Sink), &PROVIDERS)?;
         let generator = Generator::start(&lab.namespace(Role::Content), &flows(LOAD), FRAME)?;
-        Ok(Self { generator, sink, agents: BTreeMap::new(), diaries: BTreeMap::new(), lab })
+        Ok(Self {
+            generator,
+            sink,
+            agents: BTreeMap::new(),
+            diaries: BTreeMap::new(),
+            guardians: BTreeMap::new(),
+            stunned: BTreeSet::new(),
+            stopped: BTreeSet::new(),
+            down: BTreeSet::new(),
+            withdrawn: BTreeSet::new(),
+            other: BTreeSet::new(),
+            ends: Vec::new(),
+            lab,
+        })
     }
 
     /// Plays one round. What fails in the lab is a violation too.
-    pub(super) fn play(&mut self, seed: u64, met: &mut BTreeMap<&'static str, u64>) -> Round {
+    pub(super) fn play(&mut self, seed: u64, tally: &mut Tally) -> Round {
         let begun = Instant::now();
         let faults = schedule(seed);
         let say = |(at, span, fault): &(u64, u64, Fault)| format!("{at:>5} ms {fault:?} for {span} ms");
         let mut round =
             Round { seed, two_borders: true, faults: faults.iter().map(say).collect(), ..Round::default() };
-        if let Err(error) = self.rounds_of(&faults, &mut round, met) {
+        if let Err(error) = self.rounds_of(&faults, &mut round, tally) {
             round.violations.push(complaint("lab", error.to_string()));
         }
         round.took_ms = millis(begun.elapsed());
@@ -119,24 +158,29 @@ impl Stage {
         &mut self,
         faults: &[(u64, u64, Fault)],
         round: &mut Round,
-        met: &mut BTreeMap<&'static str, u64>,
+        tally: &mut Tally,
     ) -> Result<(), LabError> {
         let exceeded = self.lab.time_exceeded()?;
         self.diaries = Side::BOTH.map(|side| (side, Timeline::default())).into();
         let board = Arc::new(Board::default());
         let (start, core, others) = (boottime_ns(), self.lab.bird(Role::Core), self.others());
         let listener = Arc::clone(&board);
+        let (viewer, mut eyes) = (Arc::clone(&board), Eyes::open(&self.lab)?);
         let ear = std::thread::spawn(move || hear_on(&core, &others, &listener));
-        let played = self.played(faults, round, met);
+        let eye = std::thread::spawn(move || look_on(&mut eyes, &viewer));
+        let played = self.played(faults, round, tally);
         // What was sent until now must have had the time to arrive.
         let until = boottime_ns();
         pass_time(TRANSIT);
         board.stop.store(true, Ordering::Relaxed);
-        let _ = ear.join();
+        let _ = (ear.join(), eye.join());
         played?;
+        if let Some(trouble) = locked(&board.trouble).take() {
+            return Err(trouble);
+        }
         let mut findings = Findings::new(start);
-        self.judge_packets(start, until, round, &mut findings);
-        round.looks = locked(&board.heard).len();
+        self.judge_packets((start, until), &board, round, &mut findings);
+        round.looks = locked(&board.heard).len() + locked(&board.looks).len();
         judge_core(&locked(&board.heard), &self.diaries, &mut findings);
         let hops = self.lab.time_exceeded()?.saturating_sub(exceeded);
         if hops > 0 {
@@ -164,7 +208,7 @@ impl Stage {
         &mut self,
         faults: &[(u64, u64, Fault)],
         round: &mut Round,
-        met: &mut BTreeMap<&'static str, u64>,
+        tally: &mut Tally,
     ) -> Result<(), LabError> {
         let begun = Instant::now();
         for side in Side::BOTH {
@@ -181,18 +225,23 @@ impl Stage {
         for (at_ms, begins, fault) in acts {
             pass_time(Duration::from_millis(at_ms).saturating_sub(start.elapsed()));
             let word = if begins { "begins" } else { "ends" };
-            self.diary(Side::A).diary.push((boottime_ns(), format!("{fault:?} {word}")));
             if begins {
                 let hit = self.begin(fault)?;
-                *met.entry(fault.name()).or_default() += u64::from(hit);
+                let word = if hit { word } else { "finds nothing to break" };
+                self.diary(Side::A).diary.push((boottime_ns(), format!("{fault:?} {word}")));
+                tally.count(fault.name(), hit);
             } else {
+                self.diary(Side::A).diary.push((boottime_ns(), format!("{fault:?} {word}")));
                 self.end(fault)?;
             }
         }
         let mended = Instant::now();
         self.steers("after the faults")?;
         round.converged_ms = millis(mended.elapsed());
-        round.violations.extend(self.leave()?);
+        let left = self.leave()?;
+        round.violations.extend(left);
+        round.violations.append(&mut self.ends);
+        round.violations.extend(Side::BOTH.into_iter().filter_map(|side| self.panic_of(side)));
         Ok(())
     }
 
@@ -204,114 +253,12 @@ impl Stage {
         change(self.diary(side), boottime_ns());
     }
 
-    /// Starts an agent; one that finds its daemon or uplink missing ends, and is started again as a unit would.
-    fn start(&mut self, side: Side) -> Result<(), LabError> {
-        self.note(side, |diary, now| close(&mut diary.absent, now));
-        let agent = wait_until("the agent to start", CONVERGENCE, || {
-            self.lab.start_etm(side, &options()).map_err(|error| error.to_string())
-        })?;
-        self.agents.insert(side, agent);
-        Ok(())
-    }
-
-    fn begin(&mut self, fault: Fault) -> Result<bool, LabError> {
-        let gone = |side: Side, stage: &Self| !stage.agents.contains_key(&side);
-        match fault {
-            Fault::KillAgent(side) => {
-                let Some(mut agent) = self.agents.remove(&side) else { return Ok(false) };
-                self.note(side, |diary, now| timeline::open(&mut diary.absent, now));
-                agent.signal(Signal::SIGKILL)?;
-                agent.wait_end(Duration::from_secs(5))?;
-            }
-            Fault::StopAgent(side) => {
-                if gone(side, self) {
-                    return Ok(false);
-                }
-                self.note(side, |diary, now| timeline::open(&mut diary.absent, now));
-                self.agents[&side].signal(Signal::SIGSTOP)?;
-            }
-            Fault::KillGuardian(side) => {
-                let Some(pid) = self.agents.get(&side).and_then(Agent::guardian) else { return Ok(false) };
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-                self.note(side, |diary, now| diary.killed.push(now));
-            }
-            Fault::Off(side) => {
-                let Some(agent) = self.agents.get(&side) else { return Ok(false) };
-                // Also where it could not reach everything it may have reached the agent: its end says `on`.
-                if agent.off()?.status.success() {
-                    self.note(side, |diary, now| timeline::open(&mut diary.off, now));
-                }
-            }
-            Fault::Carrier(side) => {
-                self.note(side, |diary, now| diary.excuse(now, REROUTE));
-                self.link(side, "down")?;
-            }
-            Fault::ResetInject(side) => {
-                return Ok(self.lab.bird(Role::Core).ask(&format!("restart etm_{side}")).is_ok());
-            }
-            Fault::ResetLearn(side) => {
-                return Ok(self.lab.bird(side.role()).ask("restart etm_learn").is_ok());
-            }
-            Fault::KillBird(role) => {
-                if self.lab.router_pid(role).is_none() {
-                    return Ok(false);
-                }
-                self.note(Side::A, |diary, now| diary.excuse(now, RELEARN));
-                self.lab.kill_router(role)?;
-            }
-            Fault::Traffic => self.generator.set_rates(&flows((LOAD.0 / 3.0, LOAD.1))),
-        }
-        Ok(true)
-    }
-
-    fn end(&mut self, fault: Fault) -> Result<(), LabError> {
-        match fault {
-            Fault::KillAgent(side) if !self.agents.contains_key(&side) => self.start(side),
-            Fault::StopAgent(side) => {
-                self.note(side, |diary, now| close(&mut diary.absent, now));
-                // Killed meanwhile: then another one runs already, or will.
-                let _ = self.agents.get(&side).map(|agent| agent.signal(Signal::SIGCONT));
-                Ok(())
-            }
-            Fault::Off(side) => {
-                self.note(side, |diary, now| close(&mut diary.off, now));
-                let told = |stage: &Self| stage.agents.get(&side).is_none_or(|a| a.etm(&["on"]).is_ok());
-                told(self).then_some(()).ok_or_else(|| LabError::Malformed {
-                    what: "etm on".into(),
-                    detail: "the client cannot be run".into(),
-                })
-            }
-            Fault::Carrier(side) => {
-                self.link(side, "up")?;
-                self.note(side, |diary, now| diary.excuse(now, REROUTE));
-                Ok(())
-            }
-            Fault::KillBird(role) if self.lab.router_pid(role).is_none() => {
-                self.note(Side::A, |diary, now| diary.excuse(now, RELEARN));
-                self.lab.start_router(role)
-            }
-            Fault::Traffic => {
-                self.generator.set_rates(&flows(LOAD));
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The provider's end of an uplink.
-    fn link(&self, side: Side, word: &str) -> Result<(), LabError> {
-        let role = side.provider().role();
-        self.lab.namespace(role).ip(&["link", "set", "dev", "border0", word])?;
-        if word == "up" { self.lab.mend(side.provider()) } else { Ok(()) }
-    }
-
     /// Both know everything, and what the first one moves is at core.
     fn steers(&mut self, when: &str) -> Result<(), LabError> {
         wait_until(&format!("both to steer {when}"), CONVERGENCE, || {
             self.lab.missing()?;
             for side in Side::BOTH {
-                let ended = self.agents.get_mut(&side).is_none_or(|agent| agent.ended().is_some());
-                if ended {
+                if self.is_gone(side) {
                     self.start(side).map_err(|error| error.to_string())?;
                 }
                 let agent = &self.agents[&side];
@@ -323,8 +270,8 @@ impl Stage {
             }
             let moved = self.agents[&Side::A].overrides().map_err(|error| error.to_string())?;
             let heard = hear(&self.lab.bird(Role::Core), &[]).ok_or("core does not answer")?;
-            if moved.is_empty() || !heard.sides.contains(&Side::A) {
-                return Err(format!("{} overrides, core has those of {:?}", moved.len(), heard.sides));
+            if moved.is_empty() || !heard.sides().contains(&Side::A) {
+                return Err(format!("{} overrides, core has those of {:?}", moved.len(), heard.sides()));
             }
             Ok(())
         })
@@ -355,33 +302,43 @@ impl Stage {
                 }
             }
             let heard = hear(&self.lab.bird(Role::Core), &[]).ok_or("core does not answer")?;
-            rest.extend(heard.sides.iter().map(|side| format!("core has routes of {side}")));
+            rest.extend(heard.sides().iter().map(|side| format!("core has routes of {side}")));
             if rest.is_empty() { Ok(()) } else { Err(format!("{rest:?}")) }
         });
         found.extend(left.err().map(|error| complaint("left-over", error.to_string())));
         Ok(found)
     }
 
-    fn judge_packets(&self, start: Moment, until: Moment, round: &mut Round, findings: &mut Findings) {
-        let first = start.next_multiple_of(WINDOW);
-        for i in 0..until.saturating_sub(first) / WINDOW {
-            let (from, until) = (first + i * WINDOW, first + (i + 1) * WINDOW);
-            let arrived = self.sink.sent_between(from, until);
-            let excused = self.diaries.values().any(|diary| diary.excused(from, until));
-            for (destination, sent) in self.generator.sent_between(from, until) {
-                let came: u64 = arrived
-                    .iter()
-                    .filter(|((_, to), _)| *to == destination)
-                    .map(|(_, tally)| tally.packets)
-                    .sum();
-                let lost = sent.packets.saturating_sub(came);
-                round.packets = (round.packets.0 + sent.packets, round.packets.1 + lost);
+    fn judge_packets(
+        &self,
+        (start, until): (Moment, Moment),
+        board: &Board,
+        round: &mut Round,
+        findings: &mut Findings,
+    ) {
+        let (looks, heard, hops) = (locked(&board.looks), locked(&board.heard), packets::hops());
+        let case = Case { looks: &looks, heard: &heard, diaries: &self.diaries, terms: &TERMS, hops: &hops };
+        let windows = windows((&self.generator, &self.sink), start, until);
+        for window in &windows {
+            case.judge(window, findings);
+            let excused = self.diaries.values().any(|diary| diary.excused(window.from, window.until));
+            for (destination, sent) in &window.sent {
+                let of_it = window.arrived.iter().filter(|((_, to), _)| to == destination);
+                let lost = sent.saturating_sub(of_it.map(|(_, packets)| packets).sum());
+                round.packets = (round.packets.0 + sent, round.packets.1 + lost);
                 if lost > 0 && !excused {
-                    findings.add("loss", format!("{destination}"), from, lost);
+                    findings.add("loss", format!("{destination}"), window.from, lost);
                 }
             }
-            round.windows.0 += 1;
         }
+        round.windows = (windows.len() as u64 - findings.blind, findings.blind);
+    }
+
+    /// A panic is a fault whatever it led to.
+    fn panic_of(&self, side: Side) -> Option<super::Violation> {
+        let text = fs::read_to_string(self.lab.place(side).log).unwrap_or_default();
+        let line = text.lines().find(|line| line.contains("panicked"))?;
+        Some(complaint("panic", format!("{side}: {line}")))
     }
 
     /// Where logs are.
@@ -399,13 +356,12 @@ impl Stage {
 
 /// Invariants 1, 3 and 7, at core.
 fn judge_core(heard: &[Heard], diaries: &BTreeMap<Side, Timeline>, findings: &mut Findings) {
-    let terms = Terms::of(3, 3);
     for look in heard {
         for wrong in &look.wrong {
             findings.add("announcement", wrong.clone(), look.from, 1);
         }
-        for side in &look.sides {
-            let spans = diaries.get(side).map_or_else(Vec::new, |diary| diary.peers_plain(&terms));
+        for side in &look.sides() {
+            let spans = diaries.get(side).map_or_else(Vec::new, |diary| diary.peers_plain(&TERMS));
             if spans.iter().any(|span| span.holds(look.from) && span.holds(look.until)) {
                 findings.add("stale-announcement", format!("of {side} at core"), look.from, 1);
             }
@@ -425,10 +381,23 @@ fn hear_on(core: &Bird, others: &[(Role, Bird)], board: &Board) {
     }
 }
 
+fn look_on(eyes: &mut Eyes, board: &Board) {
+    while !board.stop.load(Ordering::Relaxed) {
+        match eyes.look() {
+            Ok(look) => locked(&board.looks).push(look),
+            Err(error) => {
+                *locked(&board.trouble) = Some(error);
+                return;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(25));
+    }
+}
+
 /// None where core's BIRD does not answer.
 fn hear(core: &Bird, others: &[(Role, Bird)]) -> Option<Heard> {
     let community = format!("({BORDER_AS},179)");
-    let (from, mut sides, mut wrong) = (boottime_ns(), Vec::new(), Vec::new());
+    let (from, mut found, mut wrong) = (boottime_ns(), Vec::new(), Vec::new());
     for table in ["master4", "master6"] {
         let selection = format!("table {table} where {community} ~ bgp_community");
         for route in core.routes(&selection).ok()? {
@@ -438,9 +407,14 @@ fn hear(core: &Bird, others: &[(Role, Bird)]) -> Option<Heard> {
             if !communities.contains("(65535,65281)") || !(known(&HOME_A) || known(&HOME_B)) {
                 wrong.push(format!("{:?} with {communities}", route.prefix));
             }
-            match side {
-                Some(side) => sides.push(side),
-                None => wrong.push(format!("{:?} by {}", route.prefix, route.protocol)),
+            let next_hop = route.attributes.get("BGP.next_hop").cloned().unwrap_or_default();
+            let exit = Side::BOTH.into_iter().find(|side| {
+                next_hop.split_whitespace().any(|a| a == side.loopback_v4() || a == side.loopback_v6())
+            });
+            match (route.prefix, side, exit) {
+                (Some(prefix), Some(by), Some(exit)) => found.push(Announced { prefix, by, exit }),
+                (_, Some(_), _) => wrong.push(format!("{:?} to {next_hop}", route.prefix)),
+                _ => wrong.push(format!("{:?} by {}", route.prefix, route.protocol)),
             }
         }
         for (role, bird) in others {
@@ -448,9 +422,7 @@ fn hear(core: &Bird, others: &[(Role, Bird)]) -> Option<Heard> {
             wrong.extend(leaks.iter().map(|route| format!("{role} has {:?}", route.prefix)));
         }
     }
-    sides.sort();
-    sides.dedup();
-    Some(Heard { from, until: boottime_ns(), sides, wrong })
+    Some(Heard { from, until: boottime_ns(), routes: found, wrong })
 }
 
 #[cfg(test)]
@@ -465,7 +437,11 @@ mod tests {
         let look = |at: u64, side: Side, wrong: &[&str]| Heard {
             from: at * MS,
             until: at * MS + MS,
-            sides: vec![side],
+            routes: vec![Announced {
+                prefix: "198.18.1.0/24".parse().unwrap(),
+                by: side,
+                exit: side.other(),
+            }],
             wrong: wrong.iter().map(|text| (*text).to_owned()).collect(),
         };
         for (heard, expected) in [

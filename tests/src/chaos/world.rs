@@ -1,6 +1,6 @@
 //! Carries faults out on a scene, and writes each into the diary that the judge reads. Never judges, and undoes all it did.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
@@ -10,15 +10,18 @@ use ipnet::IpNet;
 mod network;
 mod processes;
 
+pub(super) use network::{RELEARN, REROUTE};
 use network::{with_surplus, withdrawn_of};
 
 use crate::agent::{self, Agent, AgentOptions, Site};
 use crate::chaos::kernel::{Kind, OWN, Reader};
 use crate::chaos::observer::Watch;
 use crate::chaos::schedule::{Act, Fault, Planned};
+use crate::chaos::tally::Tally;
 use crate::chaos::timeline::{close, open};
 use crate::error::LabError;
 use crate::scene::Scene;
+use crate::starved::Starved;
 use crate::state::binary;
 use crate::table::Table;
 use crate::topology::{Provider, Role};
@@ -115,8 +118,9 @@ pub struct World<'a> {
     pub hung: usize,
     /// The agent ended by itself: with what status, and what it said last.
     pub deaths: Vec<String>,
-    /// Faults that met something to break.
-    pub met: BTreeMap<&'static str, u64>,
+    /// Faults by kind.
+    pub tally: Tally,
+    starved: Option<Starved>,
 }
 
 impl<'a> World<'a> {
@@ -147,7 +151,8 @@ impl<'a> World<'a> {
             plain,
             hung: 0,
             deaths: Vec::new(),
-            met: BTreeMap::new(),
+            tally: Tally::default(),
+            starved: None,
         }
     }
 
@@ -237,10 +242,15 @@ impl<'a> World<'a> {
     /// A tool of the box refuses.
     pub fn act(&mut self, act: Act) -> Result<(), LabError> {
         match act {
+            Act::Begin(planned) if !self.playable(planned.fault) => {
+                self.say(format!("{}: not played, what it needs is not installed", planned.fault));
+                Ok(())
+            }
             Act::Begin(planned) => {
                 let met = self.begin(planned)?;
                 self.say(format!("{}{}", planned.fault, if met { "" } else { ": nothing to break" }));
-                *self.met.entry(planned.fault.name()).or_default() += u64::from(met);
+                // Whether requests were refused shows in the end.
+                self.tally.count(planned.fault.name(), met && planned.fault != Fault::Starve);
                 Ok(())
             }
             Act::End(planned) => {
@@ -270,6 +280,7 @@ impl<'a> World<'a> {
             Fault::ResetProvider(provider) => Ok(self.reset_provider(provider)),
             Fault::KillBird(role) => self.kill_bird(role),
             Fault::Overrun => self.overrun(),
+            Fault::Starve => self.starve(),
             Fault::MapFull => self.change(|world| !std::mem::replace(&mut world.surplus, true)),
             Fault::DiskFull => Ok(self.fill_disk()),
             Fault::Withdraw(provider) => {
@@ -310,6 +321,10 @@ impl<'a> World<'a> {
                 self.mend_link(provider)
             }
             Fault::KillBird(role) => self.start_bird(role),
+            Fault::Starve => {
+                self.feed();
+                Ok(())
+            }
             Fault::MapFull => self.change(|world| std::mem::replace(&mut world.surplus, false)).map(drop),
             Fault::DiskFull => {
                 let _ = self.filler().map(fs::remove_file);
@@ -351,6 +366,7 @@ impl<'a> World<'a> {
             let _ = self.scene.lab.namespace(Role::Border).ip(&["route", "flush", "table", &table]);
         }
         let _ = self.filler().map(fs::remove_file);
+        self.feed();
         self.traffic(100);
         for provider in self.withdrawn.clone() {
             self.end(Fault::Withdraw(provider))?;

@@ -1,5 +1,6 @@
 //! The BIRD configurations of the lab with two borders. Pure: nothing here writes a file.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -14,16 +15,16 @@ pub(super) const CORE_V6: &str = "fd00:255::4";
 /// The reflector's address.
 pub(super) const REFLECTOR_V4: &str = "10.0.5.1";
 
-/// The configuration of a router.
-pub(super) fn of(role: Role, fabric: Fabric, directory: &Path) -> String {
+/// The configuration of a router; the providers of the sides `withdrawn` announce only every second prefix.
+pub(super) fn of((role, fabric): (Role, Fabric), withdrawn: &BTreeSet<Side>, directory: &Path) -> String {
     let head = head(role, directory) + "protocol direct { ipv4; ipv6; }\n";
     match role {
         Role::Border => head + &border(Side::A, fabric),
         Role::BorderB => head + &border(Side::B, fabric),
         Role::Core => head + &core(fabric),
         Role::Reflector => head + &reflector(fabric),
-        Role::TransitA => head + &provider(Side::A),
-        Role::TransitB => head + &provider(Side::B),
+        Role::TransitA => head + &provider(Side::A, withdrawn.contains(&Side::A)),
+        Role::TransitB => head + &provider(Side::B, withdrawn.contains(&Side::B)),
         Role::Content | Role::Ix | Role::Sink => head,
     }
 }
@@ -189,7 +190,7 @@ fn reflector(fabric: Fabric) -> String {
     text + &session("bgp_core", REFLECTOR_V4, "10.0.5.2", &format!("rr client; {to_core}"))
 }
 
-fn provider(side: Side) -> String {
+fn provider(side: Side, halved: bool) -> String {
     let provider = side.provider();
     let mut text = kernel().replace("source = RTS_BGP || source = RTS_STATIC", "source = RTS_BGP");
     for (family, own, border, content) in [
@@ -197,7 +198,8 @@ fn provider(side: Side) -> String {
         ("6", provider.gateway_v6(), provider.border_v6(), CONTENT_V6),
     ] {
         let _ = writeln!(text, "protocol static table{family} {{ ipv{family};");
-        let prefixes = HOME_A.iter().chain(&HOME_B).chain([&ONLY_A]);
+        let all = HOME_A.iter().chain(&HOME_B).chain([&ONLY_A]).enumerate();
+        let prefixes = all.filter(|(i, _)| !halved || i % 2 == 0).map(|(_, prefix)| prefix);
         for prefix in prefixes.filter(|prefix| prefix.contains(':') == (family == "6")) {
             let longer = if *prefix == ONLY_A && side == Side::B {
                 " bgp_path.prepend(64801); bgp_path.prepend(64801);"

@@ -11,8 +11,16 @@ pub(super) enum Fault {
     KillAgent(Side),
     StopAgent(Side),
     KillGuardian(Side),
+    StopGuardian(Side),
+    KillBoth(Side),
+    StopBoth(Side),
     Off(Side),
+    Reconfigure(Side),
     Carrier(Side),
+    AdminDown(Side),
+    Unplug(Side),
+    ResetProvider(Side),
+    Withdraw(Side),
     ResetInject(Side),
     ResetLearn(Side),
     KillBird(Role),
@@ -26,8 +34,16 @@ impl Fault {
             Self::KillAgent(_) => "agent killed",
             Self::StopAgent(_) => "agent stopped",
             Self::KillGuardian(_) => "guardian killed",
+            Self::StopGuardian(_) => "guardian stopped",
+            Self::KillBoth(_) => "agent and guardian killed",
+            Self::StopBoth(_) => "agent and guardian stopped",
             Self::Off(_) => "off and on",
+            Self::Reconfigure(_) => "restarted with other settings",
             Self::Carrier(_) => "carrier lost",
+            Self::AdminDown(_) => "uplink set down",
+            Self::Unplug(_) => "uplink deleted",
+            Self::ResetProvider(_) => "provider's session reset",
+            Self::Withdraw(_) => "prefixes withdrawn",
             Self::ResetInject(_) => "inject session reset",
             Self::ResetLearn(_) => "learn session reset",
             Self::KillBird(_) => "BIRD killed",
@@ -37,13 +53,22 @@ impl Fault {
 
     fn draw(dice: &mut Dice) -> Self {
         let side = Side::BOTH[dice.index(2)];
-        let role = [Role::Border, Role::BorderB, Role::Core][dice.index(3)];
+        let routers = [Role::Border, Role::BorderB, Role::Core, Role::TransitA, Role::TransitB];
+        let role = routers[dice.index(routers.len())];
         let all = [
             Self::KillAgent(side),
             Self::StopAgent(side),
             Self::KillGuardian(side),
+            Self::StopGuardian(side),
+            Self::KillBoth(side),
+            Self::StopBoth(side),
             Self::Off(side),
+            Self::Reconfigure(side),
             Self::Carrier(side),
+            Self::AdminDown(side),
+            Self::Unplug(side),
+            Self::ResetProvider(side),
+            Self::Withdraw(side),
             Self::ResetInject(side),
             Self::ResetLearn(side),
             Self::KillBird(role),
@@ -56,8 +81,13 @@ impl Fault {
     fn span(self) -> (u64, u64) {
         match self {
             // Beyond the lease of 3 s now and then.
-            Self::KillAgent(_) => (200, 6000),
-            Self::KillGuardian(_) | Self::ResetInject(_) | Self::ResetLearn(_) => (0, 0),
+            Self::KillAgent(_) | Self::KillBoth(_) | Self::StopBoth(_) => (200, 6000),
+            Self::KillGuardian(_)
+            | Self::ResetInject(_)
+            | Self::ResetLearn(_)
+            | Self::ResetProvider(_)
+            | Self::Reconfigure(_) => (0, 0),
+            Self::StopGuardian(_) => (200, 4000),
             _ => (200, 1500),
         }
     }
@@ -84,9 +114,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forty_rounds_draw_every_fault_and_a_seed_draws_the_same_again() {
-        let drawn: BTreeSet<&str> = (1..=40).flat_map(schedule).map(|(_, _, fault)| fault.name()).collect();
-        assert_eq!(drawn.len(), 9, "{drawn:?}");
+    fn eighty_rounds_draw_every_fault_and_a_seed_draws_the_same_again() {
+        let drawn: BTreeSet<&str> = (1..=80).flat_map(schedule).map(|(_, _, fault)| fault.name()).collect();
+        assert_eq!(drawn.len(), 17, "{drawn:?}");
         assert_eq!(schedule(7), schedule(7));
     }
 }

@@ -22,9 +22,9 @@ const SURPLUS: u8 = 40;
 /// Routes of an overrun: what the agent's receive buffers, 64 MB each, do not hold while it is stopped; they hold 80,659.
 const FLOOD: u32 = 100_000;
 /// How long the loss of a link explains loss: until the daemon has other routes.
-const REROUTE: u64 = 1500 * MS;
+pub(in crate::chaos) const REROUTE: u64 = 1500 * MS;
 /// How long a daemon that starts anew explains loss: until its sessions are up again.
-const RELEARN: u64 = 8000 * MS;
+pub(in crate::chaos) const RELEARN: u64 = 8000 * MS;
 
 impl World<'_> {
     pub(super) fn lose_link(

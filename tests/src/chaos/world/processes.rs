@@ -9,11 +9,16 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{Process, World};
+use crate::chaos::schedule::Fault;
 use crate::chaos::timeline::{close, open};
 use crate::error::LabError;
+use crate::starved::Starved;
+use crate::topology::Role;
 
 /// Debian's package libfaketime.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
+const STRACE: &str = "/usr/bin/strace";
 
 impl World<'_> {
     pub(super) fn kill_agent(&mut self) -> bool {
@@ -125,7 +130,20 @@ impl World<'_> {
         Ok(words.to_vec())
     }
 
-    /// False where libfaketime is not installed.
+    /// False where a program that the fault needs is not installed.
+    pub(super) fn playable(&self, fault: Fault) -> bool {
+        let needed = match fault {
+            Fault::WallClock(_) => FAKETIME,
+            Fault::Starve => STRACE,
+            _ => return true,
+        };
+        let there = Path::new(needed).exists();
+        if !there {
+            eprintln!("chaos: {fault}: not played, there is no {needed}; `cargo xtask setup` brings it");
+        }
+        there
+    }
+
     pub(super) fn step_clock(&mut self, hours: i32) -> Result<bool, LabError> {
         if !Path::new(FAKETIME).exists() {
             return Ok(false);
@@ -155,5 +173,37 @@ impl World<'_> {
             self.say(format!("off: {}", String::from_utf8_lossy(&output.stderr).trim()));
         }
         Ok(self.off)
+    }
+
+    /// False where strace is missing, or there is no agent to starve.
+    pub(super) fn starve(&mut self) -> Result<bool, LabError> {
+        if self.agent != Process::Runs || self.starved.is_some() || self.scene.agent.ended().is_some() {
+            return Ok(false);
+        }
+        let border = self.scene.lab.namespace(Role::Border);
+        self.watch.note(|timeline, now| open(&mut timeline.starved, now));
+        match Starved::begin(&border, self.scene.agent.pid(), &self.scene.lab.directory()) {
+            Ok(starved) => {
+                self.starved = Some(starved);
+                Ok(true)
+            }
+            // It ended, or its sockets are not open yet.
+            Err(error) => {
+                self.watch.note(|timeline, now| close(&mut timeline.starved, now));
+                self.say(format!("nobody was starved: {error}"));
+                Ok(false)
+            }
+        }
+    }
+
+    pub(super) fn feed(&mut self) {
+        if let Some(starved) = self.starved.take() {
+            let refused = starved.end();
+            self.watch.note(|timeline, now| close(&mut timeline.starved, now));
+            self.say(format!("{refused} requests were refused"));
+            if refused > 0 {
+                self.tally.met_after_all(Fault::Starve.name());
+            }
+        }
     }
 }
