@@ -15,12 +15,15 @@ use etm_tests::scene::{PATIENCE, Scene, before_transit, turn};
 use etm_tests::table::{Announcement, Table};
 use etm_tests::topology::{LINKS, Provider, Role};
 use etm_tests::traces;
-use etm_tests::traffic::Demand;
+use etm_tests::traffic::{Demand, FRAME, Flow};
 use etm_tests::view::Override;
 use nix::sys::signal::Signal;
 
 /// Above transit-a's limit, below its capacity.
 const ABOVE_LIMIT: (f64, f64, f64) = (47.5, 4.0, 3.0);
+/// What of that goes to IPv6 destinations of transit-a: too little to relieve it, so that IPv4 prefixes are moved
+/// however the measured rates waver.
+const IPV6_OF_A: f64 = 1.0;
 /// What the loss of a link with ten thousand overrides may cost, in time of their traffic.
 const MOST_LOST_MS: f64 = 20.0;
 /// Longest time that a request to the kernel may take meanwhile.
@@ -29,13 +32,29 @@ const LONGEST_STALL_MS: f64 = 200.0;
 /// A scene in which transit-a is relieved, with rounds so rare that what happens at once is not their doing.
 fn relieved() -> (Scene, Provider) {
     let options = AgentOptions { interval: "3s", ..AgentOptions::default() };
-    let (a, b, ix) = ABOVE_LIMIT;
-    let scene = Scene::start(LabOptions::default(), &options, &Demand::by_home(a, b, ix)).unwrap();
-    scene.wait_overrides().unwrap();
-    let overrides = scene.agent.overrides().unwrap();
+    let lab = Lab::up(LabOptions::default()).unwrap();
+    let flows = mostly_v4(lab.table());
+    let scene = Scene::start_in(lab, &options, &flows).unwrap();
+    let overrides = scene.wait_overrides().unwrap();
     let v4 = overrides.iter().find(|o| o.prefix.addr().is_ipv4()).expect("an IPv4 override");
     let receiver = Provider::ALL.into_iter().find(|p| p.name() == v4.to).unwrap();
     (scene, receiver)
+}
+
+/// The demand above the limit, of which what prefers transit-a is IPv4 but for [`IPV6_OF_A`].
+fn mostly_v4(table: &Table) -> Vec<Flow> {
+    let (a, b, ix) = ABOVE_LIMIT;
+    let of_a = |flow: &Flow| table.home(flow.destination).is_some_and(|(_, home)| home == Provider::TransitA);
+    let by = |demand: Demand, v4: bool| {
+        let flows = demand.flows(table, FRAME).into_iter().filter(|flow| of_a(flow));
+        let flows: Vec<Flow> = flows.filter(|flow| flow.destination.is_ipv4() == v4).collect();
+        let wanted = demand.mbit_per_s.values().sum::<f64>() * 1e6 / 8.0 / FRAME as f64;
+        let factor = wanted / flows.iter().map(|flow| flow.packets_per_s).sum::<f64>();
+        flows.into_iter().map(move |flow| Flow { packets_per_s: flow.packets_per_s * factor, ..flow })
+    };
+    let elsewhere = Demand::by_home(0.0, b, ix).flows(table, FRAME).into_iter().filter(|flow| !of_a(flow));
+    let v4 = by(Demand::by_home(a - IPV6_OF_A, 0.0, 0.0), true);
+    elsewhere.chain(v4).chain(by(Demand::by_home(IPV6_OF_A, 0.0, 0.0), false)).collect()
 }
 
 fn towards(scene: &Scene, provider: Provider) -> Vec<Override> {
